@@ -1,0 +1,121 @@
+// Package driver is Nomad's side: it implements the task driver plugin
+// "nspawn" on top of package nspawn. Only here are jobs, allocations, HCL and
+// hclog known.
+package driver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/client/lib/cpustats"
+	"github.com/hashicorp/nomad/drivers/shared/eventer"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Name is what a job's `driver` says.
+const Name = "nspawn"
+
+// Version is set by the linker for a release. Nomad's loader parses it, so it
+// is a version also without.
+var Version = "0.1.0-dev"
+
+// Driver is the task driver plugin.
+type Driver struct {
+	*eventer.Eventer
+
+	ctx      context.Context // ends with the plugin, not with any task
+	logger   hclog.Logger
+	bus      *systemd.Conn
+	machines *nspawn.Manager
+	tasks    tasks
+	reaper   sync.Once // has been started
+
+	mu      sync.RWMutex // guards config and compute
+	config  Config
+	compute cpustats.Compute
+}
+
+var (
+	_ drivers.DriverPlugin            = (*Driver)(nil)
+	_ drivers.ExecTaskStreamingDriver = (*Driver)(nil)
+)
+
+// New is the plugin as Nomad serves it. It touches nothing of the host before
+// it is asked to: Nomad makes throw-away instances.
+func New(ctx context.Context, logger hclog.Logger) *Driver {
+	logger = logger.Named(Name)
+	bus := systemd.New(systemd.SystemBus)
+	return &Driver{
+		Eventer:  eventer.NewEventer(ctx, logger),
+		ctx:      ctx,
+		logger:   logger,
+		bus:      bus,
+		machines: nspawn.NewManager(bus, nspawn.DefaultDirs),
+	}
+}
+
+// PluginInfo implements base.BasePlugin.
+func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
+	return &base.PluginInfoResponse{
+		Type:              base.PluginTypeDriver,
+		PluginApiVersions: []string{drivers.ApiVersion010},
+		PluginVersion:     Version,
+		Name:              Name,
+	}, nil
+}
+
+// ConfigSchema implements base.BasePlugin.
+func (d *Driver) ConfigSchema() (*hclspec.Spec, error) { return configSpec, nil }
+
+// TaskConfigSchema implements drivers.DriverPlugin.
+func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return taskConfigSpec, nil }
+
+// SetConfig implements base.BasePlugin. Nomad calls it on throw-away instances,
+// without AgentConfig, to validate the configuration.
+func (d *Driver) SetConfig(request *base.Config) error {
+	var config Config
+	if len(request.PluginConfig) > 0 {
+		if err := base.MsgPackDecode(request.PluginConfig, &config); err != nil {
+			return fmt.Errorf("decode plugin config: %w", err)
+		}
+	}
+	if err := config.Validate(); err != nil {
+		return fmt.Errorf("plugin config: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.config = config
+	if request.AgentConfig != nil && request.AgentConfig.Driver != nil {
+		d.compute = request.AgentConfig.Compute()
+	}
+	return nil
+}
+
+func (d *Driver) policy() Config {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.config
+}
+
+// Capabilities implements drivers.DriverPlugin.
+func (d *Driver) Capabilities() (*drivers.Capabilities, error) {
+	return &drivers.Capabilities{
+		SendSignals: true,
+		Exec:        true,
+		FSIsolation: fsisolation.Image,
+		NetIsolationModes: []drivers.NetIsolationMode{
+			drivers.NetIsolationModeHost,
+			drivers.NetIsolationModeGroup,
+			drivers.NetIsolationModeTask,
+		},
+		MountConfigs: drivers.MountConfigSupportAll,
+	}, nil
+}

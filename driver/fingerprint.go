@@ -1,0 +1,107 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// fingerprintPeriod is that of Nomad's own drivers. What is looked at sends no
+// signal: packages, cgroup controllers, sysctls.
+const fingerprintPeriod = 30 * time.Second
+
+// Fingerprint implements drivers.DriverPlugin. It is called only on the instance
+// that serves tasks.
+func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
+	d.reaper.Do(func() { go d.reap() })
+	fingerprints := make(chan *drivers.Fingerprint)
+	go func() {
+		defer close(fingerprints)
+		ticker := time.NewTicker(fingerprintPeriod)
+		defer ticker.Stop()
+		for {
+			select {
+			case fingerprints <- d.fingerprint(ctx):
+			case <-ctx.Done():
+				return
+			case <-d.ctx.Done():
+				return
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			case <-d.ctx.Done():
+				return
+			}
+		}
+	}()
+	return fingerprints, nil
+}
+
+func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
+	policy := d.policy()
+	if !policy.Enabled {
+		return newFingerprint(policy, nspawn.Host{})
+	}
+	ctx, cancel := context.WithTimeout(ctx, fingerprintPeriod)
+	defer cancel()
+	return newFingerprint(policy, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
+}
+
+// newFingerprint decides what the host is good for.
+func newFingerprint(policy Config, host nspawn.Host) *drivers.Fingerprint {
+	if !policy.Enabled {
+		return &drivers.Fingerprint{
+			Health:            drivers.HealthStateUndetected,
+			HealthDescription: "disabled: the plugin's config has enabled = false",
+		}
+	}
+	fingerprint := &drivers.Fingerprint{
+		Health:            drivers.HealthStateHealthy,
+		HealthDescription: drivers.DriverHealthy,
+		Attributes:        attributes(policy, host),
+	}
+	if err := errors.Join(host.Problems...); err != nil {
+		fingerprint.Health = drivers.HealthStateUnhealthy
+		if host.Nspawn == "" {
+			fingerprint.Health = drivers.HealthStateUndetected
+		}
+		fingerprint.HealthDescription = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return fingerprint
+}
+
+// attributes tell jobs what to put a constraint on. All are always there:
+// Nomad keeps the last value of one that is no longer sent.
+func attributes(policy Config, host nspawn.Host) map[string]*pstructs.Attribute {
+	list := map[string]*pstructs.Attribute{
+		"":                    pstructs.NewBoolAttribute(true),
+		".version":            pstructs.NewStringAttribute(Version),
+		".systemd.version":    pstructs.NewStringAttribute(""),
+		".privileged.enabled": pstructs.NewBoolAttribute(policy.AllowPrivileged),
+		".volumes.enabled":    pstructs.NewBoolAttribute(policy.Volumes),
+		".machined":           pstructs.NewBoolAttribute(host.Machined),
+		".networkd":           pstructs.NewBoolAttribute(host.Networkd),
+		".resolved":           pstructs.NewBoolAttribute(host.Resolved),
+		".userns":             pstructs.NewBoolAttribute(host.UserNamespaces == nil),
+		".overlay.idmapped":   pstructs.NewBoolAttribute(host.Overlay == nil),
+		".cgroup.controllers": pstructs.NewStringAttribute(strings.Join(slices.Sorted(slices.Values(host.Controllers)), ",")),
+	}
+	if host.Version > 0 {
+		list[".systemd.version"] = pstructs.NewStringAttribute(fmt.Sprint(host.Version))
+	}
+	attributes := map[string]*pstructs.Attribute{}
+	for name, value := range list {
+		attributes["driver."+Name+name] = value
+	}
+	return attributes
+}

@@ -1,0 +1,121 @@
+package driver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// stateVersion is the version of TaskState.
+const stateVersion = 1
+
+// TaskState is what Nomad keeps of a task over restarts of the agent, beside
+// its TaskConfig without the driver's own block. The machine's name follows
+// from the task; what is here cannot be found again otherwise.
+type TaskState struct {
+	// BootID tells a machine that ended from one lost in a reboot.
+	BootID string
+	Mode   nspawn.Mode
+	// Notifies says that the guest tells when it is ready.
+	Notifies bool
+	// Of the payload, for processes that join it.
+	Environment      map[string]string
+	User             string
+	WorkingDirectory string
+}
+
+// taskHandle is a task that this plugin started or recovered.
+type taskHandle struct {
+	config  *drivers.TaskConfig
+	state   TaskState
+	machine string
+	started time.Time
+
+	// stopping ends the processes that have entered a booted machine: one that
+	// ignores signals would hold up the shutdown of its system.
+	stopping context.Context
+	stop     context.CancelFunc
+
+	done chan struct{} // closed when the machine has ended
+	// Written before done is closed, read after.
+	result *drivers.ExitResult
+	ended  time.Time
+}
+
+func newHandle(config *drivers.TaskConfig, state TaskState, started time.Time) *taskHandle {
+	stopping, stop := context.WithCancel(context.Background())
+	return &taskHandle{
+		stopping: stopping,
+		stop:     stop,
+		config:   config,
+		state:    state,
+		machine:  nspawn.MachineName(config.AllocID, config.Name),
+		started:  started,
+		done:     make(chan struct{}),
+	}
+}
+
+// end records how the machine ended.
+func (h *taskHandle) end(result *drivers.ExitResult, at time.Time) {
+	h.stop()
+	h.result, h.ended = result, at
+	close(h.done)
+}
+
+// status is what InspectTask reports.
+func (h *taskHandle) status() *drivers.TaskStatus {
+	status := &drivers.TaskStatus{
+		ID:               h.config.ID,
+		Name:             h.config.Name,
+		State:            drivers.TaskStateRunning,
+		StartedAt:        h.started,
+		DriverAttributes: map[string]string{"machine": h.machine, "unit": nspawn.UnitName(h.machine)},
+	}
+	if h.hasEnded() {
+		status.State = drivers.TaskStateExited
+		status.CompletedAt = h.ended
+		status.ExitResult = h.result.Copy()
+	}
+	return status
+}
+
+// tasks are the handles by task ID. The zero value is ready.
+type tasks struct{ handles sync.Map }
+
+func (t *tasks) add(h *taskHandle) { t.handles.Store(h.config.ID, h) }
+func (t *tasks) remove(id string)  { t.handles.Delete(id) }
+
+func (t *tasks) get(id string) (*taskHandle, bool) {
+	value, ok := t.handles.Load(id)
+	if !ok {
+		return nil, false
+	}
+	return value.(*taskHandle), true
+}
+
+// hasEnded says whether the machine has.
+func (h *taskHandle) hasEnded() bool {
+	select {
+	case <-h.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// known tells which machines the tasks are, and on which nodes: those of one
+// client all have the same.
+func (t *tasks) known() (machines, nodes map[string]bool) {
+	machines, nodes = map[string]bool{}, map[string]bool{}
+	t.handles.Range(func(_, value any) bool {
+		h := value.(*taskHandle)
+		machines[h.machine] = true
+		nodes[h.config.NodeID] = true
+		return true
+	})
+	return machines, nodes
+}

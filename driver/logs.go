@@ -1,0 +1,118 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// openStreams opens what Nomad reads the task's output from. Without a log
+// collector there is nothing to open.
+func openStreams(policy Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {
+	if policy.DisableLogCollection {
+		return nspawn.Streams{}, nil
+	}
+	stdout, err := openStream(cfg.AllocDir, cfg.StdoutPath)
+	if err != nil {
+		return nspawn.Streams{}, fmt.Errorf("open the task's stdout: %w", err)
+	}
+	stderr, err := openStream(cfg.AllocDir, cfg.StderrPath)
+	if err != nil {
+		stdout.Close()
+		return nspawn.Streams{}, fmt.Errorf("open the task's stderr: %w", err)
+	}
+	return nspawn.Streams{Stdout: stdout, Stderr: stderr}, nil
+}
+
+// openStream opens a FIFO for reading and writing, so that a task outlives the
+// absence of a reader without SIGPIPE. The descriptor must stay blocking: the
+// task shares its mode.
+func openStream(allocDir, path string) (*os.File, error) {
+	if path == os.DevNull {
+		return os.OpenFile(path, os.O_RDWR, 0)
+	}
+	writer, err := awaitReader(allocDir, path)
+	if err != nil {
+		return nil, err
+	}
+	defer writer.Close()
+	file, err := openBelow(allocDir, path, unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	// Programs open /dev/stderr, and with it the FIFO, again, as whoever they are.
+	if err := file.Chmod(0o622); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+var errNoReader = errors.New("no log collector of Nomad reads it")
+
+// readerTimeout is how long Nomad's log collector may take to open a FIFO. It
+// does so before the task is started.
+const readerTimeout = 5 * time.Second
+
+// awaitReader opens a FIFO for writing, which waits for its reader. The
+// collector stops to read when the last writer is gone, as when a plugin is
+// killed in the middle of a start, until the task is restarted: without a
+// reader the task would block after 64 KiB of output.
+func awaitReader(allocDir, path string) (*os.File, error) {
+	type result struct {
+		file *os.File
+		err  error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		file, err := openBelow(allocDir, path, unix.O_WRONLY)
+		opened <- result{file, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.file, r.err
+	case <-time.After(readerTimeout):
+	}
+	if reader, err := openBelow(allocDir, path, unix.O_RDONLY|unix.O_NONBLOCK); err == nil {
+		defer reader.Close() // ends the open above
+	}
+	if r := <-opened; r.err == nil {
+		r.file.Close()
+	}
+	return nil, fmt.Errorf("open %s: %w", path, errNoReader)
+}
+
+// openBelow opens a FIFO. Other tasks of the allocation may write to the
+// directory, so no symbolic link below it is followed (CVE-2026-6959).
+func openBelow(allocDir, path string, flags int) (*os.File, error) {
+	relative, err := filepath.Rel(allocDir, path)
+	if err != nil {
+		return nil, err
+	}
+	base, err := unix.Open(allocDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", allocDir, err)
+	}
+	defer unix.Close(base)
+	fd, err := unix.Openat2(base, relative, &unix.OpenHow{
+		Flags:   uint64(flags) | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	file := os.NewFile(uintptr(fd), path)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {
+		file.Close()
+		return nil, fmt.Errorf("open %s: not a FIFO", path)
+	}
+	return file, nil
+}

@@ -1,0 +1,57 @@
+package driver
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+func newFIFO(t *testing.T) (dir, path string) {
+	dir = t.TempDir()
+	path = filepath.Join(dir, "fifo")
+	must.NoError(t, unix.Mkfifo(path, 0o600))
+	return dir, path
+}
+
+func TestOpenStream(t *testing.T) {
+	dir, path := newFIFO(t)
+	read := make(chan string, 1)
+	go func() { // as Nomad's log collector: opens, and reads to the end
+		reader, err := os.OpenFile(path, os.O_RDONLY, 0)
+		if err == nil {
+			text, _ := io.ReadAll(reader)
+			read <- string(text)
+		}
+		close(read)
+	}()
+	stream, err := openStream(dir, path)
+	must.NoError(t, err)
+	_, err = stream.WriteString("x")
+	must.NoError(t, err)
+	must.NoError(t, stream.Close())
+	must.Eq(t, "x", <-read)
+}
+
+func TestOpenStreamWithoutReader(t *testing.T) {
+	dir, path := newFIFO(t)
+	_, err := openStream(dir, path)
+	must.ErrorContains(t, err, "no log collector of Nomad reads it")
+}
+
+// A task must not get the driver to open another file in place of the FIFO.
+func TestOpenStreamFollowsNoLink(t *testing.T) {
+	dir, path := newFIFO(t)
+	inner := filepath.Join(dir, "logs")
+	must.NoError(t, os.Mkdir(inner, 0o700))
+	must.NoError(t, os.Symlink(path, filepath.Join(inner, "link")))
+	must.NoError(t, os.Symlink(dir, filepath.Join(inner, "dir")))
+	must.NoError(t, os.WriteFile(filepath.Join(inner, "file"), nil, 0o600))
+	for _, name := range []string{"link", "dir/fifo", "file", "../../fifo"} {
+		_, err := openStream(dir, filepath.Join(inner, name))
+		must.Error(t, err, must.Sprint(name))
+	}
+}

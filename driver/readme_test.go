@@ -1,0 +1,173 @@
+package driver
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// row is what README says about an option, but for its meaning.
+func row(name, kind, value string) string {
+	return name + ": " + kind + ", default " + value
+}
+
+// notLiteral stands for a default that is told in words: the schema has none.
+const notLiteral = "told in words"
+
+// TestReadmeOptions holds the option reference against the schemas.
+func TestReadmeOptions(t *testing.T) {
+	for heading, schema := range map[string]*hclspec.Spec{
+		"### Task options":   taskConfigSpec,
+		"### Plugin options": configSpec,
+	} {
+		t.Run(strings.TrimLeft(heading, "# "), func(t *testing.T) {
+			var documented []string
+			for _, cells := range tableBelow(t, heading, "Option", "Type", "Default", "Meaning") {
+				must.NotEq(t, "", cells[3])
+				documented = append(documented, row(code(t, cells[0]), cells[1], documentedDefault(t, cells[2])))
+			}
+			slices.Sort(documented)
+			want := schemaRows(t, "", schema)
+			slices.Sort(want)
+			must.Eq(t, strings.Join(want, "\n"), strings.Join(documented, "\n"))
+		})
+	}
+}
+
+// TestReadmeAttributes holds the table of node attributes against what the
+// driver sends.
+func TestReadmeAttributes(t *testing.T) {
+	var documented []string
+	for _, cells := range tableBelow(t, "### Node attributes", "Attribute", "Meaning") {
+		must.NotEq(t, "", cells[1])
+		documented = append(documented, code(t, cells[0]))
+	}
+	slices.Sort(documented)
+	must.Eq(t, slices.Sorted(maps.Keys(attributes(Config{}, nspawn.Host{}))), documented)
+}
+
+// TestReadmeMake wants each target that README names in GNUmakefile, and each
+// that `make help` shows in README.
+func TestReadmeMake(t *testing.T) {
+	targets := captured(`(?m)^([a-z0-9-]+):.*## `, readFile(t, "GNUmakefile"))
+	named := captured("(?m)(?:^|`)make ([a-z0-9-]+)", readFile(t, "README.md"))
+	must.SliceNotEmpty(t, targets)
+	must.Eq(t, targets, named)
+}
+
+// TestReadmeLinks wants what README links to in the checkout.
+func TestReadmeLinks(t *testing.T) {
+	links := captured(`\]\(([^):#]+)\)`, readFile(t, "README.md"))
+	must.SliceNotEmpty(t, links)
+	for _, link := range links {
+		_, err := os.Stat(filepath.Join("..", link))
+		must.NoError(t, err)
+	}
+}
+
+// schemaRows is what README has to say about a schema. The options of a block
+// are documented as block.option.
+func schemaRows(t *testing.T, prefix string, schema *hclspec.Spec) (rows []string) {
+	for name, spec := range schema.GetObject().GetAttributes() {
+		name, value := prefix+name, notLiteral
+		if d := spec.GetDefault(); d != nil {
+			spec, value = d.GetPrimary(), d.GetDefault().GetLiteral().GetValue()
+		}
+		switch {
+		case spec.GetBlockAttrs() != nil:
+			rows = append(rows, row(name, "map("+spec.GetBlockAttrs().GetType()+")", value))
+		case spec.GetBlockValue() != nil:
+			rows = append(rows, row(name, "block", notLiteral)) // its options have the defaults
+			rows = append(rows, schemaRows(t, name+".", spec.GetBlockValue().GetNested())...)
+		case spec.GetAttr() != nil:
+			if spec.GetAttr().GetRequired() {
+				value = "required"
+			}
+			rows = append(rows, row(name, kind(spec.GetAttr().GetType()), value))
+		default:
+			t.Fatalf("option %s: this test does not know its kind of schema", name)
+		}
+	}
+	return rows
+}
+
+// kind is the type of an attribute in README's words.
+func kind(schema string) string {
+	if schema == "any" { // only command, see words
+		return "string or list(string)"
+	}
+	return schema
+}
+
+// documentedDefault is the literal of a cell that is nothing but code.
+func documentedDefault(t *testing.T, cell string) string {
+	must.NotEq(t, "", cell)
+	switch {
+	case cell == "required":
+		return cell
+	case strings.Count(cell, "`") == 2 && strings.HasPrefix(cell, "`") && strings.HasSuffix(cell, "`"):
+		return code(t, cell)
+	}
+	return notLiteral
+}
+
+// code is the text of a cell that is a code span.
+func code(t *testing.T, cell string) string {
+	text := strings.Trim(cell, "`")
+	must.Eq(t, "`"+text+"`", cell)
+	return text
+}
+
+// tableBelow returns the rows of the first table after a heading of README,
+// which must have these columns.
+func tableBelow(t *testing.T, heading string, columns ...string) (rows [][]string) {
+	_, text, found := strings.Cut(readFile(t, "README.md"), "\n"+heading+"\n")
+	must.True(t, found, must.Sprintf("README.md has no %q", heading))
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "|") {
+			rows = append(rows, splitRow(line))
+		} else if len(rows) > 0 || strings.HasPrefix(line, "#") {
+			break
+		}
+	}
+	must.SliceNotEmpty(t, rows, must.Sprintf("README.md has no table below %q", heading))
+	must.Eq(t, columns, rows[0])
+	for _, cells := range rows {
+		must.SliceLen(t, len(columns), cells)
+	}
+	return rows[2:] // without the head and its rule
+}
+
+func splitRow(line string) []string {
+	cells := strings.Split(strings.Trim(line, "|"), "|")
+	for i := range cells {
+		cells[i] = strings.TrimSpace(cells[i])
+	}
+	return cells
+}
+
+// captured are the first groups of all matches, sorted, each once.
+func captured(pattern, text string) (groups []string) {
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		groups = append(groups, match[1])
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
+}
+
+// readFile reads a file of the checkout.
+func readFile(t *testing.T, name string) string {
+	text, err := os.ReadFile(filepath.Join("..", name))
+	must.NoError(t, err)
+	return string(text)
+}

@@ -1,0 +1,277 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// newSpec translates what the job asks for into a machine. It is pure, and
+// what cannot be given is refused by name, all of it at once: nothing a job
+// asks for is silently ignored.
+func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image string, dns hostDNS) (nspawn.Spec, error) {
+	if err := task.Validate(); err != nil {
+		return nspawn.Spec{}, err
+	}
+	network, networkErr := newNetwork(task, cfg)
+	binds, bindsErr := newBinds(policy, task, cfg)
+	user, userErr := taskUser(task, cfg)
+	limits, limitsErr := newLimits(cfg.Resources)
+	environment, environmentErr := newEnvironment(task, cfg)
+	err := errors.Join(networkErr, bindsErr, userErr, limitsErr, environmentErr,
+		privileges(policy, task), unsupported(task, cfg))
+	if err != nil {
+		return nspawn.Spec{}, err
+	}
+	spec := nspawn.Spec{
+		Machine:          nspawn.MachineName(cfg.AllocID, cfg.Name),
+		Description:      description(cfg),
+		JournalFields:    journalFields(cfg),
+		UUID:             machineID(cfg.AllocID),
+		Mode:             task.mode(),
+		Command:          payload(task),
+		Environment:      environment,
+		WorkingDirectory: task.WorkingDirectory,
+		User:             user,
+		Hostname:         task.Hostname,
+		Capabilities:     slices.Sorted(slices.Values(task.Capability)),
+		LinkJournal:      linkJournal(task),
+		NotifyReady:      task.NotifyReady,
+		LogToJournal:     logsToJournal(policy, task),
+		Root: nspawn.Root{
+			Image:         image,
+			InPlace:       !task.Ephemeral,
+			ReadOnly:      task.ReadOnly,
+			UserNamespace: task.UserNamespacing,
+		},
+		Binds:   binds,
+		Network: network,
+		Limits:  limits,
+	}
+	spec.Root.Files, spec.ResolvConf = nameFiles(task, cfg, network, dns)
+	return spec, nil
+}
+
+// privileges are what lets a job out of its machine, or into others'.
+func privileges(policy Config, task TaskConfig) error {
+	var errs []error
+	if !task.UserNamespacing && !policy.AllowPrivileged {
+		errs = append(errs, errors.New("user_namespacing: false makes the machine's root the host's root; "+
+			"the operator has to allow it with allow_privileged = true in the plugin's config"))
+	}
+	if !task.Ephemeral && !task.ReadOnly && !policy.AllowInPlace {
+		errs = append(errs, errors.New("ephemeral: false lets the job change the image that others start from; "+
+			"the operator has to allow it with allow_in_place = true in the plugin's config"))
+	}
+	return errors.Join(errs...)
+}
+
+// unsupported names what Nomad gives and this driver cannot pass on.
+func unsupported(task TaskConfig, cfg *drivers.TaskConfig) error {
+	var errs []error
+	for _, device := range cfg.Devices {
+		errs = append(errs, fmt.Errorf("device %s: devices are not supported", device.HostPath))
+	}
+	if !task.Ephemeral && cfg.DNS != nil {
+		errs = append(errs, errors.New("ephemeral: the dns block of the group's network cannot be written into an image that is run in place"))
+	}
+	if task.ResolvConf != "" && cfg.DNS != nil {
+		errs = append(errs, errors.New("resolv_conf: cannot be combined with the dns block of the group's network"))
+	}
+	return errors.Join(errs...)
+}
+
+// taskUser is who the payload runs as. Nomad's own `user` is for all drivers,
+// the option for this one.
+func taskUser(task TaskConfig, cfg *drivers.TaskConfig) (string, error) {
+	switch {
+	case task.User != "" && cfg.User != "" && task.User != cfg.User:
+		return "", fmt.Errorf("user: %q differs from the task's user %q: set one of them", task.User, cfg.User)
+	case task.mode() == nspawn.Boot && cfg.User != "":
+		return "", fmt.Errorf("user: the task's user %q cannot be combined with boot", cfg.User)
+	case task.User != "":
+		return task.User, nil
+	}
+	return cfg.User, nil
+}
+
+func newEnvironment(task TaskConfig, cfg *drivers.TaskConfig) (map[string]string, error) {
+	env := maps.Clone(cfg.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, task.Environment)
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		switch {
+		case !utf8.ValidString(env[name]) || strings.Contains(env[name], "\x00"):
+			errs = append(errs, fmt.Errorf("env: the value of %q is not valid UTF-8, which systemd requires", name))
+		case nspawn.ValidEnvironmentName(name):
+		case strings.HasPrefix(name, "NOMAD_META_"):
+			// Nomad keeps the dots of a meta key. Such a key is for templates
+			// and constraints; it does not keep the task from running.
+			delete(env, name)
+		default:
+			errs = append(errs, fmt.Errorf("env: %q is not a name that systemd passes on: use letters, digits and _", name))
+		}
+	}
+	return env, errors.Join(errs...)
+}
+
+// payload is the command, or the arguments of the image's init. systemd and its
+// journald read theirs there, as they read the kernel's command line elsewhere.
+func payload(task TaskConfig) []string {
+	command, _, _ := words(task.Command)
+	if task.mode() == nspawn.Boot && task.ForwardJournal {
+		command = append(command, "systemd.journald.forward_to_console=1")
+	}
+	return append(command, task.Args...)
+}
+
+// logsToJournal says that the task's output goes to the host's journal: there
+// is no collector, or the job asks for it.
+func logsToJournal(policy Config, task TaskConfig) bool {
+	return policy.DisableLogCollection || task.Logging != nil && task.Logging.Driver == "journald"
+}
+
+// linkJournal: the journal of a booted machine is a journal like the host's,
+// a command has none.
+func linkJournal(task TaskConfig) string {
+	switch {
+	case task.LinkJournal != "":
+		return task.LinkJournal
+	case task.mode() == nspawn.Boot:
+		return "try-guest"
+	}
+	return "no"
+}
+
+var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// machineID makes `journalctl --merge` and `machinectl` show the allocation.
+func machineID(allocID string) string {
+	if !uuidPattern.MatchString(allocID) {
+		return ""
+	}
+	return allocID
+}
+
+func description(cfg *drivers.TaskConfig) string {
+	text := fmt.Sprintf("Nomad task %s of group %s, job %s (namespace %s, allocation %s)",
+		cfg.Name, cfg.TaskGroupName, cfg.JobName, cfg.Namespace, cfg.AllocID)
+	// systemd writes it as it is into the unit's file, which it reads after a
+	// daemon-reload: a line feed in a job's name would begin settings of root's.
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+func journalFields(cfg *drivers.TaskConfig) map[string]string {
+	return map[string]string{
+		"NOMAD_ALLOC_ID":   cfg.AllocID,
+		"NOMAD_GROUP_NAME": cfg.TaskGroupName,
+		"NOMAD_JOB_ID":     cfg.JobID,
+		"NOMAD_JOB_NAME":   cfg.JobName,
+		"NOMAD_NAMESPACE":  cfg.Namespace,
+		"NOMAD_NODE_ID":    cfg.NodeID,
+		"NOMAD_TASK_ID":    cfg.ID,
+		"NOMAD_TASK_NAME":  cfg.Name,
+	}
+}
+
+// newBinds are the directories that Nomad gives to each task, its volumes, and
+// what the job binds.
+func newBinds(policy Config, task TaskConfig, cfg *drivers.TaskConfig) ([]nspawn.Bind, error) {
+	dirs := cfg.TaskDir()
+	binds := []nspawn.Bind{
+		{Source: dirs.SharedAllocDir, Destination: containerDir(cfg, "NOMAD_ALLOC_DIR", "/alloc")},
+		{Source: dirs.LocalDir, Destination: containerDir(cfg, "NOMAD_TASK_DIR", "/local"), Owned: true},
+		{Source: dirs.SecretsDir, Destination: containerDir(cfg, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true},
+	}
+	// The log directory holds the FIFOs that Nomad reads (CVE-2026-6959).
+	binds = append(binds, nspawn.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true})
+	var errs []error
+	for _, mount := range cfg.Mounts {
+		bind, err := volume(mount)
+		binds, errs = append(binds, bind), append(errs, err)
+	}
+	for _, option := range []struct {
+		name     string
+		binds    map[string]string
+		readOnly bool
+	}{{"bind", task.Bind, false}, {"bind_read_only", task.BindReadOnly, true}} {
+		for _, source := range slices.Sorted(maps.Keys(option.binds)) {
+			bind, err := hostBind(policy, dirs.Dir, source, option.binds[source])
+			if err != nil {
+				err = fmt.Errorf("%s[%q]: %w", option.name, source, err)
+			}
+			bind.ReadOnly = option.readOnly
+			binds, errs = append(binds, bind), append(errs, err)
+		}
+	}
+	return binds, errors.Join(append(errs, distinct(binds))...)
+}
+
+func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
+	if dir := cfg.Env[variable]; filepath.IsAbs(dir) {
+		return filepath.Clean(dir)
+	}
+	return fallback
+}
+
+// volume is a host or CSI volume. It needs no permission of ours: the operator
+// has configured it.
+func volume(mount *drivers.MountConfig) (nspawn.Bind, error) {
+	bind := nspawn.Bind{
+		Source:      mount.HostPath,
+		Destination: filepath.Join("/", mount.TaskPath),
+		ReadOnly:    mount.Readonly,
+	}
+	if mode := mount.PropagationMode; mode != "" && mode != "private" {
+		return bind, fmt.Errorf("volume_mount %s: propagation_mode %q is not supported, only private", mount.TaskPath, mode)
+	}
+	return bind, nil
+}
+
+// hostBind is a path of the host, if the operator allows it. A relative path
+// is one of the task's own directory and cannot leave it.
+func hostBind(policy Config, taskDir, source, destination string) (nspawn.Bind, error) {
+	bind := nspawn.Bind{Source: filepath.Clean(source), Destination: filepath.Clean(destination)}
+	if filepath.IsAbs(source) {
+		if !policy.Volumes {
+			return bind, errors.New("paths of the host are not allowed; the operator has to allow them with volumes = true in the plugin's config, or the path be relative to the task's directory")
+		}
+		return bind, nil
+	}
+	if !filepath.IsLocal(source) {
+		return bind, errors.New("leaves the task's directory")
+	}
+	bind.Source = filepath.Join(taskDir, source)
+	return bind, nil
+}
+
+// distinct refuses two binds to one place, of which one would be lost.
+func distinct(binds []nspawn.Bind) error {
+	var errs []error
+	seen := map[string]string{}
+	for _, bind := range binds {
+		if other, ok := seen[bind.Destination]; ok {
+			errs = append(errs, fmt.Errorf("bind: both %s and %s are bound to %s", other, bind.Source, bind.Destination))
+		}
+		seen[bind.Destination] = bind.Source
+	}
+	return errors.Join(errs...)
+}

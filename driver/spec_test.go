@@ -1,0 +1,124 @@
+package driver
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
+	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/shoenig/test/must"
+	"golang.org/x/tools/txtar"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// goldenVersion is the systemd that the golden command lines are for; later
+// ones differ only in what args_test.go of package nspawn shows.
+const goldenVersion = 257
+
+// TestSpecGolden shows the whole effect of each feature: the job's config and
+// Nomad's task in, the machine's command line and unit properties out.
+func TestSpecGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/spec/*.txtar")
+	must.NoError(t, err)
+	must.SliceNotEmpty(t, files)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(file)
+			must.NoError(t, err)
+			got := goldenResult(t, archive)
+			if *update {
+				setFile(archive, "result", got)
+				must.NoError(t, os.WriteFile(file, txtar.Format(archive), 0o644))
+			}
+			must.Eq(t, string(fileOf(archive, "result")), got)
+		})
+	}
+}
+
+func goldenResult(t *testing.T, archive *txtar.Archive) string {
+	policy := parsePolicy(t, string(fileOf(archive, "plugin.hcl")))
+	task := parseTask(t, string(fileOf(archive, "config.hcl")))
+	cfg := exampleTask()
+	if overrides := fileOf(archive, "task.json"); overrides != nil {
+		must.NoError(t, json.Unmarshal(overrides, cfg))
+	}
+	dns := hostDNS{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
+	spec, err := newSpec(policy, task, cfg, "/var/lib/machines/debian", dns)
+	if err != nil {
+		return "error:\n" + err.Error() + "\n"
+	}
+	if spec.Root.UserNamespace {
+		spec.Root.UIDBase = 1000 * 65536
+	}
+	result := nspawn.Describe(spec, goldenVersion)
+	for _, file := range spec.Root.Files {
+		result += "\n# " + file.Path + "\n" + file.Content
+	}
+	return result
+}
+
+func exampleTask() *drivers.TaskConfig {
+	const alloc = "2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f"
+	dir := "/var/lib/nomad/alloc/" + alloc
+	return &drivers.TaskConfig{
+		ID: alloc + "/web/1234abcd", AllocID: alloc, Name: "web",
+		JobName: "shop", JobID: "shop", TaskGroupName: "front", Namespace: "default",
+		AllocDir: dir,
+		Env: map[string]string{
+			"NOMAD_ALLOC_DIR": "/alloc", "NOMAD_TASK_DIR": "/local", "NOMAD_SECRETS_DIR": "/secrets",
+			"NOMAD_TOKEN": "the-secret-token",
+		},
+		Resources: &drivers.Resources{
+			NomadResources: &structs.AllocatedTaskResources{Memory: structs.AllocatedMemoryResources{MemoryMB: 300}},
+			LinuxResources: &drivers.LinuxResources{CPUShares: 1024},
+			Ports:          &structs.AllocatedPorts{{Label: "http", Value: 28080, To: 80}, {Label: "metrics", Value: 29100}},
+		},
+	}
+}
+
+func parseTask(t *testing.T, hcl string) TaskConfig {
+	var task TaskConfig
+	hclutils.NewConfigParser(taskConfigSpec).ParseHCL(t, "config {\n"+hcl+"\n}", &task)
+	return task
+}
+
+func parsePolicy(t *testing.T, hcl string) Config {
+	var config Config
+	hclutils.NewConfigParser(configSpec).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
+	return config
+}
+
+func fileOf(archive *txtar.Archive, name string) []byte {
+	for _, file := range archive.Files {
+		if file.Name == name {
+			return file.Data
+		}
+	}
+	return nil
+}
+
+func setFile(archive *txtar.Archive, name, content string) {
+	for i, file := range archive.Files {
+		if file.Name == name {
+			archive.Files[i].Data = []byte(content)
+			return
+		}
+	}
+	archive.Files = append(archive.Files, txtar.File{Name: name, Data: []byte(content)})
+}
+
+// systemd writes the description as it is into the unit's file.
+func TestDescriptionIsOneLine(t *testing.T) {
+	cfg := exampleTask()
+	cfg.JobName = "x\nExecStartPre=/bin/evil\r\x00"
+	must.StrNotContains(t, description(cfg), "\n")
+	must.StrContains(t, description(cfg), "job x?ExecStartPre=/bin/evil??")
+}

@@ -1,0 +1,299 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// callTimeout bounds what has no timeout of its own: Nomad sets no deadline
+// for any call.
+const callTimeout = 2 * time.Minute
+
+// StartTask implements drivers.DriverPlugin.
+func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	if _, ok := d.tasks.get(cfg.ID); ok {
+		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
+	// First of all: while nobody has opened them, Nomad's log collector waits 4 s
+	// to stop (logmon.go, Close), also for a task whose config is refused.
+	streams, err := openStreams(d.policy(), cfg)
+	if err != nil && !errors.Is(err, errNoReader) {
+		return nil, nil, recoverable(err)
+	}
+	defer streams.Close()
+	unread := err != nil
+	task, spec, err := d.newSpec(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if unread {
+		// Nomad gives a task up that cannot be started after a plugin was killed.
+		spec.LogToJournal = true
+		d.emit(cfg, "Output goes to the host's journal until the task is restarted: Nomad's log collector has stopped reading")
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, nil, err
+	}
+	handle := drivers.NewTaskHandle(stateVersion)
+	handle.Config = cfg
+	handle.State = drivers.TaskStateRunning
+	state := TaskState{
+		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(),
+		Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
+	}
+	if err := handle.SetDriverState(&state); err != nil {
+		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
+	}
+	follower, err := d.adopt(ctx, cfg.ID, spec)
+	if follower == nil && err == nil {
+		follower, err = d.machines.Start(ctx, spec, streams)
+	}
+	if err != nil {
+		return nil, nil, recoverable(err)
+	}
+	network, err := d.configureNetwork(ctx, task, spec)
+	if err != nil {
+		follower.Close()
+		return nil, nil, recoverable(errors.Join(err, d.machines.Remove(context.WithoutCancel(ctx), spec.Machine)))
+	}
+	d.watch(newHandle(cfg, state, time.Now()), follower)
+	return handle, network, nil
+}
+
+// adopt follows the machine that this very start made before, if there is one:
+// when a plugin is killed in the middle of a start, Nomad makes the same call
+// to the next one, and the task must not run twice.
+func (d *Driver) adopt(ctx context.Context, id string, spec nspawn.Spec) (*nspawn.Follower, error) {
+	record, err := d.machines.Record(ctx, spec.Machine)
+	switch {
+	case errors.Is(err, nspawn.ErrLost):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case record.Fields["NOMAD_TASK_ID"] != id:
+		return nil, nil
+	}
+	return d.machines.Follow(spec.Machine, spec.Mode)
+}
+
+// recoverable marks an error that need not be the job's: Nomad tries again, as
+// the restart policy says. It must not be wrapped any more: the server of the
+// plugin protocol looks at its very type (plugins/drivers/server.go, StartTask).
+func recoverable(err error) error { return structs.NewRecoverableError(err, true) }
+
+// newSpec gathers what the pure translation needs.
+func (d *Driver) newSpec(ctx context.Context, cfg *drivers.TaskConfig) (task TaskConfig, spec nspawn.Spec, err error) {
+	if err := cfg.DecodeDriverConfig(&task); err != nil {
+		return task, spec, fmt.Errorf("decode config: %w", err)
+	}
+	dns, err := readHostDNS()
+	if err != nil {
+		return task, spec, err
+	}
+	policy := d.policy()
+	image, imageErr := d.resolveImage(ctx, policy, task)
+	spec, err = newSpec(policy, task, cfg, image, dns)
+	if err := errors.Join(err, imageErr); err != nil {
+		return task, spec, fmt.Errorf("config: %w", err)
+	}
+	if err := resolveBinds(spec.Binds, cfg); err != nil {
+		return task, spec, fmt.Errorf("config: %w", err)
+	}
+	return task, spec, nil
+}
+
+// RecoverTask implements drivers.DriverPlugin. It fails only if the machine is
+// truly gone; one that ended meanwhile delivers its result through WaitTask.
+func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
+	if handle == nil || handle.Config == nil {
+		return errors.New("recover task: the handle has no task")
+	}
+	if _, ok := d.tasks.get(handle.Config.ID); ok {
+		return nil
+	}
+	if handle.Version != stateVersion {
+		return fmt.Errorf("recover task %s: its state has version %d, not %d", handle.Config.ID, handle.Version, stateVersion)
+	}
+	var state TaskState
+	if err := handle.GetDriverState(&state); err != nil {
+		return fmt.Errorf("recover task %s: decode its state: %w", handle.Config.ID, err)
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
+	status, err := d.machines.Status(ctx, nspawn.MachineName(handle.Config.AllocID, handle.Config.Name))
+	if errors.Is(err, nspawn.ErrLost) {
+		if boot, bootErr := bootID(); bootErr == nil && boot != state.BootID {
+			return fmt.Errorf("recover task %s: the host was rebooted: %w", handle.Config.ID, err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("recover task %s: %w", handle.Config.ID, err)
+	}
+	h := newHandle(handle.Config, state, status.Started)
+	follower, err := d.machines.Follow(h.machine, state.Mode)
+	if err != nil {
+		return fmt.Errorf("recover task %s: %w", handle.Config.ID, err)
+	}
+	d.watch(h, follower)
+	return nil
+}
+
+// watch follows the task until its machine ends. When the plugin ends first,
+// the machine goes on.
+func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
+	d.tasks.add(h)
+	go func() {
+		for event := range follower.Events(d.ctx) {
+			switch event.Kind {
+			case nspawn.Ready:
+				if h.state.Notifies {
+					d.emit(h.config, "Machine is ready")
+				}
+			case nspawn.Rebooted:
+				d.emit(h.config, "Machine rebooted from inside")
+			case nspawn.Ended:
+				h.end(exitResult(event.Exit, event.Err), event.Time)
+			}
+		}
+	}()
+}
+
+// emit tells the task's user what happened. Nomad keeps ten events of a task.
+func (d *Driver) emit(cfg *drivers.TaskConfig, message string) {
+	event := &drivers.TaskEvent{TaskID: cfg.ID, TaskName: cfg.Name, AllocID: cfg.AllocID, Timestamp: time.Now(), Message: message}
+	if err := d.EmitEvent(event); err != nil && d.ctx.Err() == nil {
+		d.logger.Warn("emit task event", "task_id", cfg.ID, "error", err)
+	}
+}
+
+func exitResult(exit nspawn.Exit, err error) *drivers.ExitResult {
+	result := &drivers.ExitResult{ExitCode: exit.Code, Signal: exit.Signal, OOMKilled: exit.OOMKilled, Err: err}
+	if exit.OOMKilled && err == nil {
+		// Nomad shows the error, not the flag.
+		result.Err = errors.New("OOM killed: the task ran out of memory")
+	}
+	return result
+}
+
+// WaitTask implements drivers.DriverPlugin.
+func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitResult, error) {
+	h, ok := d.tasks.get(id)
+	if !ok {
+		return nil, drivers.ErrTaskNotFound
+	}
+	results := make(chan *drivers.ExitResult, 1)
+	go func() {
+		defer close(results)
+		select {
+		case <-h.done:
+			results <- h.result.Copy()
+		case <-ctx.Done():
+		case <-d.ctx.Done():
+		}
+	}()
+	return results, nil
+}
+
+// StopTask implements drivers.DriverPlugin. An unknown task is none to stop:
+// Nomad would try again for minutes.
+func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
+	h, ok := d.tasks.get(id)
+	if !ok {
+		return nil
+	}
+	sig := unix.SIGTERM
+	if h.state.Mode == nspawn.Boot {
+		sig = nspawn.Halt
+		h.stop()
+	}
+	if name != "" {
+		asked, err := nspawn.ParseSignal(name)
+		if err == nil {
+			sig = asked
+		} else {
+			// To refuse would leave the task running: Nomad asks for minutes.
+			d.emit(h.config, fmt.Sprintf("kill_signal: %v; stopped with the default signal", err))
+		}
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, timeout+callTimeout)
+	defer cancel()
+	return d.machines.Stop(ctx, h.machine, h.state.Mode, sig, timeout)
+}
+
+// DestroyTask implements drivers.DriverPlugin. Nomad calls it also for a task
+// that it could not recover, which this plugin never saw: the machine is found
+// by its name.
+func (d *Driver) DestroyTask(id string, force bool) error {
+	h, known := d.tasks.get(id)
+	if known && !force && !h.hasEnded() {
+		return errors.New("destroy a running task: it must be stopped before, or force be set")
+	}
+	machine, ok := machineOf(id)
+	if known {
+		machine = h.machine
+	} else if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
+	// Nomad does not ask again: what cannot be removed now is the reaper's, which
+	// leaves alone what is of a task.
+	d.tasks.remove(id)
+	return d.machines.Remove(ctx, machine)
+}
+
+// machineOf is the machine of a task ID, ALLOCATION/TASK/START
+// (client/allocrunner/taskrunner/task_runner.go, buildTaskConfig).
+func machineOf(id string) (string, bool) {
+	parts := strings.Split(id, "/")
+	if len(parts) != 3 {
+		return "", false
+	}
+	return nspawn.MachineName(parts[0], parts[1]), true
+}
+
+// InspectTask implements drivers.DriverPlugin.
+func (d *Driver) InspectTask(id string) (*drivers.TaskStatus, error) {
+	h, ok := d.tasks.get(id)
+	if !ok {
+		return nil, drivers.ErrTaskNotFound
+	}
+	return h.status(), nil
+}
+
+// SignalTask implements drivers.DriverPlugin.
+func (d *Driver) SignalTask(id, name string) error {
+	h, ok := d.tasks.get(id)
+	if !ok {
+		return drivers.ErrTaskNotFound
+	}
+	sig, err := nspawn.ParseSignal(name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
+	return d.machines.Signal(ctx, h.machine, h.state.Mode, sig)
+}
+
+// bootID identifies the host's present boot (random(4)).
+func bootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the host's boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}

@@ -1,0 +1,200 @@
+// Package agent runs a real Nomad agent, server and client in one, with the
+// nspawn driver on a disposable host, and drives it through Nomad's API.
+//
+// Nothing in it polls: the agent tells systemd when it is up, and Nomad's
+// blocking queries tell every change of state after that.
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"nomad-driver-nspawn/e2e/host"
+)
+
+// Driver is the name of the driver under test.
+const Driver = "nspawn"
+
+// Paths on the host.
+const (
+	Nomad  = "/usr/local/bin/nomad"
+	Plugin = "/opt/nomad/plugins/nomad-driver-nspawn"
+	Shared = "/srv/shared" // of the host volume of example/agent.hcl
+
+	unit      = "nomad.service"
+	configDir = "/etc/nomad.d"
+)
+
+// unitFile is as the one of Nomad's own packages where it matters to tasks: only the
+// agent itself is stopped. It does not restart by itself, so that tests decide how long
+// the agent is down.
+const unitFile = `[Unit]
+Description=Nomad
+
+[Service]
+Type=notify
+ExecStart=` + Nomad + ` agent -config ` + configDir + `
+KillMode=process
+KillSignal=SIGINT
+LimitNOFILE=65536
+TasksMax=infinity
+OOMScoreAdjust=-1000
+`
+
+// hostConfig is for every agent here: a disposable host is in no cloud, and
+// asking for one takes seconds.
+const hostConfig = `client {
+  options = { "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce" }
+}
+`
+
+// readyTimeout is many times what an agent needs to start.
+const readyTimeout = time.Minute
+
+// Options say what to run and where.
+type Options struct {
+	Suite  string // of the host, see host.Options
+	Name   string // of the host
+	Plugin string // path of the driver's executable on this machine
+	// Config are files of the agent's configuration, merged in this order.
+	Config []string
+}
+
+// Agent is a Nomad agent that is up, and its host.
+type Agent struct {
+	Host *host.Host
+	API  *api.Client
+	Node string // ID of the agent's only node
+}
+
+// Up boots a host with the guest images busybox and debian, starts the agent
+// on it and returns when the driver is ready to run tasks.
+func Up(ctx context.Context, opts Options) (*Agent, error) {
+	binds, err := binds(ctx, opts.Plugin)
+	if err != nil {
+		return nil, err
+	}
+	h, err := host.Up(ctx, host.Options{Suite: opts.Suite, Name: opts.Name, Binds: binds})
+	if err != nil {
+		return nil, err
+	}
+	a, err := start(ctx, h, opts)
+	if err != nil {
+		return nil, errors.Join(err, h.Down())
+	}
+	return a, nil
+}
+
+// binds shows the tools and the images in the host. Tasks run on a
+// copy-on-write layer over the images, which are shared by all hosts.
+func binds(ctx context.Context, plugin string) ([]host.Bind, error) {
+	plugin, err := filepath.Abs(plugin)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(plugin); err != nil {
+		return nil, fmt.Errorf("find the plugin: run `make build` first: %w", err)
+	}
+	nomad, err := host.NomadBinary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	busybox, err := host.BusyboxImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	debian, err := host.DebianImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []host.Bind{
+		{Source: nomad, Target: Nomad, ReadOnly: true},
+		{Source: plugin, Target: Plugin, ReadOnly: true},
+		{Source: busybox, Target: "/var/lib/machines/busybox", ReadOnly: true},
+		{Source: debian, Target: "/var/lib/machines/debian", ReadOnly: true},
+	}, nil
+}
+
+func start(ctx context.Context, h *host.Host, opts Options) (*Agent, error) {
+	client, err := api.NewClient(&api.Config{Address: fmt.Sprintf("http://%s:4646", h.Addr())})
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{Host: h, API: client}
+	files := map[string]string{
+		"/etc/systemd/system/" + unit: unitFile,
+		configDir + "/host.hcl":       hostConfig,
+		Shared + "/README":            "This directory of the host is the volume \"shared\".\n",
+	}
+	for i, config := range opts.Config {
+		text, err := os.ReadFile(config)
+		if err != nil {
+			return nil, fmt.Errorf("read agent config: %w", err)
+		}
+		files[fmt.Sprintf("%s/%d-%s", configDir, i, filepath.Base(config))] = string(text)
+	}
+	// The host's root is an overlay, which cannot be ID-mapped, as binds into
+	// machines are; what is below /var/tmp is not.
+	if _, err := a.Command(ctx, "mount", "--mkdir", "--bind", "/var/tmp", Shared); err != nil {
+		return nil, err
+	}
+	for path, text := range files {
+		if err := a.WriteFile(path, text); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := a.Command(ctx, "systemctl", "daemon-reload"); err != nil {
+		return nil, err
+	}
+	return a, a.Start(ctx)
+}
+
+// WriteFile writes a file of the host, and the directories above it.
+func (a *Agent) WriteFile(path, text string) error {
+	path = filepath.Join(a.Host.Root(), path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("write file of host: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("write file of host: %w", err)
+	}
+	return nil
+}
+
+// Command runs a command on the host and returns its standard output.
+func (a *Agent) Command(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := a.Host.Command(ctx, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out), fmt.Errorf("run %s: %w: %s", strings.Join(append([]string{name}, args...), " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return string(out), nil
+}
+
+// Journal returns the last lines of a unit's journal on the host.
+func (a *Agent) Journal(ctx context.Context, unit string, lines int) string {
+	_, _ = a.Command(ctx, "journalctl", "--sync")
+	text, err := a.Command(ctx, "journalctl", "--unit", unit, "--no-pager", "--output=cat", fmt.Sprintf("--lines=%d", lines))
+	if err != nil {
+		return err.Error()
+	}
+	return text
+}
+
+// Log is all that the agent, and the plugin through it, has logged.
+func (a *Agent) Log(ctx context.Context) (string, error) {
+	if _, err := a.Command(ctx, "journalctl", "--sync"); err != nil {
+		return "", err
+	}
+	return a.Command(ctx, "journalctl", "--unit", unit, "--no-pager", "--output=cat")
+}

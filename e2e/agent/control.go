@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// Start starts the agent and returns when its node takes tasks for the driver.
+func (a *Agent) Start(ctx context.Context) error {
+	return a.systemctl(ctx, "start")
+}
+
+// Restart stops the agent, as an upgrade of Nomad would, and starts it again.
+func (a *Agent) Restart(ctx context.Context) error {
+	return a.systemctl(ctx, "restart")
+}
+
+func (a *Agent) systemctl(ctx context.Context, verb string) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	// Nomad tells systemd when it is up, so this waits for it.
+	if _, err := a.Command(ctx, "systemctl", verb, unit); err != nil {
+		return fmt.Errorf("%w; its journal ends with:\n%s", err, a.Journal(context.WithoutCancel(ctx), unit, 15))
+	}
+	if err := a.awaitNode(ctx); err != nil {
+		return err
+	}
+	_, err := a.AwaitDriver(ctx, true)
+	return err
+}
+
+// Stop stops the agent; tasks go on.
+func (a *Agent) Stop(ctx context.Context) error {
+	_, err := a.Command(ctx, "systemctl", "stop", unit)
+	return err
+}
+
+// Kill kills the agent's process, and nothing else.
+func (a *Agent) Kill(ctx context.Context) error {
+	if _, err := a.Command(ctx, "systemctl", "kill", "--kill-who=main", "--signal=KILL", unit); err != nil {
+		return err
+	}
+	// Returns when systemd has seen the end, and forgets the failure.
+	return a.Stop(ctx)
+}
+
+// PluginPID is the plugin's process on the host.
+func (a *Agent) PluginPID(ctx context.Context) (string, error) {
+	// Its only argument is its path; helpers that run in machines have more.
+	text, err := a.Command(ctx, "pgrep", "--full", "--exact", Plugin)
+	if err != nil {
+		return "", fmt.Errorf("find the plugin's process: %w", err)
+	}
+	pids := strings.Fields(text)
+	if len(pids) != 1 {
+		return "", fmt.Errorf("find the plugin's process: want one, have %q", pids)
+	}
+	return pids[0], nil
+}
+
+// KillPlugin kills the plugin's process, which the agent then starts again.
+func (a *Agent) KillPlugin(ctx context.Context) error {
+	pid, err := a.PluginPID(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = a.Command(ctx, "kill", "-KILL", pid)
+	return err
+}
+
+// awaitNode waits until the node is registered and ready.
+func (a *Agent) awaitNode(ctx context.Context) error {
+	nodes, err := watch(ctx, a.API.Nodes().List, func(nodes []*api.NodeListStub) bool {
+		return len(nodes) == 1 && nodes[0].Status == api.NodeStatusReady
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the node to be ready: %w", err)
+	}
+	a.Node = nodes[0].ID
+	return nil
+}
+
+// AwaitDriver waits until the node calls the driver healthy, or not healthy.
+func (a *Agent) AwaitDriver(ctx context.Context, healthy bool) (*api.DriverInfo, error) {
+	node, err := a.awaitDriver(ctx, func(info *api.DriverInfo) bool {
+		return (info.Healthy && info.Detected) == healthy
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for the driver to be healthy (%t): %w", healthy, err)
+	}
+	return node.Drivers[Driver], nil
+}
+
+func (a *Agent) awaitDriver(ctx context.Context, until func(*api.DriverInfo) bool) (*api.Node, error) {
+	query := func(q *api.QueryOptions) (*api.Node, *api.QueryMeta, error) { return a.API.Nodes().Info(a.Node, q) }
+	node, err := watch(ctx, query, func(node *api.Node) bool {
+		info := node.Drivers[Driver]
+		return info != nil && until(info)
+	})
+	if node != nil && err != nil && node.Drivers[Driver] != nil {
+		err = fmt.Errorf("%w; it says %q", err, node.Drivers[Driver].HealthDescription)
+	}
+	return node, err
+}
+
+// watch asks until the answer is as it should be, each time when Nomad says
+// that it has changed. With an error it returns the last answer too.
+func watch[T any](ctx context.Context, query func(*api.QueryOptions) (T, *api.QueryMeta, error), until func(T) bool) (answer T, err error) {
+	var index uint64
+	for {
+		next, meta, err := query((&api.QueryOptions{WaitIndex: index, WaitTime: readyTimeout}).WithContext(ctx))
+		if ctx.Err() != nil {
+			return answer, ctx.Err()
+		}
+		if err != nil {
+			return answer, err
+		}
+		if answer = next; until(answer) {
+			return answer, nil
+		}
+		index = max(meta.LastIndex, 1) // 0, of an empty table, would not wait
+	}
+}

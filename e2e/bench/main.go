@@ -1,0 +1,130 @@
+// Command bench compares the plugin with bare systemd-nspawn on a disposable
+// host. It prints a line that starts with # and says what machine it is, and
+// then one line a figure, `name median min max unit`:
+//
+//	plugin_rss_idle    the plugin, before its first task
+//	start_bare         exec of systemd-nspawn to the payload's first instruction
+//	start_same         StartTask to the same, with the same options
+//	start_default      the same by the driver's defaults: a user namespace and a
+//	                   copy-on-write root
+//	start_ratio        start_same by start_bare, of runs one after the other
+//	start_…_call       until StartTask has returned
+//	exec_nsenter       `nsenter --all true`, which confines nothing
+//	exec_task, exec_streaming   `true` through the plugin
+//	task_nspawn_…, task_stub_…, task_added_…   memory of a task's systemd-nspawn,
+//	                   of its stub init, and of all processes but the payload
+//	extra_processes    of all tasks together: neither payload nor those two
+//	stats_…_cpu        share of one core while all tasks' usage is told each second
+//	plugin_rss_tasks, plugin_rss_after   with all tasks, and after them
+//	plugin_files_left  files that the plugin has open more than before them
+//
+// Figures of two runs can be compared only where nothing else keeps the machine
+// busy; ratios suffer less.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"nomad-driver-nspawn/e2e/host"
+)
+
+// Where the host sees what the bench brings along.
+const (
+	toolsDir   = "/srv/bench"
+	pluginPath = "/srv/nomad-driver-nspawn"
+	imageDir   = "/srv/busybox"
+)
+
+type options struct {
+	suite, plugin string
+	runs, tasks   int
+	check         bool
+}
+
+func main() {
+	var opts options
+	flag.StringVar(&opts.suite, "suite", host.Suites[0], "Debian `release` of the host")
+	flag.StringVar(&opts.plugin, "plugin", "build/nomad-driver-nspawn", "`path` of the plugin")
+	flag.IntVar(&opts.runs, "runs", 20, "`number` of times that each start and exec is measured")
+	flag.IntVar(&opts.tasks, "tasks", 50, "`number` of tasks that run at once, for memory and stats")
+	flag.BoolVar(&opts.check, "check", false, "fail if a target is missed")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	err := run(ctx, opts)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run boots a host, measures in it and takes it down.
+func run(ctx context.Context, opts options) (err error) {
+	plugin, err := filepath.Abs(opts.plugin)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(plugin); err != nil {
+		return fmt.Errorf("find the plugin (make build makes it): %w", err)
+	}
+	tools, err := os.MkdirTemp("", "nomad-driver-nspawn-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tools)) }()
+	if err := buildTools(ctx, tools); err != nil {
+		return err
+	}
+	image, err := host.BusyboxImage(ctx)
+	if err != nil {
+		return err
+	}
+	h, err := host.Up(ctx, host.Options{Suite: opts.suite, Binds: []host.Bind{
+		{Source: tools, Target: toolsDir, ReadOnly: true},
+		{Source: plugin, Target: pluginPath, ReadOnly: true},
+		{Source: image, Target: imageDir, ReadOnly: true},
+	}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Down()) }()
+	return measure(ctx, h, opts)
+}
+
+// buildTools builds the parts that run in the host and in the machine. They
+// are static, whatever C library there is, and share make build's cache.
+func buildTools(ctx context.Context, dir string) error {
+	const module = "nomad-driver-nspawn/e2e/bench/"
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/", module+"measure", module+"payload")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build the tools of the bench: %w", err)
+	}
+	return nil
+}
+
+func measure(ctx context.Context, h *host.Host, opts options) error {
+	cmd := h.Command(ctx, toolsDir+"/measure",
+		"-plugin", pluginPath, "-image", imageDir, "-payload", toolsDir+"/payload",
+		"-runs", strconv.Itoa(opts.runs), "-tasks", strconv.Itoa(opts.tasks),
+		"-check="+strconv.FormatBool(opts.check))
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	if err != nil {
+		return fmt.Errorf("measure in the host: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+// Command measure is the part of the bench that runs in the host.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+)
+
+type options struct {
+	plugin, image, payload string
+	runs, tasks            int
+	check                  bool
+}
+
+func main() {
+	var opts options
+	flag.StringVar(&opts.plugin, "plugin", "", "`path` of the plugin")
+	flag.StringVar(&opts.image, "image", "", "`directory` with a busybox system")
+	flag.StringVar(&opts.payload, "payload", "", "`path` of the payload")
+	flag.IntVar(&opts.runs, "runs", 20, "`number` of times that each start and exec is measured")
+	flag.IntVar(&opts.tasks, "tasks", 50, "`number` of tasks that run at once")
+	flag.BoolVar(&opts.check, "check", false, "fail if a target is missed")
+	flag.Parse()
+	if err := run(context.Background(), opts); err != nil {
+		fmt.Fprintln(os.Stderr, "measure:", err)
+		os.Exit(1)
+	}
+}
+
+// run takes nothing away that it made in the host: the host goes as a whole.
+func run(ctx context.Context, opts options) error {
+	if err := makeImage(ctx, opts); err != nil {
+		return err
+	}
+	machine, err := describeMachine(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("# %s; %d runs, %d tasks\n", machine, opts.runs, opts.tasks)
+	p, err := launch(ctx, opts.plugin)
+	if err != nil {
+		return err
+	}
+	defer p.client.Kill()
+	r := &report{out: os.Stdout}
+	for _, measurement := range []func(context.Context, *plugin, options, *report) error{
+		measureIdle, measureStarts, measureExec, measureMany,
+	} {
+		if err := measurement(ctx, p, opts, r); err != nil {
+			return err
+		}
+	}
+	if opts.check && len(r.missed) > 0 {
+		return errors.New(strings.Join(r.missed, "; "))
+	}
+	return nil
+}
+
+// measureIdle comes first: the plugin has done nothing yet but to look at the
+// host.
+func measureIdle(_ context.Context, p *plugin, _ options, r *report) error {
+	rss, err := readKilobytes(p.pid, "status", "VmRSS")
+	if err != nil {
+		return err
+	}
+	return r.add("plugin_rss_idle", "MB", rss/1024)
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// measureStarts compares the plugin with bare systemd-nspawn, from the call to
+// the payload's first instruction.
+func measureStarts(ctx context.Context, p *plugin, opts options, r *report) error {
+	bare := &way{name: "start_bare", run: startBare}
+	// As bare nspawn: the image itself, read-only, the host's users.
+	same := &way{name: "start_same", run: p.starter(map[string]any{
+		"ephemeral": false, "read_only": true, "user_namespacing": false, "resolv_conf": "off",
+	})}
+	// A user namespace and a copy-on-write root.
+	defaults := &way{name: "start_default", run: p.starter(nil)}
+	if err := takeTurns(ctx, opts.runs, bare, same, defaults); err != nil {
+		return err
+	}
+	return errors.Join(
+		r.add("start_bare", "ms", bare.firsts...),
+		r.add("start_same", "ms", same.firsts...),
+		r.add("start_default", "ms", defaults.firsts...),
+		r.add("start_ratio", "x", ratios(same.firsts, bare.firsts)...),
+		r.add("start_default_ratio", "x", ratios(defaults.firsts, bare.firsts)...),
+		r.add("start_same_call", "ms", same.calls...),
+		r.add("start_default_call", "ms", defaults.calls...),
+	)
+}
+
+// starter starts the payload through the plugin, with the host's network.
+func (p *plugin) starter(options map[string]any) func(context.Context) (sample, error) {
+	block := map[string]any{"image": imageDir, "command": payloadPath, "network_veth": false}
+	maps.Copy(block, options)
+	return func(ctx context.Context) (sample, error) {
+		t, err := p.newTask(block)
+		if err != nil {
+			return sample{}, err
+		}
+		begin, err := now()
+		if err != nil {
+			return sample{}, err
+		}
+		if err := t.start(); err != nil {
+			return sample{}, err
+		}
+		end, err := now()
+		if err != nil {
+			return sample{}, err
+		}
+		line, err := t.readLine()
+		if err != nil {
+			return sample{}, err
+		}
+		first, err := parseStamp(line)
+		if err != nil {
+			return sample{}, err
+		}
+		s := sample{call: end - begin, first: first - begin}
+		return s, errors.Join(t.wait(ctx), t.destroy())
+	}
+}
+
+// bareCommand is systemd-nspawn with the options that the driver gives it for
+// the same, less what comes from Nomad.
+func bareCommand(ctx context.Context) *exec.Cmd {
+	return exec.CommandContext(ctx, "systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no",
+		"--machine=bare", "--directory="+imageDir, "--read-only", "--as-pid2", "--console=pipe",
+		"--private-users=no", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--", payloadPath)
+}
+
+func startBare(ctx context.Context) (sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cmd := bareCommand(ctx)
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return sample{}, err
+	}
+	begin, err := now()
+	if err != nil {
+		return sample{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return sample{}, fmt.Errorf("start systemd-nspawn: %w", err)
+	}
+	line, readErr := bufio.NewReader(stdout).ReadString('\n')
+	if errors.Is(readErr, io.EOF) {
+		readErr = nil // nspawn's own end says more
+	}
+	if err := errors.Join(readErr, cmd.Wait()); err != nil {
+		return sample{}, fmt.Errorf("run systemd-nspawn: %w: %s", err, complaint.String())
+	}
+	first, err := parseStamp(strings.TrimSpace(line))
+	return sample{first: first - begin}, err
+}
+
+// now is CLOCK_MONOTONIC, the clock of the payload.
+func now() (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0, fmt.Errorf("read clock: %w", err)
+	}
+	return time.Duration(t.Nano()), nil
+}
+
+// parseStamp reads what the payload tells.
+func parseStamp(told string) (time.Duration, error) {
+	nanoseconds, err := strconv.ParseInt(told, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("parse what the payload told: %w", err)
+	}
+	return time.Duration(nanoseconds), nil
+}

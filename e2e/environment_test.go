@@ -1,0 +1,132 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/agent"
+)
+
+var environmentTests = []test{
+	{"environment is passed byte for byte", testAwkwardEnvironment},
+	{"environment is secret", testSecretEnvironment},
+	{"environment does not reach nspawn", testLoaderEnvironment},
+	{"users", testUsers},
+}
+
+func testAwkwardEnvironment(l *lab) {
+	values := map[string]string{
+		"EMPTY":     "",
+		"SPACES":    "  two words  ",
+		"QUOTES":    `"double" and 'single'`,
+		"DOLLAR":    "$HOME $$ ${HOME} %n %%",
+		"BACKSLASH": `a\b\\c\n`,
+		"BACKTICK":  "`id`",
+		"NEWLINE":   "one\ntwo\n\n# three\n",
+		"TAB":       "\ttab",
+		"UNICODE":   "grüße, 世界 🦉",
+		"EQUALS":    "a=b=c",
+		"SEMICOLON": "; # no comment",
+		"PATH":      "/bin:/usr/bin:/made up",
+	}
+	var script, env strings.Builder
+	names := slices.Sorted(maps.Keys(values))
+	for _, name := range names {
+		fmt.Fprintf(&script, "printf %%s \"$%s\" | base64 -w0; echo\n", name)
+		fmt.Fprintf(&env, "%s = %s\n", name, quote(values[name]))
+	}
+	l.eachMode(func(l *lab, config string) {
+		out := l.finish(task{config: config, script: script.String(), more: "env {\n" + env.String() + "}"})
+		lines := strings.Split(strings.TrimSuffix(out.Stdout, "\n"), "\n")
+		must.SliceLen(l, len(names), lines, must.Sprint(out))
+		for i, name := range names {
+			text, err := base64.StdEncoding.DecodeString(lines[i])
+			must.NoError(l, err)
+			must.Eq(l, values[name], string(text), must.Sprint(name))
+		}
+	})
+}
+
+func testSecretEnvironment(l *lab) {
+	const secret = "hunter2-and-some-more"
+	al := l.ready(task{script: loop, more: "env { PASSWORD = \"" + secret + "\" }\nidentity { env = true }"})
+	token := strings.TrimSpace(l.exec(al, "sh", "-c", "echo $NOMAD_TOKEN"))
+	must.Greater(l, 100, len(token))
+	must.Eq(l, secret+"\n", l.exec(al, "sh", "-c", "echo $PASSWORD"))
+
+	const asNobody = "setpriv --reuid=65534 --regid=65534 --clear-groups "
+	shown := map[string]string{
+		"command lines":   l.onHost("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"),
+		"systemctl show":  l.onHost("sh", "-c", asNobody+"systemctl show "+unitOf(al)),
+		"systemctl cat":   l.onHost("sh", "-c", asNobody+"systemctl cat "+unitOf(al)),
+		"machine's files": l.onHost("sh", "-c", asNobody+"grep -r . /run/nomad-driver-nspawn 2>/dev/null || true"),
+		"environ":         l.onHost("sh", "-c", asNobody+"cat /proc/[0-9]*/environ 2>/dev/null || true"),
+	}
+	var err error
+	shown["the agent's log"], err = l.agent.Log(l.ctx)
+	must.NoError(l, err)
+	must.StrContains(l, shown["command lines"], machineOf(al))
+	must.StrContains(l, shown["systemctl show"], machineOf(al))
+	must.StrContains(l, shown["the agent's log"], "[DEBUG]")
+	for where, text := range shown {
+		must.StrNotContains(l, text, secret, must.Sprint(where))
+		must.StrNotContains(l, text, token, must.Sprint(where))
+	}
+}
+
+// Variables of the dynamic loader and of systemd would work on the host, as
+// its root, if systemd-nspawn had them in its environment.
+func testLoaderEnvironment(l *lab) {
+	al := l.ready(task{
+		script: "echo $LD_PRELOAD $SYSTEMD_LOG_LEVEL; " + loop,
+		more:   "env {\nLD_PRELOAD = \"/tmp/evil.so\"\nSYSTEMD_LOG_LEVEL = \"debug\"\n}",
+	})
+	must.StrContains(l, l.waitLog(al, agent.Stdout, "ready\n"), "/tmp/evil.so debug\n")
+	environ := l.onHost("sh", "-c", "tr '\\0' '\\n' </proc/"+l.pid(al)+"/environ")
+	must.StrContains(l, environ, "NOMAD_ALLOC_ID="+al.ID)
+	must.StrNotContains(l, environ, "LD_PRELOAD")
+	must.StrNotContains(l, environ, "SYSTEMD_LOG_LEVEL")
+}
+
+// The busybox image has no getent, which nspawn's own option for users runs.
+func testUsers(l *lab) {
+	for user, want := range map[string]string{
+		"app":         "1000:1000",
+		"1000":        "1000:1000",
+		"1234":        "1234:0",
+		"app:nogroup": "1000:65534",
+	} {
+		l.sub(user, func(l *lab) {
+			const script = "echo $(id -u):$(id -g); echo hi >&2; touch $NOMAD_TASK_DIR/mine $NOMAD_ALLOC_DIR/data/mine"
+			out := l.finish(task{script: script, more: "user = " + quote(user)})
+			must.Eq(l, want+"\n", out.Stdout, must.Sprint(out))
+			must.Eq(l, "hi\n", out.Stderr)
+			must.Zero(l, out.Code)
+		})
+	}
+	// As many images do, to have their logs in those of the container.
+	for _, user := range []string{"root", "app"} {
+		l.sub("opens stderr again as "+user, func(l *lab) {
+			out := l.finish(task{script: "echo hi >/dev/stderr", more: "user = " + quote(user)})
+			must.Eq(l, "hi\n", out.Stderr)
+		})
+	}
+	l.sub("unknown", func(l *lab) {
+		al := l.start(job{tasks: []task{{script: "true", more: `user = "nemo"`}}})
+		now, err := al.Ended(l.ctx)
+		must.NoError(l, err)
+		must.NonZero(l, l.exitCode(now))
+		must.StrContains(l, l.waitLog(al, agent.Stderr, "\n"), "nemo")
+	})
+	l.sub("exec", func(l *lab) {
+		al := l.ready(task{script: loop, more: `user = "app"`})
+		must.Eq(l, "1000\n", l.exec(al, "id", "-u"))
+	})
+}

@@ -1,0 +1,363 @@
+//go:build e2e && faults
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/agent"
+	"nomad-driver-nspawn/e2e/host"
+	"nomad-driver-nspawn/e2e/soak/hostproc"
+)
+
+// TestFaults breaks one thing after the other under tasks of all kinds, on a
+// host of each suite in NSPAWN_E2E_SUITES. Whatever it was, the host has the
+// same inventory afterwards.
+func TestFaults(t *testing.T) {
+	suites := strings.Fields(os.Getenv("NSPAWN_E2E_SUITES"))
+	if len(suites) == 0 {
+		suites = host.Suites[:]
+	}
+	for _, suite := range suites {
+		t.Run(suite, testFaults)
+	}
+}
+
+func testFaults(t *testing.T) {
+	t.Parallel()
+	a := up(t, t.Name()[strings.LastIndex(t.Name(), "/")+1:])
+	warmUp(t, a)
+	for _, group := range [][]test{disturbances(), deaths, startFaults(), refusing()} {
+		for _, fault := range group {
+			t.Run(fault.name, func(t *testing.T) {
+				before := inventory(t, a)
+				t.Run("fault", func(t *testing.T) {
+					l := newLab(t, a)
+					_, err := a.AwaitDriver(l.ctx, true) // the fault before may have killed it
+					must.NoError(l, err)
+					fault.run(l)
+				})
+				must.Eq(t, before, inventory(t, a))
+			})
+		}
+	}
+}
+
+// disturbance is a fault that no running task may notice. A task ends between
+// its begin and its end.
+type disturbance struct {
+	name       string
+	begin, end func(*lab)
+}
+
+func disturbances() (tests []test) {
+	plugin, bus, machined := hostproc.Kind(hostproc.Plugin), hostproc.Daemon("dbus-daemon"), hostproc.Daemon("systemd-machined")
+	for _, d := range []disturbance{
+		{"plugin killed", sends(plugin, unix.SIGSTOP), sends(plugin, unix.SIGKILL)},
+		{"plugin stopped for a while", sends(plugin, unix.SIGSTOP), sends(plugin, unix.SIGCONT)},
+		{"agent killed", does((*agent.Agent).Kill), does((*agent.Agent).Start)},
+		{"bus killed", sends(bus, unix.SIGSTOP), sends(bus, unix.SIGKILL)},
+		{"machined killed", sends(machined, unix.SIGKILL), func(l *lab) { l.onHost("machinectl", "list") }},
+		{"systemd re-executed", func(l *lab) { l.onHost("systemctl", "daemon-reexec") }, nothing},
+		{"systemd reloaded", func(l *lab) { l.onHost("systemctl", "daemon-reload") }, nothing},
+	} {
+		tests = append(tests, test{d.name, d.test})
+	}
+	return tests
+}
+
+func nothing(*lab) {}
+
+func sends(kind hostproc.Kind, sig unix.Signal) func(*lab) {
+	return func(l *lab) { must.NoError(l, l.process(kind).Signal(sig)) }
+}
+
+func does(what func(*agent.Agent, context.Context) error) func(*lab) {
+	return func(l *lab) { must.NoError(l, what(l.agent, l.ctx)) }
+}
+
+func (l *lab) process(kind hostproc.Kind) hostproc.Process {
+	l.Helper()
+	p, err := hostproc.One(l.agent.Host, kind)
+	must.NoError(l, err)
+	return p
+}
+
+// Of the tasks of these tests. Each run leaves a line.
+const (
+	mark    = "echo run >>/alloc/data/runs\n"
+	handler = mark + "trap 'exit 9' TERM\n" + loop
+	waiter  = mark + "mkfifo /alloc/data/go; echo ready; read word </alloc/data/go; exit 7\n"
+)
+
+func (d disturbance) test(l *lab) {
+	running := l.ready(task{script: handler, more: `kill_timeout = "` + patience + `"`})
+	ending := l.ready(task{script: waiter})
+	booted := l.start(job{tasks: []task{booting}})
+	l.awaitBoot(booted)
+	leaders := []hostproc.Process{l.leader(running), l.leader(booted)}
+	last := l.process(hostproc.Nspawn(machineOf(ending)))
+
+	d.begin(l)
+	l.release(ending)
+	must.NoError(l, last.Ended(l.ctx))
+	d.end(l)
+
+	now, err := ending.Ended(l.ctx)
+	must.NoError(l, err)
+	l.ranOnce(ending, now, 7)
+	l.awaitRecovery(running)
+	l.awaitRecovery(booted)
+	must.Eq(l, leaders, []hostproc.Process{l.leader(running), l.leader(booted)})
+	l.oneContainer(running)
+	l.oneContainer(booted)
+	now, err = running.Stop(l.ctx)
+	must.NoError(l, err)
+	l.ranOnce(running, now, 9)
+	now, err = booted.Stop(l.ctx)
+	must.NoError(l, err)
+	must.Zero(l, l.exitCode(now))
+	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
+}
+
+// awaitBoot waits for the driver's first message, which tells that the system in
+// the machine is up.
+func (l *lab) awaitBoot(al *agent.Alloc) {
+	l.Helper()
+	_, err := al.Await(l.ctx, "booted", func(now *api.Allocation) bool { return len(events(now, api.TaskDriverMessage)) > 0 })
+	must.NoError(l, err)
+}
+
+func (l *lab) leader(al *agent.Alloc) hostproc.Process {
+	l.Helper()
+	return l.process(hostproc.Leader(machineOf(al)))
+}
+
+// release lets the script waiter end.
+func (l *lab) release(al *agent.Alloc) {
+	l.Helper()
+	l.onHost("sh", "-c", "echo go >"+allocDir(al)+"/alloc/data/go")
+}
+
+// ranOnce wants the payload to have run once and its exit code to be told once.
+func (l *lab) ranOnce(al *agent.Alloc, now *api.Allocation, code int) {
+	l.Helper()
+	must.Eq(l, code, l.exitCode(now))
+	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
+	must.SliceLen(l, 1, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
+	must.One(l, l.runs(al))
+}
+
+// runs is how often the payload has begun.
+func (l *lab) runs(al *agent.Alloc) int {
+	l.Helper()
+	return strings.Count(l.onHost("cat", allocDir(al)+"/alloc/data/runs"), "run\n")
+}
+
+// oneContainer wants an allocation to have one machine in every book.
+func (l *lab) oneContainer(al *agent.Alloc) {
+	l.Helper()
+	l.process(hostproc.Nspawn(machineOf(al)))
+	units := l.onHost("systemctl", "list-units", "--all", "--plain", "--no-legend", "nomad-nspawn-*"+al.ID+"*")
+	must.One(l, strings.Count(units, "\n"), must.Sprint(units))
+}
+
+// deaths are the ends of a machine that are not the payload's will: the task
+// is restarted as the job says.
+var deaths = []test{
+	{"nspawn killed", func(l *lab) { testDeath(l, command, hostproc.Nspawn) }},
+	{"stub init killed", func(l *lab) { testDeath(l, command, hostproc.Leader) }},
+	{"payload killed", func(l *lab) { testDeath(l, command, hostproc.Payload) }},
+	{"nspawn of a booted machine killed", func(l *lab) { testDeath(l, booting, hostproc.Nspawn) }},
+	{"init of a booted machine killed", func(l *lab) { testDeath(l, booting, hostproc.Leader) }},
+}
+
+const restartOnce = `restart {
+  attempts = 1
+  delay    = "0s"
+  interval = "1h"
+  mode     = "fail"
+}
+kill_timeout = "` + patience + `"`
+
+var (
+	command = task{script: handler, more: restartOnce}
+	booting = task{config: `image = "debian"`, more: restartOnce}
+)
+
+func testDeath(l *lab, what task, kind func(machine string) hostproc.Kind) {
+	al := l.start(job{kind: service, tasks: []task{what}})
+	must.NoError(l, al.Running(l.ctx))
+	if what.script != "" {
+		l.waitLog(al, agent.Stdout, "ready\n")
+	} else {
+		l.awaitBoot(al)
+	}
+	before := l.leader(al)
+	must.NoError(l, l.process(kind(machineOf(al))).Signal(unix.SIGKILL))
+
+	now, err := al.Await(l.ctx, "restarted", func(now *api.Allocation) bool { return len(events(now, api.TaskStarted)) > 1 })
+	must.NoError(l, err)
+	l.awaitRecovery(al)
+	must.NotEq(l, before, l.leader(al))
+	l.oneContainer(al)
+	must.SliceLen(l, 1, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
+	end := events(now, api.TaskTerminated)[0].Details
+	must.False(l, end["exit_code"] == "0" && end["signal"] == "0", must.Sprintf("a death is told as success: %v", end))
+	if what.script != "" {
+		must.Eq(l, 2, l.runs(al))
+	}
+
+	now, err = al.Stop(l.ctx)
+	must.NoError(l, err)
+	must.Eq(l, uint64(1), now.TaskStates["main"].Restarts)
+	must.SliceLen(l, 2, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
+	if what.script != "" {
+		must.Eq(l, 9, l.exitCode(now))
+	} else {
+		must.Zero(l, l.exitCode(now))
+	}
+}
+
+// startFaults come when a start has got to a certain step. Nomad, which has not
+// been told of its end, starts the task again.
+func startFaults() (tests []test) {
+	killPlugin := func(l *lab, plugin hostproc.Process) error { return plugin.Signal(unix.SIGKILL) }
+	for _, step := range []struct{ name, file string }{
+		{"directory", runDir + "/machines/*"},
+		{"environment", runDir + "/machines/*/environment"},
+		{"UID range", runDir + "/uid/[0-9]*"},
+		{"writable layer", stateDir + "/machines/*"},
+		{"socket", runDir + "/machines/*/notify"},
+		{"unit", "/run/systemd/transient/nomad-nspawn-*.service"},
+		{"payload", "/var/lib/nomad/alloc/*/alloc/data/runs"},
+	} {
+		appear := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, step.file) }
+		tests = append(tests, test{"plugin killed at " + step.name, func(l *lab) { testStart(l, appear, killPlugin) }})
+	}
+	mounted := func(l *lab) error { return hostproc.Mounted(l.ctx, l.agent.Host, runDir+"/machines/") }
+	started := func(l *lab) error {
+		return hostproc.Appear(l.ctx, l.agent.Host, "/run/systemd/transient/nomad-nspawn-*.service")
+	}
+	return append(tests,
+		test{"plugin killed at mount", func(l *lab) { testStart(l, mounted, killPlugin) }},
+		test{"plugin stopped during a start", func(l *lab) { testStart(l, mounted, pausePlugin) }},
+		test{"agent killed during a start", func(l *lab) { testStart(l, started, killAgentDuringStart) }},
+	)
+}
+
+const (
+	runDir   = "/run/nomad-driver-nspawn"
+	stateDir = "/var/lib/nomad-driver-nspawn"
+)
+
+// pausePlugin takes the time itself: there is no event to wait for.
+func pausePlugin(l *lab, plugin hostproc.Process) error {
+	if err := plugin.Signal(unix.SIGSTOP); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(3 * time.Second):
+	case <-l.ctx.Done():
+	}
+	return plugin.Signal(unix.SIGCONT)
+}
+
+func killAgentDuringStart(l *lab, _ hostproc.Process) error {
+	p, err := hostproc.One(l.agent.Host, hostproc.Agent)
+	if err != nil {
+		return err
+	}
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	if err := l.agent.Stop(l.ctx); err != nil { // until systemd has seen the end
+		return err
+	}
+	return l.agent.Start(l.ctx)
+}
+
+func testStart(l *lab, step func(*lab) error, strike func(*lab, hostproc.Process) error) {
+	plugin := l.process(hostproc.Plugin)
+	struck := make(chan error, 1)
+	go func() {
+		err := step(l)
+		if err == nil {
+			err = strike(l, plugin)
+		}
+		struck <- err
+	}()
+	al := l.start(job{kind: service, tasks: []task{command}})
+	select {
+	case err := <-struck:
+		must.NoError(l, err)
+	case <-l.ctx.Done():
+		l.Fatal("the start does not get to this step")
+	}
+	must.NoError(l, al.Running(l.ctx))
+	l.awaitRecovery(al)
+	soon, cancel := context.WithTimeout(l.ctx, 20*time.Second)
+	defer cancel()
+	_, err := al.Log(soon, "main", agent.Stdout, "ready\n")
+	must.NoError(l, err)
+	l.oneContainer(al)
+	// The payload of a start of which Nomad was not told yet is replaced.
+	must.Between(l, 1, l.runs(al), 2)
+	now, err := al.Stop(l.ctx)
+	must.NoError(l, err)
+	must.Eq(l, 9, l.exitCode(now))
+	must.SliceLen(l, 1, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
+	must.Zero(l, now.TaskStates["main"].Restarts)
+}
+
+// refusing are faults under which running tasks go on and no other starts.
+func refusing() (tests []test) {
+	for name, dir := range map[string]string{"run directory": runDir, "state directory": stateDir} {
+		full := func(l *lab) {
+			l.onHost("mount", "-t", "tmpfs", "-o", "nr_inodes=3", "tmpfs", dir)
+		}
+		readOnly := func(l *lab) {
+			l.onHost("mount", "--bind", dir, dir)
+			l.onHost("mount", "-o", "remount,bind,ro", dir)
+		}
+		mend := func(l *lab) { l.onHost("umount", dir) }
+		tests = append(tests,
+			test{"full " + name, refusal{full, "no space left on device", mend}.test},
+			test{"read-only " + name, refusal{readOnly, "read-only file system", mend}.test},
+		)
+	}
+	bus := hostproc.Daemon("dbus-daemon")
+	return append(tests, test{"bus that does not answer", refusal{sends(bus, unix.SIGSTOP), "deadline exceeded", sends(bus, unix.SIGCONT)}.test})
+}
+
+type refusal struct {
+	begin  func(*lab)
+	reason string // for the user
+	end    func(*lab)
+}
+
+func (r refusal) test(l *lab) {
+	disturbance{begin: r.begin, end: func(l *lab) {
+		mended := false
+		defer func() {
+			if !mended {
+				r.end(l)
+			}
+		}()
+		refused := l.start(job{tasks: []task{{script: mark}}})
+		now, err := refused.Ended(l.ctx)
+		must.NoError(l, err)
+		must.StrContains(l, l.refusal(now), r.reason)
+		r.end(l)
+		mended = true
+	}}.test(l)
+	must.Eq(l, "again\n", l.finish(task{script: "echo again"}).Stdout)
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"nomad-driver-nspawn/e2e/host"
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// testPackage is a package with tests, built.
+type testPackage struct {
+	path, dir, binary string
+}
+
+// tally counts tests and subtests.
+type tally struct{ passed, failed, skipped int }
+
+func (t tally) String() string {
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
+}
+
+// verdict is an error unless all is well. A skip is not: it hides that
+// something the host was to offer is missing.
+func (t tally) verdict() error {
+	if t.failed > 0 || t.skipped > 0 || t.passed == 0 {
+		return exitStatus(1)
+	}
+	return nil
+}
+
+// test runs the host tests of packages in a fresh host.
+func test(ctx context.Context, args []string) error {
+	flags, opts := hostFlags("test")
+	race := flags.Bool("race", false, "build the tests with the race detector")
+	match := flags.String("run", "^TestHost", "run the tests that match `regexp`")
+	_ = flags.Parse(args) // exits on error
+	if flags.NArg() == 0 {
+		return errors.New("test: want packages, after the flags")
+	}
+	work, err := os.MkdirTemp("", "disposable-host-test-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	packages, module, err := buildTests(ctx, work, *race, flags.Args())
+	if err != nil {
+		return err
+	}
+	guests, err := bindGuests(ctx)
+	if err != nil {
+		return err
+	}
+	opts.Binds = append(opts.Binds, guests...)
+	opts.Binds = append(opts.Binds,
+		host.Bind{Source: module, Target: module, ReadOnly: true},
+		host.Bind{Source: work, Target: work, ReadOnly: true})
+	h, err := host.Up(ctx, *opts)
+	if err != nil {
+		return err
+	}
+	total := tally{}
+	for _, p := range packages {
+		if err := p.run(ctx, h, *match, &total); err != nil {
+			return errors.Join(err, h.Down())
+		}
+	}
+	fmt.Println(total)
+	if err := h.Down(); err != nil {
+		return err
+	}
+	return total.verdict()
+}
+
+// bindGuests shows the guest images where hosttest says they are.
+func bindGuests(ctx context.Context) ([]host.Bind, error) {
+	busybox, err := host.BusyboxImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	debian, err := host.DebianImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []host.Bind{
+		{Source: busybox, Target: hosttest.Busybox, ReadOnly: true},
+		{Source: debian, Target: hosttest.Debian, ReadOnly: true},
+	}, nil
+}
+
+// buildTests builds the test binaries of the packages that have tests.
+func buildTests(ctx context.Context, work string, race bool, patterns []string) ([]testPackage, string, error) {
+	format := "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}\t{{.Module.Dir}}{{end}}"
+	out, err := goTool(ctx, append([]string{"list", "-f", format}, patterns...)...)
+	if err != nil {
+		return nil, "", err
+	}
+	var packages []testPackage
+	module := ""
+	for line := range strings.Lines(out) {
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		p := testPackage{fields[0], fields[1], filepath.Join(work, fmt.Sprintf("%d.test", len(packages)))}
+		module = fields[2]
+		build := []string{"test", "-c", "-o", p.binary}
+		if race {
+			build = append(build, "-race")
+		}
+		if _, err := goTool(ctx, append(build, p.path)...); err != nil {
+			return nil, "", err
+		}
+		packages = append(packages, p)
+	}
+	if len(packages) == 0 {
+		return nil, "", errors.New("test: none of the packages has tests")
+	}
+	return packages, module, nil
+}
+
+func goTool(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go %s: %w", args[0], err)
+	}
+	return string(out), nil
+}
+
+// run runs the package's tests where go test would, in its directory, and
+// closes with a line like go test's.
+func (p testPackage) run(ctx context.Context, h *host.Host, match string, total *tally) error {
+	cmd := h.Command(ctx, "env", "--chdir="+p.dir, p.binary, "-test.run", match, "-test.v", "-test.timeout", "10m")
+	cmd.Env = append(cmd.Env, "NSPAWN_HOST_TESTS=1")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start tests of %s: %w", p.path, err)
+	}
+	failedBefore := total.failed
+	if err := total.count(io.TeeReader(out, os.Stdout)); err != nil {
+		return fmt.Errorf("read output of %s: %w", p.path, err)
+	}
+	verdict := "ok  "
+	if err := cmd.Wait(); err != nil {
+		verdict = "FAIL"
+		if total.failed == failedBefore { // a panic or a data race outside of a test
+			total.failed++
+		}
+	}
+	fmt.Printf("%s\t%s\t%.3fs\n", verdict, p.path, time.Since(start).Seconds())
+	return context.Cause(ctx)
+}
+
+var resultLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): `)
+
+func (t *tally) count(out io.Reader) error {
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadString('\n')
+		if m := resultLine.FindStringSubmatch(line); m != nil {
+			switch m[1] {
+			case "PASS":
+				t.passed++
+			case "FAIL":
+				t.failed++
+			case "SKIP":
+				t.skipped++
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,268 @@
+package host
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Suites are the Debian releases a host can be made of, with systemd 252, 257
+// and 262.
+var Suites = [...]string{"bookworm", "trixie", "forky"}
+
+// Options say what host to boot.
+type Options struct {
+	Suite string // one of Suites; bookworm when empty
+	Name  string // also the hostname: lower case letters, digits, hyphens; made up when empty
+	Binds []Bind
+}
+
+// Host is a disposable host that is up.
+type Host struct {
+	record     *record
+	supervisor *exec.Cmd // nil for a host that someone else started
+	control    *os.File
+	reports    *json.Decoder
+}
+
+// Up boots a host and returns when it has booted. Units that failed are told
+// on standard error. The host goes down with [Host.Down] or with the calling
+// process, unless it is detached. Ctx limits the boot, not the host's life.
+func Up(ctx context.Context, opts Options) (*Host, error) {
+	p, err := opts.plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h, err := startSupervisor()
+	if err != nil {
+		return nil, err
+	}
+	if err := h.boot(ctx, p); err != nil {
+		return nil, errors.Join(fmt.Errorf("boot host %s: %w", p.Name, err), h.Down())
+	}
+	if err := h.checkUnits(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("boot host %s: %w", p.Name, err), h.Down())
+	}
+	return h, nil
+}
+
+func (o Options) plan(ctx context.Context) (plan, error) {
+	if os.Geteuid() != 0 {
+		return plan{}, errors.New("disposable hosts need root")
+	}
+	if o.Suite == "" {
+		o.Suite = Suites[0]
+	}
+	if o.Name == "" {
+		o.Name = "host-" + strings.ToLower(rand.Text()[:8])
+	}
+	if !validName.MatchString(o.Name) {
+		return plan{}, fmt.Errorf("name %q: want up to 32 lower case letters, digits and hyphens", o.Name)
+	}
+	for _, b := range o.Binds {
+		if !filepath.IsAbs(b.Source) || !filepath.IsAbs(b.Target) {
+			return plan{}, fmt.Errorf("bind %s:%s: want absolute paths", b.Source, b.Target)
+		}
+	}
+	root, err := hostRoot(ctx, o.Suite)
+	if err != nil {
+		return plan{}, err
+	}
+	base, err := cacheDir("hosts")
+	return plan{Name: o.Name, Suite: o.Suite, Root: root, Base: base, Binds: o.Binds}, err
+}
+
+func startSupervisor() (*Host, error) {
+	controlR, controlW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer controlR.Close()
+	reportR, reportW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer reportW.Close()
+	cmd := helper(superviseName)
+	cmd.ExtraFiles = []*os.File{controlR, reportW}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start supervisor: %w", err)
+	}
+	return &Host{supervisor: cmd, control: controlW, reports: json.NewDecoder(reportR)}, nil
+}
+
+// boot hands the plan over and waits for the answer.
+func (h *Host) boot(ctx context.Context, p plan) error {
+	if err := json.NewEncoder(h.control).Encode(p); err != nil {
+		return fmt.Errorf("send plan: %w", err)
+	}
+	answer := make(chan error, 1)
+	go func() {
+		r := report{}
+		err := h.reports.Decode(&r)
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the supervisor died")
+		} else if err == nil && r.Error != "" {
+			err = errors.New(r.Error)
+		}
+		h.record = r.Record
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		h.control.Close() // the supervisor gives up and answers
+		return errors.Join(context.Cause(ctx), <-answer)
+	}
+}
+
+// checkUnits asks systemd whether it is content.
+func (h *Host) checkUnits(ctx context.Context) error {
+	var complaint strings.Builder
+	cmd := h.Command(ctx, "systemctl", "is-system-running", "--wait")
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	switch state := strings.TrimSpace(string(out)); state {
+	case "running":
+		return nil
+	case "degraded":
+		failed, err := h.Command(ctx, "systemctl", "list-units", "--failed", "--plain", "--no-legend").Output()
+		progress("host %s is degraded, failed units:\n%s", h.Name(), failed)
+		return err
+	default:
+		return fmt.Errorf("ask systemd for its state: %q: %w: %s", state, err, complaint.String())
+	}
+}
+
+// Detach lets the host outlive the calling process.
+func (h *Host) Detach() error {
+	if err := json.NewEncoder(h.control).Encode(detachWord); err != nil {
+		return fmt.Errorf("detach host %s: %w", h.Name(), err)
+	}
+	return nil
+}
+
+// Open finds a host that is up.
+func Open(name string) (*Host, error) {
+	hosts, err := List()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range hosts {
+		if h.Name() == name {
+			return h, nil
+		}
+	}
+	return nil, fmt.Errorf("host %s is not up", name)
+}
+
+// List returns the hosts that are up on this machine, by name. What dead ones
+// left is removed on the way.
+func List() ([]*Host, error) {
+	records, err := living()
+	if err != nil {
+		return nil, err
+	}
+	var hosts []*Host
+	for _, r := range records {
+		hosts = append(hosts, &Host{record: r})
+	}
+	return hosts, nil
+}
+
+// Name is the host's name.
+func (h *Host) Name() string { return h.record.Name }
+
+// Suite is the Debian release the host runs.
+func (h *Host) Suite() string { return h.record.Suite }
+
+// Addr is the host's address on its uplink, reachable from the machine.
+func (h *Host) Addr() netip.Addr { return h.record.hostAddr().Addr() }
+
+// Gateway is the machine's address on the host's uplink.
+func (h *Host) Gateway() netip.Addr { return h.record.callerAddr().Addr() }
+
+// Root is the host's root file system as seen from the machine. Absolute
+// symbolic links below it lead astray, to the machine's files.
+func (h *Host) Root() string {
+	return filepath.Join("/proc", strconv.Itoa(h.record.Leader), "root")
+}
+
+// Command runs name in the host, in all of its namespaces and in its cgroup,
+// as root in / with the environment a service has; append to Env for more.
+// The name is looked up in the host. Exit status and signals are passed on; a
+// command that was killed gives 128 plus the signal, as in a shell. When ctx
+// ends, or the calling process, the command is killed.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{h.record.cgroup(), strconv.Itoa(h.record.Leader), name}, args...)...)
+	cmd.Args = append([]string{enterName}, cmd.Args[1:]...)
+	cmd.Env = []string{"HOME=/root", "LANG=C.UTF-8", "LOGNAME=root", systemdPath, "SHELL=/bin/bash", "USER=root"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// Down kills the host's processes, removes everything it had, and returns
+// when that is done. A host that is down already is no error.
+func (h *Host) Down() error {
+	if h.supervisor == nil {
+		return h.terminate()
+	}
+	h.control.Close()
+	r := report{}
+	if err := h.reports.Decode(&r); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("wait for supervisor: %w", err)
+	}
+	_ = h.supervisor.Wait() // its report says more than its exit status
+	if r.Error != "" {
+		return errors.New(r.Error)
+	}
+	_, err := living() // sweeps, should the supervisor have been killed
+	return err
+}
+
+// terminate ends the supervisor of a host that another process started and
+// waits until its lock is free.
+func (h *Host) terminate() error {
+	fd, err := unix.PidfdOpen(h.record.Supervisor, 0)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("find supervisor: %w", err)
+	}
+	if err == nil {
+		defer unix.Close(fd)
+	}
+	alive, err := os.OpenFile(h.record.path("alive"), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open lock of host %s: %w", h.Name(), err)
+	}
+	defer alive.Close()
+	// The lock being held proves that the process is still the supervisor.
+	if flock(alive, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end supervisor: %w", err)
+		}
+		if err := flock(alive, unix.LOCK_EX); err != nil {
+			return fmt.Errorf("wait for supervisor: %w", err)
+		}
+	}
+	alive.Close()
+	_, err = living()
+	return err
+}

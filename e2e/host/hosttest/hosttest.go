@@ -1,0 +1,29 @@
+// Package hosttest marks tests that need a real systemd of their own.
+package hosttest
+
+import (
+	"os"
+	"testing"
+
+	"nomad-driver-nspawn/e2e/host"
+)
+
+// Guest images, read-only in every host that the test command boots: one of a
+// static busybox, one of Debian that boots.
+const (
+	Busybox = "/srv/busybox"
+	Debian  = "/srv/debian"
+)
+
+// Require ends a test that does not run in a disposable host: it skips, or
+// fails where NSPAWN_HOST_TESTS=1 says that this must not happen.
+func Require(t testing.TB) {
+	t.Helper()
+	if _, err := os.Stat(host.Marker); err == nil {
+		return
+	}
+	if os.Getenv("NSPAWN_HOST_TESTS") == "1" {
+		t.Fatalf("NSPAWN_HOST_TESTS=1 but %s is missing: this is no disposable host", host.Marker)
+	}
+	t.Skip("SKIPPED: needs a disposable host; run `go run ./e2e/host/cmd test` on this package")
+}

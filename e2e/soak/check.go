@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"nomad-driver-nspawn/e2e/agent"
+)
+
+func (s *soak) check(ctx context.Context, cycles []*cycle, before measure, v *violations) {
+	log, err := s.agent.Log(ctx)
+	if err != nil {
+		v.add("%v", err)
+		return
+	}
+	for _, c := range cycles {
+		s.checkRuns(c, v)
+	}
+	races, err := filepath.Glob(filepath.Join(s.agent.Host.Root(), raceLog+".*"))
+	if err != nil {
+		v.add("%v", err)
+	}
+	for _, path := range races {
+		text, err := os.ReadFile(path)
+		v.add("data race (%v):\n%s", err, text)
+	}
+	if strings.Contains(log, "panic:") {
+		v.add("panic: %s", excerpt(log, "panic:"))
+	}
+	after, err := s.measure(ctx)
+	if err != nil {
+		v.add("%v", err)
+		return
+	}
+	fmt.Printf("plugin before: %s\nplugin after:  %s\n", before, after)
+	before.compare(after, v)
+}
+
+func excerpt(log, from string) string {
+	_, text, _ := strings.Cut(log, from)
+	return from + text[:min(len(text), 4000)]
+}
+
+// checkRuns compares the marks of a cycle's payload with what Nomad tells.
+func (s *soak) checkRuns(c *cycle, v *violations) {
+	state := c.final.TaskStates["main"]
+	if state == nil {
+		v.add("job %s, allocation %s: has no task", c.job, c.alloc)
+		return
+	}
+	bad := func(format string, values ...any) {
+		v.add("%s job %s, allocation %s, hit %d times: %s; marks %q; events:\n%s", c.kind, c.job, c.alloc, c.kills.Load(),
+			fmt.Sprintf(format, values...), c.marks, agent.Events(c.final))
+	}
+	if c.givenUp() {
+		return
+	}
+	started, terminated, forgotten, told := 0, 0, 0, []int{}
+	for _, event := range state.Events {
+		switch event.Type {
+		case api.TaskStarted:
+			started++
+		case restoreFailed:
+			// The agent was killed after the end and before it has recorded it.
+			forgotten++
+		case api.TaskTerminated:
+			terminated++
+			if code, own := exitCode(event); own {
+				told = append(told, code)
+			}
+		case api.TaskDriverFailure:
+			// A machine that is hit while it is set up does not start.
+			if c.kills.Load() == 0 {
+				bad("a start failed")
+			}
+		}
+	}
+	if uint64(started) > state.Restarts+1+uint64(forgotten) {
+		bad("%d starts and %d restarts", started, state.Restarts)
+	}
+	if c.kind == booted {
+		return
+	}
+	replaced := s.replaced(state)
+	// An agent that is killed may have recorded a start and not have told it.
+	if runs := c.count("begin"); runs > max(started, terminated)+replaced {
+		bad("the payload ran %d times in %d starts and %d ends", runs, started, terminated)
+	}
+	// Of a payload that says that it ends and is hit before it has, the code is
+	// lost.
+	ends := c.count("end")
+	if lost := ends - len(told); lost < 0 || lost > int(c.kills.Load())+replaced {
+		bad("%d exit codes of %d are told: %v", len(told), ends, told)
+	}
+	if slices.ContainsFunc(told, func(code int) bool { return code != c.code }) {
+		bad("exit codes %v are told, which should be %d", told, c.code)
+	}
+}
+
+// restoreFailed is the type of an event that Nomad's API has no name for
+// (nomad/structs/structs.go, TaskRestoreFailed).
+const restoreFailed = "Failed Restoring Task"
+
+// exitCode tells whether the code is the payload's own, not that of its death.
+func exitCode(event *api.TaskEvent) (code int, own bool) {
+	code, err := strconv.Atoi(event.Details["exit_code"])
+	killed := event.Details["signal"] != "0" && event.Details["signal"] != ""
+	return code, err == nil && !killed && code != 1 && code != 255 && code < 128
+}
+
+// replaced is how often the task may have been started anew without Nomad
+// knowing: the agent was killed before it has recorded a start.
+func (s *soak) replaced(state *api.TaskState) (times int) {
+	const window = 20 * time.Second // for the agent to come back
+	for _, kill := range s.agentKills {
+		for _, event := range state.Events {
+			if since := time.Unix(0, event.Time).Sub(kill); event.Type == api.TaskStarted && since > 0 && since < window {
+				times++
+			}
+		}
+	}
+	return times
+}
+
+// givenUp says that Nomad has failed the task as the plugin died a second time
+// while it was recovered or started again, which Nomad tries once.
+func (c *cycle) givenUp() bool {
+	return strings.Contains(agent.Events(c.final), "plugin is shut down")
+}
+
+// count is the number of marks of a kind.
+func (c *cycle) count(kind string) (n int) {
+	for _, mark := range c.marks {
+		if strings.HasPrefix(mark, kind+" ") {
+			n++
+		}
+	}
+	return n
+}

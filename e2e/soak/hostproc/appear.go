@@ -1,0 +1,85 @@
+package hostproc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host"
+)
+
+// Appear waits until a file of the host matches the pattern, in which * stands
+// for any name (path.Match). Directories in front of the first * exist.
+func Appear(ctx context.Context, h *host.Host, pattern string) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch files: %w", err)
+	}
+	defer unix.Close(fd)
+	dirs := []string{h.Root()}
+	for name := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {
+		if dirs, err = appearIn(ctx, fd, dirs, name); err != nil {
+			return fmt.Errorf("wait for %s to appear: %w", pattern, err)
+		}
+	}
+	return nil
+}
+
+// appearIn returns the entries of the directories that match, when there are
+// some. It watches before it looks, so none is missed.
+func appearIn(ctx context.Context, fd int, dirs []string, name string) ([]string, error) {
+	for _, dir := range dirs {
+		const what = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_ONLYDIR
+		if _, err := unix.InotifyAddWatch(fd, dir, what); err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("watch %s: %w", dir, err)
+		}
+	}
+	events := make([]byte, 16*(unix.SizeofInotifyEvent+unix.NAME_MAX+1))
+	for {
+		var matches []string
+		for _, dir := range dirs {
+			found, err := filepath.Glob(filepath.Join(dir, name))
+			if err != nil {
+				return nil, err
+			}
+			matches = append(matches, found...)
+		}
+		if len(matches) > 0 {
+			return matches, nil
+		}
+		if err := Poll(ctx, fd, unix.POLLIN); err != nil {
+			return nil, err
+		}
+		_, _ = unix.Read(fd, events) // only their coming counts
+	}
+}
+
+// Mounted waits until something is mounted on the host whose path has the prefix.
+func Mounted(ctx context.Context, h *host.Host, prefix string) error {
+	path := filepath.Join(filepath.Dir(h.Root()), "mountinfo")
+	// Not by package os: Go's own poller would take the events away.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("watch mounts: %w", err)
+	}
+	defer unix.Close(fd)
+	for {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("watch mounts: %w", err)
+		}
+		if strings.Contains(string(text), " "+prefix) {
+			return nil
+		}
+		// The kernel tells changes since the file was opened or told the last
+		// time (proc_pid_mounts(5)).
+		if err := Poll(ctx, fd, unix.POLLPRI); err != nil {
+			return fmt.Errorf("wait for a mount below %s: %w", prefix, err)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/soak/hostproc"
+)
+
+// measure is what the plugin holds, and the host has, while no task runs.
+type measure struct {
+	goroutines, files, threads, connections int
+	inventory                               []string
+}
+
+func (m measure) String() string {
+	return fmt.Sprintf("%d goroutines, %d open files, %d threads, %d D-Bus connections", m.goroutines, m.files, m.threads, m.connections)
+}
+
+// compare wants nothing to have grown but the threads, of which Go keeps as many
+// as it has ever needed.
+func (m measure) compare(after measure, v *violations) {
+	for _, figure := range []struct {
+		name          string
+		before, after int
+	}{
+		{"goroutines", m.goroutines, after.goroutines},
+		{"open files", m.files, after.files},
+		{"D-Bus connections", m.connections, after.connections},
+	} {
+		if figure.after > figure.before {
+			v.add("%s of the plugin have grown from %d to %d", figure.name, figure.before, figure.after)
+		}
+	}
+	for _, line := range after.inventory {
+		if !slices.Contains(m.inventory, line) {
+			v.add("left on the host: %s", line)
+		}
+	}
+	for _, line := range m.inventory {
+		if !slices.Contains(after.inventory, line) {
+			v.add("gone from the host: %s", line)
+		}
+	}
+}
+
+// measure ends the plugin: SIGQUIT makes Go write its goroutines to the log.
+func (s *soak) measure(ctx context.Context) (m measure, err error) {
+	if m.inventory, err = s.inventory(ctx); err != nil {
+		return m, err
+	}
+	plugin, err := hostproc.One(s.agent.Host, hostproc.Plugin)
+	if err != nil {
+		return m, err
+	}
+	dir := fmt.Sprintf("/proc/%d/", plugin.PID)
+	files, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		return m, fmt.Errorf("count files of the plugin: %w", err)
+	}
+	threads, err := os.ReadDir(dir + "task")
+	if err != nil {
+		return m, fmt.Errorf("count threads of the plugin: %w", err)
+	}
+	m.files, m.threads = len(files), len(threads)
+	names, err := s.agent.Command(ctx, "busctl", "list", "--unique", "--no-legend", "--no-pager")
+	if err != nil {
+		return m, err
+	}
+	m.connections = strings.Count(names, " nomad-driver-ns")
+	m.goroutines, err = s.goroutines(ctx, plugin)
+	return m, err
+}
+
+var goroutine = regexp.MustCompile(`goroutine \d+ (gp=\S+ m=\S+ (mp=\S+ )?)?\[`)
+
+func (s *soak) goroutines(ctx context.Context, plugin hostproc.Process) (int, error) {
+	before, err := s.agent.Log(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := plugin.Signal(unix.SIGQUIT); err != nil {
+		return 0, err
+	}
+	if err := plugin.Ended(ctx); err != nil {
+		return 0, err
+	}
+	if _, err := s.agent.AwaitDriver(ctx, true); err != nil {
+		return 0, err
+	}
+	after, err := s.agent.Log(ctx)
+	if err != nil {
+		return 0, err
+	}
+	count := len(goroutine.FindAllString(strings.TrimPrefix(after, before), -1))
+	if count == 0 {
+		return 0, errors.New("count goroutines of the plugin: it has written none to the agent's log")
+	}
+	return count, nil
+}
+
+// takeInventory lists all of the host that a task could leave, a line each. Of
+// Nomad's own, a killed agent leaves log collectors and directories.
+const takeInventory = `
+systemctl list-units --all --plain --no-legend 'nomad-nspawn-*' '*.scope' | sed 's/^/unit /; s/ *loaded.*//'
+find /run/systemd/transient -name '*nspawn*' -printf 'unit file %p\n'
+machinectl list --no-legend | sed 's/^/machine /'
+find /run/systemd/machines -mindepth 1 -printf 'machine file %p\n'
+cut -d ' ' -f 5 /proc/self/mountinfo | grep -v ^/var/lib/nomad/alloc/ | sed 's/^/mount /'
+find /run/netns -mindepth 1 -printf 'netns %p\n'
+ip -oneline link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'
+nft list table ip io.systemd.nat 2>/dev/null | sed -n '/elements/,/}/ s/^/forwarded /p'
+find /run/nomad-driver-nspawn /var/lib/nomad-driver-nspawn -mindepth 2 -maxdepth 2 -printf 'file %p %l\n'
+find /run/systemd/nspawn* -mindepth 2 -maxdepth 2 -printf 'nspawn %p\n'
+find /var/log/journal -type l -printf 'journal %p\n'
+find /sys/fs/cgroup -name '*nspawn-*' -printf 'cgroup %p\n'
+pgrep -fa 'systemd-nspawn|nomad-driver-nspawn' | sed 's/^[0-9]* /process /'
+true
+`
+
+func (s *soak) inventory(ctx context.Context) ([]string, error) {
+	cmd := s.agent.Host.Command(ctx, "sh", "-s") // by standard input, lest pgrep finds it
+	cmd.Stdin = strings.NewReader(takeInventory)
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("take inventory of the host: %w", err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	slices.Sort(lines)
+	return lines, nil
+}

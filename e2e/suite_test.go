@@ -1,0 +1,118 @@
+//go:build e2e
+
+// Package e2e tests the built plugin against a real Nomad agent, on disposable
+// hosts with the systemd of each supported Debian release.
+package e2e
+
+import (
+	"context"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/agent"
+	"nomad-driver-nspawn/e2e/host"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getuid() != 0 {
+		os.Stderr.WriteString("e2e: the tests boot hosts and must be run as root: run `make e2e`, or this with sudo\n")
+		os.Exit(1)
+	}
+	// Tests wait more than they compute.
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = parallel.Value.Set("8")
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	// bootTimeout includes making images and Nomad, when they are not cached.
+	bootTimeout = 15 * time.Minute
+	testTimeout = 2 * time.Minute
+)
+
+// test is a test of one behaviour, on a host that it shares with others.
+type test struct {
+	name string
+	run  func(*lab)
+}
+
+// together are the tests that may run at the same time.
+var together = [][]test{exampleTests, runTests, environmentTests, fileTests, networkTests, bootTests, refusedTests}
+
+// alone are the tests that break or restart what others need.
+var alone = [][]test{recoveryTests, brokenHostTests}
+
+// TestE2E runs all tests on a host of each suite in NSPAWN_E2E_SUITES.
+func TestE2E(t *testing.T) {
+	suites := strings.Fields(os.Getenv("NSPAWN_E2E_SUITES"))
+	if len(suites) == 0 {
+		suites = host.Suites[:]
+	}
+	for _, suite := range suites {
+		t.Run(suite, testSuite)
+	}
+}
+
+func testSuite(t *testing.T) {
+	t.Parallel()
+	suite := t.Name()[strings.LastIndex(t.Name(), "/")+1:]
+	a := up(t, suite)
+	warmUp(t, a)
+	before := inventory(t, a)
+	t.Run("together", func(t *testing.T) {
+		for _, group := range together {
+			for _, test := range group {
+				t.Run(test.name, func(t *testing.T) {
+					t.Parallel()
+					test.run(newLab(t, a))
+				})
+			}
+		}
+	})
+	for _, group := range alone {
+		for _, test := range group {
+			t.Run(test.name, func(t *testing.T) { test.run(newLab(t, a)) })
+		}
+	}
+	t.Run("nothing is left", func(t *testing.T) { must.Eq(t, before, inventory(t, a)) })
+	t.Run("the agent's log is quiet", func(t *testing.T) { testQuietLog(newLab(t, a)) })
+}
+
+// warmUp makes what is made once and kept, as Nomad's bridge.
+func warmUp(t *testing.T, a *agent.Agent) {
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	text, err := os.ReadFile("../example/bridge/job.nomad.hcl")
+	must.NoError(t, err)
+	allocs, err := a.Run(ctx, string(text))
+	must.NoError(t, err)
+	must.NoError(t, allocs[0].Running(ctx))
+	must.NoError(t, allocs[0].Remove(ctx))
+}
+
+func up(t *testing.T, suite string) *agent.Agent {
+	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	defer cancel()
+	a, err := agent.Up(ctx, agent.Options{
+		Suite:  suite,
+		Plugin: "../build/nomad-driver-nspawn",
+		Config: []string{"../example/agent.hcl", "agent.hcl"},
+	})
+	must.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+			defer cancel()
+			t.Logf("the agent's log ends with:\n%s", a.Journal(ctx, "nomad.service", 20))
+		}
+		must.NoError(t, a.Host.Down())
+	})
+	return a
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// testTimeout is for the tests of one package.
+const testTimeout = 10 * time.Minute
+
+// testPackage is a package with tests; its binary is NAME.test, the directory
+// it runs in NAME.
+type testPackage struct{ path, dir, name string }
+
+// buildTests builds the test binaries of the packages that have tests into
+// dir. They are static: the virtual machine's libc may be older than ours.
+// There is no race detector: emulated, it would be too slow.
+func buildTests(ctx context.Context, dir string, patterns []string) ([]testPackage, error) {
+	format := "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}{{end}}"
+	out, err := goTool(ctx, append([]string{"list", "-f", format}, patterns...)...)
+	if err != nil {
+		return nil, err
+	}
+	var packages []testPackage
+	for line := range strings.Lines(out) {
+		path, source, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		p := testPackage{path, source, fmt.Sprint(len(packages))}
+		progress("building the tests of %s…", p.path)
+		binary := filepath.Join(dir, p.name+".test")
+		if _, err := goTool(ctx, "test", "-c", "-ldflags=-s -w", "-o", binary, p.path); err != nil {
+			return nil, err
+		}
+		if err := p.copyData(ctx, filepath.Join(dir, p.name)); err != nil {
+			return nil, err
+		}
+		packages = append(packages, p)
+	}
+	if len(packages) == 0 {
+		return nil, errors.New("test: none of the packages has tests")
+	}
+	return packages, nil
+}
+
+// copyData makes the directory the tests run in, with the package's testdata.
+func (p testPackage) copyData(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data := filepath.Join(p.dir, "testdata")
+	if _, err := os.Stat(data); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return run(ctx, "cp", "-a", data, dir)
+}
+
+func goTool(ctx context.Context, args ...string) (string, error) {
+	cmd := command(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go %s: %w", args[0], err)
+	}
+	return string(out), nil
+}
+
+// The script prints a mark and a word before and after the tests of a package.
+// No test prints its control character.
+const (
+	beginMark = "\x1ebegin "
+	endMark   = "\x1eend "
+)
+
+// writeScript writes what the virtual machine runs, with its directory as the
+// current one.
+func writeScript(dir string, packages []testPackage, match string) error {
+	script := strings.Builder{}
+	for _, p := range packages {
+		fmt.Fprintf(&script, "echo '%s%s'\n", beginMark, p.path)
+		fmt.Fprintf(&script, "(cd %s && exec ../%s.test -test.v -test.timeout %s -test.run %s)\n",
+			p.name, p.name, testTimeout, quote(match))
+		fmt.Fprintf(&script, "echo \"%s$?\"\n", endMark)
+	}
+	return os.WriteFile(filepath.Join(dir, "run"), []byte(script.String()), 0o644)
+}
+
+// quote makes a word of the shell.
+func quote(word string) string {
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}

@@ -1,0 +1,21 @@
+// Package vmtest marks tests that need cgroup controllers, swap or another
+// kernel: a virtual machine.
+package vmtest
+
+import (
+	"os"
+	"testing"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// Require ends a test that does not run in the virtual machine of e2e/vm,
+// which offers all that a disposable host does: it skips. `vm test`, which
+// runs the tests, counts a skip as a failure.
+func Require(t testing.TB) {
+	t.Helper()
+	if os.Getenv("NSPAWN_VM") != "1" {
+		t.Skip("SKIPPED: needs a virtual machine; run `go run ./e2e/vm test` on this package")
+	}
+	hosttest.Require(t)
+}

@@ -1,0 +1,28 @@
+// Command nomad-driver-nspawn is a Nomad task driver that runs systemd-nspawn
+// containers. Nomad's client starts it as a plugin.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/driver"
+	"nomad-driver-nspawn/nspawn/enter"
+)
+
+func main() {
+	if enter.Called(os.Args) {
+		enter.ShimMain()
+	}
+	if len(os.Args) > 1 && os.Args[1] == "--version" {
+		fmt.Println("nomad-driver-nspawn", driver.Version)
+		return
+	}
+	// Our stderr is a pipe to the agent. When the agent is killed, the first
+	// line of log must not end the plugin, and with it its watch over tasks.
+	signal.Ignore(unix.SIGPIPE)
+	driver.Serve()
+}

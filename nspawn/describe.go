@@ -1,0 +1,37 @@
+package nspawn
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Describe shows what starting the machine asks of systemd: the command line,
+// an argument a line, and the unit's properties. It holds no secret.
+func Describe(s Spec, systemdVersion int) string {
+	t := tool{path: "systemd-nspawn", version: systemdVersion, shim: "nomad-driver-nspawn"}
+	var b strings.Builder
+	for _, arg := range argv(s, t, DefaultDirs) {
+		fmt.Fprintf(&b, "%s\n", arg)
+	}
+	b.WriteString("\n")
+	var lines []string
+	for _, p := range properties(s, t, DefaultDirs) {
+		if p.Name != "ExecStart" && p.Name != "ExecStartEx" {
+			lines = append(lines, fmt.Sprintf("%s=%s\n", p.Name, readable(p.Value)))
+		}
+	}
+	slices.Sort(lines)
+	b.WriteString(strings.Join(lines, ""))
+	return b.String()
+}
+
+// readable shows a list of byte strings, which a variant prints as numbers, as text.
+func readable(value dbus.Variant) string {
+	if texts, ok := value.Value().([][]byte); ok {
+		return fmt.Sprintf("%q", texts)
+	}
+	return value.String()
+}

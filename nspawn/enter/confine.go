@@ -1,0 +1,124 @@
+package enter
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// confine leaves the calling thread no more than the leader and the user have.
+// Package syscall would change all threads; these calls change this one only.
+func (todo *instructions) confine(who identity) error {
+	c := &todo.Confinement
+	if err := applyLimits(c.Limits); err != nil {
+		return err
+	}
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("leave the host's keyring: %w", err)
+	}
+	if err := dropBounding(c.Bounding); err != nil {
+		return err
+	}
+	if c.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("set no_new_privs: %w", err)
+		}
+	}
+	// Filters need CAP_SYS_ADMIN where there is no no_new_privs.
+	var last uint64
+	if len(c.Filters) > 0 && !c.NoNewPrivs {
+		last = 1 << unix.CAP_SYS_ADMIN
+	}
+	if err := become(who); err != nil {
+		return err
+	}
+	caps := uint64(0)
+	if who.uid == 0 {
+		caps = c.Bounding
+	}
+	if err := setCapabilities(caps | last); err != nil {
+		return err
+	}
+	if dir := todo.Dir; dir != "" {
+		if err := unix.Chdir(dir); err != nil {
+			return fmt.Errorf("change to directory %s: %w", dir, err)
+		}
+	}
+	if err := installFilters(c.Filters); err != nil {
+		return err
+	}
+	if c.Bounding&last == last {
+		return nil // no more than the container has; execve(2) sees to the rest
+	}
+	return setCapabilities(caps)
+}
+
+// applyLimits comes as close to the leader's limits as is possible: raising a
+// hard one takes CAP_SYS_RESOURCE over the host (see leader.equip).
+func applyLimits(limits []limit) error {
+	for _, want := range limits {
+		var now unix.Rlimit
+		if err := unix.Prlimit(0, want.Resource, nil, &now); err != nil {
+			return fmt.Errorf("read resource limit %d: %w", want.Resource, err)
+		}
+		now.Max = min(now.Max, want.Value.Max)
+		now.Cur = min(now.Max, want.Value.Cur)
+		if err := unix.Prlimit(0, want.Resource, &now, nil); err != nil {
+			return fmt.Errorf("set resource limit %d: %w", want.Resource, err)
+		}
+	}
+	return nil
+}
+
+func dropBounding(keep uint64) error {
+	for n := range uintptr(64) {
+		if keep&(1<<n) != 0 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil // beyond the last capability of this kernel
+		}
+		if err != nil {
+			return fmt.Errorf("drop capability %d: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// become changes the user and keeps the permitted capabilities for now.
+func become(who identity) error {
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep capabilities: %w", err)
+	}
+	groups := make([]uint32, len(who.groups))
+	for n, gid := range who.groups {
+		groups[n] = uint32(gid)
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
+	if errno != 0 {
+		return fmt.Errorf("set groups: %w", errno)
+	}
+	gid, uid := uintptr(who.gid), uintptr(who.uid)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
+		return fmt.Errorf("set gid %d (outside of the container's range?): %w", gid, errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
+		return fmt.Errorf("set uid %d (outside of the container's range?): %w", uid, errno)
+	}
+	return nil
+}
+
+// setCapabilities sets the permitted and effective capabilities and empties
+// the inheritable and, with them, the ambient ones.
+func setCapabilities(caps uint64) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	low, high := uint32(caps), uint32(caps>>32)
+	data := [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package enter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// leader is a machine's PID 1, held open: whatever happens to its pid, these
+// stay the same process's.
+type leader struct {
+	pid         int
+	cgroupDir   string   // of the leader
+	placeDir    string   // of the processes that enter
+	place       *os.File // placeDir
+	root        *os.File
+	mount       *os.File // namespaces the shim joins
+	pidns       *os.File
+	joins       []join // namespaces nsenter joins
+	confinement confinement
+}
+
+// join is a namespace to join and nsenter's option for it.
+type join struct {
+	option string
+	file   *os.File
+}
+
+// confinement is what a process of the machine has less than one of the host.
+type confinement struct {
+	Bounding   uint64
+	NoNewPrivs bool
+	Filters    [][]byte // seccomp programs, oldest first, as the kernel has them
+	Limits     []limit
+}
+
+type limit struct {
+	Resource int
+	Value    unix.Rlimit
+}
+
+// resources are all that getrlimit(2) knows, RLIMIT_CPU to RLIMIT_RTTIME.
+const resources = 16
+
+// scope is where processes that enter a machine without a systemd are, below
+// the leader's cgroup. Its name is that of the units which systemd makes for
+// processes that it did not start, as those of machinectl shell and Nomad's own.
+const scope = "exec.scope"
+
+// makePlace returns the cgroup for the processes that enter: a systemd in the
+// machine keeps its own order, in which the leader is in init.scope.
+func makePlace(leader string) (string, error) {
+	if filepath.Ext(leader) == filepath.Ext(scope) {
+		return leader, nil
+	}
+	dir := filepath.Join(leader, scope)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return dir, nil
+}
+
+func openLeader(ctx context.Context, target Target) (*leader, error) {
+	l := &leader{pid: target.Leader, cgroupDir: target.Cgroup}
+	err := waitComplete(ctx, l.pid)
+	if err == nil {
+		err = l.open()
+	}
+	if err == nil {
+		err = l.confinement.read(ctx, l.pid)
+	}
+	if err == nil {
+		err = l.verify()
+	}
+	if err != nil {
+		l.close()
+		return nil, fmt.Errorf("open leader %d: %w", target.Leader, err)
+	}
+	return l, nil
+}
+
+func (l *leader) open() (err error) {
+	proc := fmt.Sprintf("/proc/%d/", l.pid)
+	if l.placeDir, err = makePlace(l.cgroupDir); err != nil {
+		return err
+	}
+	if l.place, err = openPath(l.placeDir); err != nil {
+		return err
+	}
+	if l.root, err = openPath(proc + "root"); err != nil {
+		return err
+	}
+	if l.mount, err = os.Open(proc + "ns/mnt"); err != nil {
+		return err
+	}
+	if l.pidns, err = os.Open(proc + "ns/pid"); err != nil {
+		return err
+	}
+	options := []string{"net", "uts", "ipc", "cgroup"}
+	if !sameFile("/proc/self/ns/user", proc+"ns/user") {
+		options = append(options, "user") // joining one's own is EINVAL
+	}
+	for _, option := range options {
+		file, err := os.Open(proc + "ns/" + option)
+		if err != nil {
+			return err
+		}
+		l.joins = append(l.joins, join{option, file})
+	}
+	return nil
+}
+
+// verify makes sure that what was opened and read is of the machine meant, and
+// of one that is complete. It comes last: a process that is the right one now
+// was so all the time, for pids are not reused while their process lives.
+func (l *leader) verify() error {
+	members, err := os.ReadFile(filepath.Join(l.cgroupDir, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(strings.Fields(string(members)), strconv.Itoa(l.pid)) {
+		return fmt.Errorf("not in cgroup %s: %w", l.cgroupDir, ErrMoved)
+	}
+	return nil
+}
+
+func (l *leader) close() {
+	files := []*os.File{l.place, l.root, l.mount, l.pidns}
+	for _, join := range l.joins {
+		files = append(files, join.file)
+	}
+	for _, file := range files {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// read finds out how the leader is confined.
+func (c *confinement) read(ctx context.Context, pid int) error {
+	status, err := readStatus(pid)
+	if err != nil {
+		return err
+	}
+	if c.Bounding, err = strconv.ParseUint(status["CapBnd"], 16, 64); err != nil {
+		return fmt.Errorf("parse capability bounding set: %w", err)
+	}
+	c.NoNewPrivs = status["NoNewPrivs"] == "1"
+	for resource := range resources {
+		l := limit{Resource: resource}
+		if err := unix.Prlimit(pid, resource, nil, &l.Value); err != nil {
+			return fmt.Errorf("read resource limit %d: %w", resource, err)
+		}
+		c.Limits = append(c.Limits, l)
+	}
+	switch status["Seccomp"] {
+	case "0":
+		return nil
+	case strconv.Itoa(unix.SECCOMP_MODE_FILTER):
+		c.Filters, err = seccompFilters(ctx, pid)
+		return err
+	default:
+		return fmt.Errorf("copy seccomp mode %q: not known", status["Seccomp"])
+	}
+}
+
+// setupInterval is how often a leader is looked at that is not complete yet,
+// which takes some 10 ms, once. Nothing tells of its end but its looks.
+const setupInterval = time.Millisecond
+
+// waitComplete waits until systemd-nspawn has set up the leader. READY=1 comes
+// before the leader has dropped capabilities and installed filters; a copy of
+// what it has by then would be less confined than the payload.
+func waitComplete(ctx context.Context, pid int) error {
+	for {
+		complete, err := isComplete(pid)
+		if complete || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for systemd-nspawn to set it up: %w", context.Cause(ctx))
+		case <-time.After(setupInterval):
+		}
+	}
+}
+
+// isComplete tells whether the leader has become the payload, and so runs
+// another program than its parent, or the stub init, which takes on its name
+// last (systemd 219 to 262, stub_pid1).
+func isComplete(pid int) (bool, error) {
+	status, err := readStatus(pid)
+	if err != nil {
+		return false, err
+	}
+	namespaces := strings.Fields(status["NSpid"])
+	if len(namespaces) < 2 || namespaces[len(namespaces)-1] != "1" {
+		return false, errors.New("not PID 1 of a namespace of its own")
+	}
+	if status["Name"] == "(sd-stubinit)" {
+		return true, nil
+	}
+	own, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return false, err
+	}
+	parent, err := os.Stat("/proc/" + status["PPid"] + "/exe")
+	if err != nil {
+		return false, err
+	}
+	return !os.SameFile(own, parent), nil
+}
+
+func readStatus(pid int) (map[string]string, error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, err
+	}
+	status := make(map[string]string)
+	for line := range strings.Lines(string(content)) {
+		key, value, _ := strings.Cut(line, ":")
+		status[key] = strings.TrimSpace(value)
+	}
+	return status, nil
+}
+
+func openPath(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+}
+
+// equip gives the shim what of the leader only the host may give: hard limits
+// above ours and its weight with the OOM killer. Where the host may not
+// either, the process gets less than the leader has, which does no harm.
+func (l *leader) equip(pid int) error {
+	for _, want := range l.confinement.Limits {
+		var now unix.Rlimit
+		if err := unix.Prlimit(pid, want.Resource, nil, &now); err != nil {
+			return fmt.Errorf("read resource limit %d: %w", want.Resource, err)
+		}
+		if now.Max >= want.Value.Max {
+			continue
+		}
+		now.Max = want.Value.Max
+		if err := unix.Prlimit(pid, want.Resource, &now, nil); err != nil && !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("raise resource limit %d: %w", want.Resource, err)
+		}
+	}
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", l.pid))
+	if err != nil {
+		return err
+	}
+	err = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), score, 0)
+	if errors.Is(err, unix.EACCES) {
+		return nil
+	}
+	return err
+}

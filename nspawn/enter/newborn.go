@@ -1,0 +1,145 @@
+package enter
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// newborn is the process before it executes its command.
+type newborn struct {
+	pid      int
+	terminal *os.File // the end to be handed to Run, nil without TTY
+	socket   int      // see fork
+}
+
+// bear makes the calling thread the container's, as far as a thread can be,
+// and forks. The order matters: files are opened and the user is looked up as
+// the container's root, before privileges go; descriptors go before the child
+// can be seen; filters come last, because they were made for what the payload
+// does and not for this.
+func (todo *instructions) bear() (newborn, error) {
+	if err := joinFiles(); err != nil {
+		return newborn{}, err
+	}
+	who, err := lookup("/", todo.User)
+	if err != nil {
+		return newborn{}, err
+	}
+	stdio := [3]int{fdStdin, fdStdout, fdStderr}
+	var terminal *os.File
+	if todo.TTY {
+		var user int
+		if terminal, user, err = openTerminal(who.uid); err != nil {
+			return newborn{}, err
+		}
+		stdio = [3]int{user, user, user}
+	}
+	env := who.environment(todo.Env)
+	if _, set := lookupEnv(env, "TERM"); todo.TTY && !set {
+		env = append(env, "TERM=xterm")
+	}
+	program, err := newProgram(todo.Argv, env, todo.TTY)
+	if err != nil {
+		return newborn{}, err
+	}
+	// The pid namespace is for children; this thread stays invisible.
+	if err := unix.Setns(fdPidns, unix.CLONE_NEWPID); err != nil {
+		return newborn{}, fmt.Errorf("join pid namespace: %w", err)
+	}
+	if err := isolate(stdio); err != nil {
+		return newborn{}, err
+	}
+	if err := todo.confine(who); err != nil {
+		return newborn{}, err
+	}
+	pid, socket, err := program.fork()
+	return newborn{pid, terminal, socket}, err
+}
+
+// joinFiles gives the calling thread the leader's files.
+func joinFiles() error {
+	// A mount namespace is joined only by who shares its root and working
+	// directory with no other thread.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare root directory: %w", err)
+	}
+	if err := unix.Setns(fdMount, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("join mount namespace: %w", err)
+	}
+	if err := unix.Fchdir(fdRoot); err != nil {
+		return fmt.Errorf("change to leader's root directory: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("change root directory: %w", err)
+	}
+	unix.Umask(0o022)
+	return nil
+}
+
+// isolate leaves the calling thread, and what it forks, nothing but stdio.
+func isolate(stdio [3]int) error {
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return fmt.Errorf("unshare descriptors: %w", err)
+	}
+	for n, fd := range stdio {
+		if err := unix.Dup3(fd, n, 0); err != nil {
+			return fmt.Errorf("set descriptor %d: %w", n, err)
+		}
+	}
+	if err := unix.CloseRange(3, 1<<31, 0); err != nil {
+		return fmt.Errorf("close descriptors: %w", err)
+	}
+	return nil
+}
+
+// openTerminal opens a terminal of the container's for its user uid, who can
+// then open it again. It returns the end for Run, and the descriptor of the
+// other one.
+func openTerminal(uid int) (*os.File, int, error) {
+	pts, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, fmt.Errorf("open /dev/pts: %w", err)
+	}
+	defer unix.Close(pts)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(pts, &fs); err != nil || fs.Type != unix.DEVPTS_SUPER_MAGIC {
+		return nil, -1, fmt.Errorf("open terminal: /dev/pts is not a devpts (%v)", err)
+	}
+	// Nobody can make files in a devpts, but mount something over its ptmx.
+	fd, err := unix.Openat2(pts, "ptmx", &unix.OpenHow{
+		Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil, -1, fmt.Errorf("open /dev/pts/ptmx: %w", err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, -1, fmt.Errorf("unlock terminal: %w", err)
+	}
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return nil, -1, fmt.Errorf("open terminal: %w", errno)
+	}
+	if err := unix.Fchown(int(peer), uid, -1); err != nil {
+		return nil, -1, fmt.Errorf("give terminal to uid %d: %w", uid, err)
+	}
+	return os.NewFile(uintptr(fd), "terminal"), int(peer), nil
+}
+
+// candidates are the files that may be meant by a command, in order.
+func candidates(command string, env []string) []string {
+	if strings.Contains(command, "/") {
+		return []string{command}
+	}
+	path, _ := lookupEnv(env, "PATH")
+	var files []string
+	for dir := range strings.SplitSeq(path, ":") {
+		if dir != "" { // an empty one means the working directory: no
+			files = append(files, dir+"/"+command)
+		}
+	}
+	return files
+}

@@ -1,0 +1,218 @@
+package enter
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// drainMax bounds what is still copied after the process has exited, in case
+// others go on writing.
+const drainMax = 1 << 20
+
+// endOfTransmission makes a terminal report the end of its input.
+const endOfTransmission = 4
+
+// streams is the way between a command's readers and writers and its process.
+type streams struct {
+	command *Command
+	child   []*os.File // stdin, stdout, stderr of the process; none with TTY
+	input   *os.File   // our end of its stdin, or the terminal
+	outputs []*output
+	done    chan struct{} // closed by finish
+}
+
+// output copies what the process writes.
+type output struct {
+	from *os.File
+	to   io.Writer
+	done chan struct{} // closed by copy
+}
+
+func openStreams(command *Command) (_ *streams, err error) {
+	s := &streams{command: command, done: make(chan struct{})}
+	if command.TTY {
+		return s, nil
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	stdin, input, err := pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.child, s.input = append(s.child, stdin), input
+	for _, to := range []io.Writer{command.Stdout, command.Stderr} {
+		from, file, err := pipe()
+		if err != nil {
+			return nil, err
+		}
+		s.child = append(s.child, file)
+		s.add(from, to)
+	}
+	return s, nil
+}
+
+// pipe returns a pipe that any user may open again as /dev/stdin or
+// /dev/stderr; who gets at it there is decided by /proc.
+func pipe() (r, w *os.File, err error) {
+	if r, w, err = os.Pipe(); err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	if err := r.Chmod(0o666); err != nil {
+		r.Close()
+		w.Close()
+		return nil, nil, fmt.Errorf("share pipe: %w", err)
+	}
+	return r, w, nil
+}
+
+func (s *streams) add(from *os.File, to io.Writer) {
+	if to == nil {
+		to = io.Discard
+	}
+	s.outputs = append(s.outputs, &output{from: from, to: to, done: make(chan struct{})})
+}
+
+// started closes the process's ends, so that the end of it is the end of its
+// output.
+func (s *streams) started() {
+	for _, file := range s.child {
+		file.Close()
+	}
+	s.child = nil
+}
+
+// attach makes the terminal the process's stdio, and ours to close.
+func (s *streams) attach(terminal *os.File) {
+	s.input = terminal
+	s.add(terminal, s.command.Stdout)
+}
+
+// pump begins to copy.
+func (s *streams) pump() {
+	for _, output := range s.outputs {
+		go output.copy()
+	}
+	go s.feed()
+	if s.command.TTY {
+		go s.resize()
+	}
+}
+
+func (s *streams) feed() {
+	if s.command.Stdin != nil {
+		_, _ = io.Copy(s.input, s.command.Stdin) // EPIPE: the process wants no more
+	}
+	if s.command.TTY {
+		_, _ = s.input.Write([]byte{endOfTransmission})
+	} else {
+		s.input.Close()
+	}
+}
+
+func (s *streams) resize() {
+	conn, err := s.input.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		select {
+		case size, open := <-s.command.Resize:
+			if !open {
+				return
+			}
+			_ = conn.Control(func(fd uintptr) {
+				_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+			})
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// finish copies what the process has written before it exited and stops. What
+// processes it left behind write later is lost; waiting for them could take
+// for ever.
+func (s *streams) finish(ctx context.Context) {
+	close(s.done)
+	for _, output := range s.outputs {
+		_ = output.from.SetReadDeadline(time.Now())
+	}
+	for _, output := range s.outputs {
+		select {
+		case <-output.done:
+			output.drain()
+		case <-ctx.Done(): // the writer blocks and nobody cares any more
+		}
+	}
+}
+
+// complain writes a message where the process would have written it.
+func (s *streams) complain(message string) {
+	to, end := s.command.Stderr, "\n"
+	if s.command.TTY {
+		to, end = s.command.Stdout, "\r\n"
+	}
+	if to != nil {
+		_, _ = io.WriteString(to, message+end)
+	}
+}
+
+func (s *streams) close() {
+	s.started()
+	if s.input != nil {
+		s.input.Close()
+	}
+	for _, output := range s.outputs {
+		output.from.Close()
+	}
+}
+
+// copy goes on until the output or the interest in it ends, or until finish
+// interrupts it.
+func (o *output) copy() {
+	defer close(o.done)
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := o.from.Read(buffer)
+		if n > 0 {
+			if _, err := o.to.Write(buffer[:n]); err != nil {
+				o.from.Close() // SIGPIPE or SIGHUP tells the process
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// drain copies what can be read without waiting.
+func (o *output) drain() {
+	conn, err := o.from.SyscallConn()
+	if err != nil || o.from.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	buffer := make([]byte, 32<<10)
+	for total := 0; total < drainMax; {
+		n := 0
+		err := conn.Read(func(fd uintptr) bool {
+			n, _ = unix.Read(int(fd), buffer) // a terminal without users is EIO
+			return true
+		})
+		if err != nil || n <= 0 {
+			return
+		}
+		if _, err := o.to.Write(buffer[:n]); err != nil {
+			return
+		}
+		total += n
+	}
+}

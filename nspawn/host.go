@@ -1,0 +1,113 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// MinVersion is the oldest systemd that this driver runs on: that of Debian 12.
+const MinVersion = 252
+
+// Host is what this host offers to machines.
+type Host struct {
+	Systemd     string // version as systemd tells it, as "257.13-1~deb13u1"
+	Version     int    // its major number
+	Nspawn      string // path of systemd-nspawn
+	Controllers []string
+	// UserNamespaces and Overlay are nil where they work, else the reason.
+	UserNamespaces, Overlay error
+	// Services of systemd, by the last part of their bus name.
+	Machined, Networkd, Resolved bool
+	// Problems keep machines from being run; each says what to do about it.
+	Problems []error
+}
+
+// LookHost finds out what this host offers.
+func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
+	host := Host{UserNamespaces: userNamespaces()}
+	problem := func(err error) {
+		if err != nil {
+			host.Problems = append(host.Problems, err)
+		}
+	}
+	var err error
+	host.Nspawn, err = lookNspawn()
+	problem(err)
+	host.Controllers, err = controllers()
+	problem(err)
+	problem(mountNamespace())
+	host.Systemd, err = bus.Version(ctx)
+	if err != nil {
+		problem(err)
+		return host
+	}
+	host.Version, err = majorVersion(host.Systemd)
+	problem(err)
+	if err == nil && host.Version < MinVersion {
+		problem(fmt.Errorf("systemd %s is too old: version %d or newer is needed", host.Systemd, MinVersion))
+	}
+	for name, found := range map[string]*bool{
+		"org.freedesktop.machine1": &host.Machined,
+		"org.freedesktop.network1": &host.Networkd,
+		"org.freedesktop.resolve1": &host.Resolved,
+	} {
+		*found, err = bus.Available(ctx, name)
+		problem(err)
+	}
+	if !host.Machined {
+		problem(errors.New("systemd-machined is not available: install the package systemd-container"))
+	}
+	host.Overlay = rootfs.Probe(dirs.State)
+	return host
+}
+
+// controllers lists the cgroup controllers of the unified hierarchy.
+func controllers() ([]string, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(cgroupRoot, &fs); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", cgroupRoot, err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, fmt.Errorf("%s is not cgroup v2: boot with systemd.unified_cgroup_hierarchy=1", cgroupRoot)
+	}
+	text, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
+	if err != nil {
+		return nil, fmt.Errorf("read cgroup controllers: %w", err)
+	}
+	return strings.Fields(string(text)), nil
+}
+
+// mountNamespace: the roots that we mount must be seen by systemd.
+func mountNamespace() error {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("read the mount namespace: %w", err)
+	}
+	pid1, err := os.Readlink("/proc/1/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("read the mount namespace of PID 1 (the Nomad client must run as root): %w", err)
+	}
+	if own != pid1 {
+		return errors.New("the Nomad client runs in a mount namespace of its own: remove PrivateTmp=, ProtectSystem= and the like from its unit")
+	}
+	return nil
+}
+
+func userNamespaces() error {
+	if _, err := os.Stat("/proc/self/ns/user"); err != nil {
+		return errors.New("the kernel has no user namespaces (CONFIG_USER_NS)")
+	}
+	text, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err == nil && strings.TrimSpace(string(text)) == "0" {
+		return errors.New("user namespaces are turned off: set the sysctl user.max_user_namespaces")
+	}
+	return nil
+}

@@ -1,0 +1,549 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+func TestMain(m *testing.M) {
+	if enter.Called(os.Args) {
+		enter.ShimMain()
+	}
+	os.Exit(m.Run())
+}
+
+var machineNumber atomic.Int32
+
+// newMachine is a spec of a busybox command in a fresh machine, removed at the
+// end of the test, which fails if anything of it stays.
+func newMachine(t *testing.T, m *Manager, script string) Spec {
+	hosttest.Require(t)
+	name := fmt.Sprintf("t%d-%d", machineNumber.Add(1), os.Getpid())
+	t.Cleanup(func() {
+		must.NoError(t, m.Remove(context.Background(), name))
+		must.Eq(t, nil, traces(t, m, name))
+	})
+	return Spec{
+		Machine: name,
+		Root:    Root{Image: hosttest.Busybox, UserNamespace: true},
+		Mode:    ProcessTwo,
+		Command: []string{"/bin/sh", "-c", script},
+	}
+}
+
+func newBooted(t *testing.T, m *Manager) Spec {
+	spec := newMachine(t, m, "")
+	spec.Mode, spec.Command, spec.Root.Image = Boot, nil, hosttest.Debian
+	return spec
+}
+
+func newManager(t *testing.T) *Manager {
+	hosttest.Require(t)
+	bus := systemd.New(systemd.SystemBus)
+	t.Cleanup(bus.Close)
+	return NewManager(bus, DefaultDirs)
+}
+
+// traces are the things on the host that bear the machine's name.
+func traces(t *testing.T, m *Manager, machine string) (found []string) {
+	if _, err := m.Status(context.Background(), machine); !errors.Is(err, ErrLost) {
+		found = append(found, fmt.Sprintf("unit: %v", err))
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must.NoError(t, err)
+	if strings.Contains(string(mounts), machine) {
+		found = append(found, "mount")
+	}
+	for _, pattern := range []string{
+		m.dirs.machine(machine), m.dirs.writable(machine), "/run/systemd/machines/" + machine,
+		"/run/systemd/nspawn/unix-export/" + machine, "/run/systemd/nspawn/propagate/" + machine,
+	} {
+		if _, err := os.Lstat(pattern); err == nil {
+			found = append(found, pattern)
+		}
+	}
+	if _, ok, err := m.ranges.Lookup(machine); ok || err != nil {
+		found = append(found, fmt.Sprintf("UID range: %v", err))
+	}
+	return found
+}
+
+// output collects what the machine writes. Call it after the machine's end.
+type output struct {
+	stdout, stderr chan string
+	events         <-chan Event
+}
+
+func start(t *testing.T, m *Manager, spec Spec) (output, error) {
+	out := output{stdout: make(chan string, 1), stderr: make(chan string, 1)}
+	pipe := func(to chan string) *os.File {
+		r, w, err := os.Pipe()
+		must.NoError(t, err)
+		go func() {
+			text, _ := io.ReadAll(r)
+			to <- string(text)
+		}()
+		return w
+	}
+	streams := Streams{Stdout: pipe(out.stdout), Stderr: pipe(out.stderr)}
+	defer streams.Close()
+	follower, err := m.Start(t.Context(), spec, streams)
+	if err == nil {
+		out.events = follower.Events(t.Context())
+	}
+	return out, err
+}
+
+// awaitEvent fails the test if the machine ends first.
+func awaitEvent(t *testing.T, out output, kind EventKind) {
+	for event := range out.events {
+		if event.Kind == kind {
+			return
+		}
+	}
+	must.Unreachable(t, must.Sprint("the machine has ended"))
+}
+
+func mustStart(t *testing.T, m *Manager, spec Spec) output {
+	out, err := start(t, m, spec)
+	must.NoError(t, err)
+	return out
+}
+
+func mustWait(t *testing.T, m *Manager, machine string) Exit {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	exit, err := m.Wait(ctx, machine)
+	must.NoError(t, err)
+	return exit
+}
+
+func TestHostExitCodes(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		for _, code := range []int{0, 7} {
+			spec := newMachine(t, m, fmt.Sprintf("echo out; echo err >&2; exit %d", code))
+			spec.Mode = mode
+			out := mustStart(t, m, spec)
+			must.Eq(t, Exit{Code: code}, mustWait(t, m, spec.Machine))
+			// The record outlives the machine, until it is removed.
+			status, err := m.Status(t.Context(), spec.Machine)
+			must.NoError(t, err)
+			must.Eq(t, &Exit{Code: code}, status.Exit)
+			must.NoError(t, m.Remove(t.Context(), spec.Machine))
+			must.Eq(t, "out\n", <-out.stdout)
+			must.Eq(t, "err\n", <-out.stderr) // and not a word of nspawn's
+		}
+	}
+}
+
+func TestHostStopIsGraceful(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		spec := newMachine(t, m, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done")
+		spec.Mode = mode
+		out := mustStart(t, m, spec)
+		awaitTrap(t, m, spec)
+		begin := time.Now()
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Minute))
+		must.Less(t, 10*time.Second, time.Since(begin))
+		must.Eq(t, Exit{Code: 5}, mustWait(t, m, spec.Machine))
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, "up\nbye\n", <-out.stdout)
+	}
+}
+
+// awaitTrap returns when the shell of the machine waits for its child: it has
+// set its traps then. The child is the event.
+func awaitTrap(t *testing.T, m *Manager, spec Spec) {
+	inside := 2
+	if spec.Mode == ProcessTwo {
+		inside = 3
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		leader, err := m.leader(t.Context(), spec.Machine)
+		must.NoError(t, err)
+		if payload, err := payloadProcess(leader, spec.Mode); err == nil {
+			if _, err := child(payload.pid, inside); err == nil {
+				return
+			}
+		}
+		must.True(t, time.Now().Before(deadline), must.Sprint("the payload's child does not appear"))
+	}
+}
+
+func TestHostStopKillsAfterTimeout(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "trap '' TERM; while :; do sleep 1000; done")
+	mustStart(t, m, spec)
+	awaitTrap(t, m, spec)
+	begin := time.Now()
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, 300*time.Millisecond))
+	took := time.Since(begin)
+	must.GreaterEq(t, 300*time.Millisecond, took)
+	must.Less(t, 5*time.Second, took)
+	mustWait(t, m, spec.Machine)
+}
+
+func TestHostSignalReachesPayload(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		spec := newMachine(t, m, "trap 'exit 42' USR1; while :; do sleep 1000 & wait $!; done")
+		spec.Mode = mode
+		mustStart(t, m, spec)
+		awaitTrap(t, m, spec)
+		must.NoError(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGUSR1))
+		must.Eq(t, Exit{Code: 42}, mustWait(t, m, spec.Machine))
+		must.ErrorIs(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGUSR1), os.ErrProcessDone)
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Second)) // it is stopped
+	}
+}
+
+// A stop that comes before the guest can take it loses nothing: the guest has
+// done nothing yet.
+func TestHostBootStopsAtOnce(t *testing.T) {
+	m := newManager(t)
+	spec := newBooted(t, m)
+	mustStart(t, m, spec)
+	begin := time.Now()
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute))
+	must.Less(t, 10*time.Second, time.Since(begin))
+	mustWait(t, m, spec.Machine)
+}
+
+func TestHostBootStops(t *testing.T) {
+	m := newManager(t)
+	spec := newBooted(t, m)
+	awaitEvent(t, mustStart(t, m, spec), Ready)
+	machine, err := m.bus.Machine(t.Context(), spec.Machine)
+	must.NoError(t, err)
+	must.Eq(t, UnitName(spec.Machine), machine.Unit)
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute))
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+}
+
+// An environment that would break quoting, a second variable, or nspawn.
+func TestHostEnvironmentArrives(t *testing.T) {
+	m := newManager(t)
+	want := map[string]string{
+		"QUOTES": `"'\` + "`$HOME ${HOME} $(id) %%n", "LINES": "a\nB=c\n\n", "EMPTY": "", "UNICODE": "zwölf ☕",
+		"COMMENT": "# ; x", "LD_PRELOAD": "/nonexistent.so", "SYSTEMD_LOG_LEVEL": "debug", "PATH": "/bin:/x y",
+	}
+	spec := newMachine(t, m, `for v in QUOTES LINES EMPTY UNICODE COMMENT LD_PRELOAD SYSTEMD_LOG_LEVEL PATH; do eval "printf '%s=%s\\0' $v \"\$$v\""; done`)
+	spec.Environment = want
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	got := map[string]string{}
+	for entry := range strings.SplitSeq(strings.TrimSuffix(<-out.stdout, "\x00"), "\x00") {
+		name, value, _ := strings.Cut(entry, "=")
+		got[name] = value
+	}
+	must.Eq(t, want, got)
+}
+
+func TestHostArgumentsArrive(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "")
+	spec.Command = []string{"/bin/printf", "[%s]", "$HOME", "${X}", "%n", "a b", "", "line\n2", "--help", `"\`}
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "[$HOME][${X}][%n][a b][][line\n2][--help][\"\\]", <-out.stdout)
+}
+
+func TestHostRootIsPrivateAndDiscarded(t *testing.T) {
+	m := newManager(t)
+	for range 2 { // the second run sees nothing of the first
+		spec := newMachine(t, m, "ls /left; stat -c %u /etc /bin/busybox; echo x >/left; cat /etc/mine")
+		spec.Root.Files = []File{{Path: "/etc/mine", Content: "mine\n"}, {Path: "/etc/passwd", Content: "", Keep: true}}
+		out := mustStart(t, m, spec)
+		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, "0\n0\nmine\n", <-out.stdout)
+	}
+}
+
+// What an earlier start left is in nobody's way, be it running or not.
+func TestHostStartReplacesLeftover(t *testing.T) {
+	m := newManager(t)
+	for _, script := range []string{"sleep 1000", "exit 3"} {
+		spec := newMachine(t, m, script)
+		mustStart(t, m, spec)
+		spec.Command[2] = "exit 9"
+		mustStart(t, m, spec)
+		must.Eq(t, Exit{Code: 9}, mustWait(t, m, spec.Machine))
+	}
+}
+
+func TestHostStartErrorLeavesNothing(t *testing.T) {
+	m := newManager(t)
+	for name, c := range map[string]struct {
+		breakIt func(*Spec)
+		want    string
+	}{
+		"missing bind":  {func(s *Spec) { s.Binds = []Bind{{Source: "/nonexistent", Destination: "/x"}} }, "/nonexistent"},
+		"missing image": {func(s *Spec) { s.Root.Image = "/nonexistent" }, "/nonexistent"},
+		"bad option":    {func(s *Spec) { s.LinkJournal = "perhaps" }, "perhaps"},
+		"bad netns":     {func(s *Spec) { s.Network.Namespace = "/nonexistent" }, "/nonexistent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := newMachine(t, m, "true")
+			c.breakIt(&spec)
+			_, err := start(t, m, spec)
+			must.ErrorContains(t, err, c.want)
+			t.Log(err)
+			must.Eq(t, nil, traces(t, m, spec.Machine))
+		})
+	}
+}
+
+func TestHostInPlace(t *testing.T) {
+	m := newManager(t)
+	image := filepath.Join("/var/lib/machines", "in-place")
+	must.NoError(t, exec.Command("cp", "-a", hosttest.Busybox, image).Run())
+	t.Cleanup(func() { must.NoError(t, exec.Command("rm", "-rf", image).Run()) })
+
+	first := newMachine(t, m, "echo x >/kept; while :; do sleep 1000 & wait $!; done")
+	first.Root.Image, first.Root.InPlace = image, true
+	mustStart(t, m, first)
+	awaitTrap(t, m, first)
+
+	second := newMachine(t, m, "true")
+	second.Root = first.Root
+	_, err := start(t, m, second)
+	var busy *BusyError
+	must.True(t, errors.As(err, &busy), must.Sprint(err))
+	must.Eq(t, first.Machine, busy.Holder)
+
+	must.NoError(t, m.Remove(t.Context(), first.Machine))
+	second.Command[2] = "cat /kept"
+	out := mustStart(t, m, second)
+	must.Eq(t, Exit{}, mustWait(t, m, second.Machine))
+	must.NoError(t, m.Remove(t.Context(), second.Machine))
+	must.Eq(t, "x\n", <-out.stdout)
+	var stat unix.Stat_t
+	must.NoError(t, unix.Stat(image+"/kept", &stat))
+	must.Eq(t, 0, stat.Uid)
+}
+
+func TestHostUsageAndExec(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "sleep 1000")
+	mustStart(t, m, spec)
+	usage, err := m.Usage(spec.Machine)
+	must.NoError(t, err)
+	must.Positive(t, usage.CPUUser+usage.CPUSystem)
+	must.Positive(t, *usage.Memory.RSS)
+	var out strings.Builder
+	code, err := m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"/bin/sh", "-c", "echo in; exit 3"}, Stdout: &out})
+	must.NoError(t, err)
+	must.Eq(t, 3, code)
+	must.Eq(t, "in\n", out.String())
+}
+
+func TestHostVeth(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
+	spec.Network = Network{Veth: true}
+	mustStart(t, m, spec)
+	address, err := m.ConfigureVeth(t.Context(), spec.Machine)
+	must.NoError(t, err)
+	must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
+}
+
+// get is the answer of an HTTP server. It may need a moment to listen: a
+// refused connection is tried again, up to a bound.
+func get(t *testing.T, server netip.AddrPort, path string) string {
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(server))
+		if errors.Is(err, unix.ECONNREFUSED) && time.Now().Before(deadline) {
+			continue
+		}
+		must.NoError(t, err)
+		defer conn.Close()
+		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path)
+		must.NoError(t, err)
+		text, err := io.ReadAll(conn)
+		must.NoError(t, err)
+		return string(text)
+	}
+}
+
+func TestHostMachines(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "sleep 1000")
+	spec.JournalFields = map[string]string{"NOMAD_NODE_ID": "n1", "NOMAD_X": "a=b"}
+	mustStart(t, m, spec)
+	records, err := m.Machines(t.Context())
+	must.NoError(t, err)
+	i := slices.IndexFunc(records, func(r Record) bool { return r.Machine == spec.Machine })
+	must.NotEq(t, -1, i)
+	must.Eq(t, spec.JournalFields, records[i].Fields)
+	must.Less(t, time.Minute, time.Since(records[i].Started))
+}
+
+func TestHostLooksHealthy(t *testing.T) {
+	m := newManager(t)
+	host := LookHost(t.Context(), m.bus, m.dirs)
+	must.SliceEmpty(t, host.Problems)
+	must.NoError(t, host.Overlay)
+	must.NoError(t, host.UserNamespaces)
+	must.True(t, host.Machined)
+	must.True(t, host.Networkd)
+	must.GreaterEq(t, MinVersion, host.Version)
+}
+
+// A reboot of the guest is not the end of the machine.
+func TestHostReboot(t *testing.T) {
+	m := newManager(t)
+	spec := newBooted(t, m)
+	out := mustStart(t, m, spec)
+	awaitEvent(t, out, Ready)
+	must.NoError(t, exec.Command("systemctl", "daemon-reload").Run()) // see command
+	code, err := m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"touch", "/kept"}})
+	must.NoError(t, err)
+	must.Zero(t, code)
+	_, err = m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"systemctl", "reboot"}})
+	must.NoError(t, err)
+	awaitEvent(t, out, Rebooted)
+	awaitEvent(t, out, Ready)
+	code, err = m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"test", "-e", "/kept"}})
+	must.NoError(t, err)
+	must.Zero(t, code)
+	_, err = m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"systemctl", "poweroff"}})
+	must.NoError(t, err)
+	awaitEvent(t, out, Ended)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+}
+
+// Mount points are made also where nspawn could not, and belong to root.
+func TestHostBindsInReadOnlyRoot(t *testing.T) {
+	m := newManager(t)
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	must.NoError(t, os.WriteFile(file, []byte("x\n"), 0o644))
+	spec := newMachine(t, m, "cat /a/b/file && touch /new/dir/y && stat -c %u /a /a/b /new && ! touch /z")
+	spec.Root.ReadOnly = true
+	spec.Binds = []Bind{{Source: dir, Destination: "/new/dir"}, {Source: file, Destination: "/a/b/file", ReadOnly: true}}
+	out := mustStart(t, m, spec)
+	exit := mustWait(t, m, spec.Machine)
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "x\n0\n0\n0\n", <-out.stdout)
+	must.Eq(t, Exit{}, exit, must.Sprint(<-out.stderr))
+	var stat unix.Stat_t
+	must.NoError(t, unix.Stat(dir+"/y", &stat))
+	must.Eq(t, 0, stat.Uid)
+}
+
+func TestHostSignalThatKilledPayload(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		spec := newMachine(t, m, "while :; do sleep 1000 & wait $!; done")
+		spec.Mode = mode
+		out := mustStart(t, m, spec)
+		awaitTrap(t, m, spec)
+		must.NoError(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGKILL))
+		for event := range out.events {
+			if event.Kind != Ended {
+				continue
+			}
+			if kernelTellsSignal(t) {
+				must.Eq(t, Exit{Code: 137, Signal: 9}, event.Exit)
+			} else {
+				must.Eq(t, map[Mode]Exit{ProcessOne: {Code: 1}, ProcessTwo: {Code: 255}}[mode], event.Exit)
+			}
+		}
+	}
+}
+
+func kernelTellsSignal(t *testing.T) bool {
+	var name unix.Utsname
+	must.NoError(t, unix.Uname(&name))
+	var major, minor int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	must.NoError(t, err)
+	return major > 6 || major == 6 && minor >= 15
+}
+
+// The link to the guest's journal goes with the machine.
+func TestHostJournalLink(t *testing.T) {
+	const id = "5b3d7a52-9c1e-4f0a-8e6d-0123456789ab"
+	m := newManager(t)
+	spec := newBooted(t, m)
+	spec.Machine, spec.UUID, spec.LinkJournal = MachineName(id, "journal"), id, "try-guest"
+	t.Cleanup(func() { must.NoError(t, m.Remove(context.Background(), spec.Machine)) })
+	awaitEvent(t, mustStart(t, m, spec), Ready)
+	link := filepath.Join(journalDir, strings.ReplaceAll(id, "-", ""))
+	_, err := os.Readlink(link)
+	must.NoError(t, err)
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	_, err = os.Lstat(link)
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// An nspawn that is killed cannot tidy up.
+func TestHostKilledNspawnLeavesNothing(t *testing.T) {
+	m := newManager(t)
+	before := locks(t)
+	for range 2 { // the second start is not in the way of the first's remains
+		spec := newMachine(t, m, "sleep 1000")
+		mustStart(t, m, spec)
+		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGKILL)))
+		must.Eq(t, Exit{Code: 137, Signal: 9}, mustWait(t, m, spec.Machine))
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, before, locks(t))
+	}
+}
+
+func locks(t *testing.T) []string {
+	files, err := filepath.Glob("/run/systemd/nspawn/locks/*")
+	must.NoError(t, err)
+	return files
+}
+
+// A file system that cannot be ID-mapped, here the overlay of the disposable
+// host's own root: what is only the machine's is handed over to its root, all
+// else is refused.
+func TestHostBindThatCannotBeMapped(t *testing.T) {
+	m := newManager(t)
+	dir, err := os.MkdirTemp("/opt", "unmappable")
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
+	must.NoError(t, os.Mkdir(dir+"/sub", 0o700))
+	must.NoError(t, os.WriteFile(dir+"/sub/token", []byte("secret\n"), 0o600))
+	must.NoError(t, os.Symlink("/etc/passwd", dir+"/link"))
+
+	spec := newMachine(t, m, "cat /x/sub/token && stat -c %u:%g /x /x/sub/token && touch /x/mine")
+	spec.Binds = []Bind{{Source: dir, Destination: "/x"}}
+	_, err = start(t, m, spec)
+	must.ErrorContains(t, err, "bind "+dir+" to /x with a user namespace")
+	must.ErrorContains(t, err, "file system overlay")
+
+	spec.Binds[0].Owned = true
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "secret\n0:0\n0:0\n", <-out.stdout)
+	var stat unix.Stat_t
+	must.NoError(t, unix.Stat("/etc/passwd", &stat))
+	must.Eq(t, 0, stat.Uid)
+}

@@ -1,0 +1,53 @@
+package nspawn
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// journalEntry has the fields of systemd.journal-fields(7) that say whose
+// message it is.
+type journalEntry struct {
+	Message string `json:"MESSAGE"`
+	PID     string `json:"_PID"`
+	Unit    string `json:"_SYSTEMD_UNIT"`
+}
+
+// lastMessage is what nspawn, as the main process of the unit, last complained
+// of in the journal: "" if nothing is found.
+func lastMessage(ctx context.Context, machine string, unit systemd.UnitState) string {
+	// What nspawn sent is in the journal's queue, and in its files after this.
+	if exec.CommandContext(ctx, "journalctl", "--sync").Run() != nil {
+		return ""
+	}
+	output, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--no-pager", "--output=json", "--lines=100",
+		"--priority=err", "--identifier=systemd-nspawn", fmt.Sprintf("--since=@%d", unit.ExecMainStart.Unix())).Output()
+	if err != nil {
+		return ""
+	}
+	return strings.Join(messagesOf(output, UnitName(machine), int(unit.ExecMainPID)), "; ")
+}
+
+// messagesOf picks the messages of a unit and its main process. An entry of a
+// process that was gone when journald looked at it has no unit: it is taken if
+// the process is the main one, or younger, as nspawn's children are.
+func messagesOf(entries []byte, unit string, main int) (messages []string) {
+	for line := range bytes.Lines(entries) {
+		var entry journalEntry
+		if json.Unmarshal(line, &entry) != nil { // a message that is not UTF-8 is a list of numbers
+			continue
+		}
+		pid, err := strconv.Atoi(entry.PID)
+		if entry.Unit == unit || entry.Unit == "" && err == nil && pid >= main {
+			messages = append(messages, entry.Message)
+		}
+	}
+	return messages
+}

@@ -1,0 +1,268 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Manager starts and controls machines by name. It remembers none: what there
+// is, systemd knows. It is safe for concurrent use.
+type Manager struct {
+	bus    *systemd.Conn
+	dirs   Dirs
+	ranges rootfs.Ranges
+	// inPlace guards the check that a directory is run in place only once.
+	inPlace sync.Mutex
+}
+
+// NewManager uses the systemd behind bus.
+func NewManager(bus *systemd.Conn, dirs Dirs) *Manager {
+	return &Manager{bus: bus, dirs: dirs, ranges: rootfs.Ranges{Dir: dirs.ranges()}}
+}
+
+// killTimeout bounds the wait for a machine that was killed. The kernel's work
+// is done in milliseconds; nspawn and systemd then tidy up.
+const killTimeout = 10 * time.Second
+
+// Status is what systemd says about a machine now. Exit is nil while it runs.
+// A machine without a unit is ErrLost.
+type Status struct {
+	Started, Ended time.Time
+	Exit           *Exit
+}
+
+// Status looks the machine up. It waits for a bus that is away until ctx ends.
+func (m *Manager) Status(ctx context.Context, machine string) (Status, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	unit, ok := <-m.bus.WatchUnit(ctx, UnitName(machine))
+	switch {
+	case !ok:
+		return Status{}, fmt.Errorf("look up machine %s: systemd does not answer: %w", machine, ctx.Err())
+	case gone(unit):
+		return Status{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+	}
+	status := Status{Started: unit.ExecMainStart}
+	if exit, ok := ended(unit); ok {
+		status.Exit, status.Ended = &exit, unit.ExecMainExit
+	}
+	return status, nil
+}
+
+// Wait returns how the machine ended, when it has.
+func (m *Manager) Wait(ctx context.Context, machine string) (Exit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for unit := range m.bus.WatchUnit(ctx, UnitName(machine)) {
+		if gone(unit) {
+			return Exit{}, fmt.Errorf("wait for machine %s: %w", machine, ErrLost)
+		}
+		if exit, ok := ended(unit); ok {
+			return exit, nil
+		}
+	}
+	return Exit{}, fmt.Errorf("wait for machine %s: %w", machine, ctx.Err())
+}
+
+// Signal sends a signal to the machine's payload, never to systemd-nspawn,
+// which most signals would kill.
+func (m *Manager) Signal(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
+	payload, err := m.payload(ctx, machine, mode)
+	if err != nil {
+		return err
+	}
+	return payload.signal(sig)
+}
+
+// Stop ends the machine: sig to the payload, and when the timeout is over,
+// SIGKILL to all of it. The unit stays, with the exit status. It returns nil
+// if the machine has ended already or is gone.
+func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.Signal, timeout time.Duration) error {
+	err := m.signalToStop(ctx, machine, mode, sig)
+	switch {
+	case errors.Is(err, ErrLost):
+		return nil
+	case errors.Is(err, os.ErrProcessDone):
+		// It is ending by itself, or was to begin only now.
+		timeout = min(timeout, time.Second)
+	case err != nil:
+		timeout = 0
+	}
+	if m.waitFor(ctx, machine, timeout) == nil {
+		return nil
+	}
+	return m.kill(ctx, machine)
+}
+
+// signalToStop sends the signal unless that is in vain: an init that boots has
+// neither blocked nor caught it yet, and the kernel drops it (pid_namespaces(7)).
+// Such a guest has not begun to do anything.
+func (m *Manager) signalToStop(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
+	payload, err := m.payload(ctx, machine, mode)
+	if err != nil {
+		return err
+	}
+	if mode == Boot && !payload.takes(sig) {
+		return fmt.Errorf("machine %s does not take signal %s yet", machine, sig)
+	}
+	return payload.signal(sig)
+}
+
+// kill ends the machine at once. The end of the leader ends all processes of
+// its PID namespace and leaves nspawn alive to tidy up; the whole unit is
+// killed only when that does not help.
+func (m *Manager) kill(ctx context.Context, machine string) error {
+	if leader, err := m.leader(ctx, machine); err == nil {
+		if leader.signal(unix.SIGKILL) == nil && m.waitFor(ctx, machine, killTimeout) == nil {
+			return nil
+		}
+	}
+	if unit, err := m.unit(ctx, machine); err == nil && unit.SubState == "auto-restart" {
+		return m.bus.StopUnit(ctx, UnitName(machine)) // rebooting: there is no process to kill
+	}
+	if err := m.bus.KillUnit(ctx, UnitName(machine), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
+		return fmt.Errorf("kill machine %s: %w", machine, err)
+	}
+	return m.waitFor(ctx, machine, killTimeout)
+}
+
+// waitFor waits until the machine has ended or is gone.
+func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if _, err := m.Wait(ctx, machine); err != nil && !errors.Is(err, ErrLost) {
+		return err
+	}
+	return nil
+}
+
+// Remove ends the machine if it runs and removes all that belongs to its name.
+// It returns nil if there is nothing.
+func (m *Manager) Remove(ctx context.Context, machine string) error {
+	unit, err := m.unit(ctx, machine)
+	switch {
+	case err == nil:
+		err = m.removeUnit(ctx, machine, unit)
+	case errors.Is(err, ErrLost):
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove machine %s: %w", machine, err)
+	}
+	if err := m.removeFiles(machine); err != nil {
+		return fmt.Errorf("remove machine %s: %w", machine, err)
+	}
+	return nil
+}
+
+func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.UnitState) error {
+	if _, ok := ended(unit); !ok {
+		if err := m.kill(ctx, machine); err != nil {
+			return err
+		}
+	}
+	if err := m.bus.StopUnit(ctx, UnitName(machine)); err != nil {
+		return err
+	}
+	return m.bus.ResetFailedUnit(ctx, UnitName(machine))
+}
+
+// Exec runs a command in the machine, as confined as its payload.
+func (m *Manager) Exec(ctx context.Context, machine string, command enter.Command) (int, error) {
+	for {
+		leader, err := m.leader(ctx, machine)
+		if err != nil {
+			return 0, err
+		}
+		cgroup, err := leader.cgroup()
+		if err != nil {
+			return 0, err
+		}
+		code, err := enter.Run(ctx, enter.Target{Leader: leader.pid, Cgroup: cgroup}, command)
+		// A booting systemd moves itself once; nothing was run then.
+		if moved, _ := leader.cgroup(); !errors.Is(err, enter.ErrMoved) || moved == cgroup {
+			return code, err
+		}
+	}
+}
+
+// payload is the process of the machine that the job asked for.
+func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (process, error) {
+	leader, err := m.leader(ctx, machine)
+	if err != nil {
+		return process{}, err
+	}
+	return payloadProcess(leader, mode)
+}
+
+func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
+	unit, err := m.unit(ctx, machine)
+	if err != nil {
+		return process{}, err
+	}
+	if unit.MainPID == 0 {
+		return process{}, fmt.Errorf("machine %s does not run: %w", machine, os.ErrProcessDone)
+	}
+	return leader(int(unit.MainPID))
+}
+
+// Record is what systemd knows of a machine.
+type Record struct {
+	Machine string
+	Started time.Time
+	Fields  map[string]string // Spec.JournalFields
+}
+
+// Machines are the records of all machines of this driver on the host, of all
+// plugins and agents, running or ended.
+func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
+	units, err := m.bus.UnitsByPattern(ctx, UnitName("*"))
+	if err != nil {
+		return nil, err
+	}
+	var records []Record
+	for _, unit := range units {
+		machine, ok := MachineOf(unit)
+		if !ok {
+			continue
+		}
+		record, err := m.Record(ctx, machine)
+		switch {
+		case errors.Is(err, ErrLost), errors.Is(err, systemd.ErrNotFound): // removed meanwhile
+		case err != nil:
+			return nil, err
+		default:
+			records = append(records, record)
+		}
+	}
+	return records, nil
+}
+
+// Record looks up what systemd knows of a machine. The error is ErrLost if there
+// is none of that name.
+func (m *Manager) Record(ctx context.Context, machine string) (Record, error) {
+	unit, err := m.unit(ctx, machine)
+	if err != nil {
+		return Record{}, err
+	}
+	fields, err := m.bus.JournalFields(ctx, UnitName(machine))
+	return Record{Machine: machine, Started: unit.ExecMainStart, Fields: fields}, err
+}
+
+func (m *Manager) unit(ctx context.Context, machine string) (systemd.UnitState, error) {
+	unit, err := m.bus.Unit(ctx, UnitName(machine))
+	if errors.Is(err, systemd.ErrNotFound) {
+		return systemd.UnitState{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+	}
+	return unit, err
+}

@@ -1,0 +1,257 @@
+package nspawn
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/rootfs"
+)
+
+// prepare makes what the machine needs on the host and completes the spec. It
+// undoes nothing: Remove knows all of it by the machine's name.
+func (m *Manager) prepare(s *Spec) error {
+	if err := os.MkdirAll(m.dirs.machine(s.Machine), 0o700); err != nil {
+		return fmt.Errorf("make the directory of machine %s: %w", s.Machine, err)
+	}
+	if err := os.WriteFile(m.dirs.environment(s.Machine), []byte(environmentFile(s.Environment)), 0o600); err != nil {
+		return fmt.Errorf("write the environment of machine %s: %w", s.Machine, err)
+	}
+	if s.Root.UserNamespace {
+		base, err := m.ranges.Acquire(s.Machine)
+		if err != nil {
+			return err
+		}
+		s.Root.UIDBase = base
+		if err := mapBinds(s); err != nil {
+			return err
+		}
+	}
+	if s.Network.Namespace != "" {
+		if err := network.Prepare(s.Network.Namespace); err != nil {
+			return err
+		}
+	}
+	if s.Root.InPlace {
+		return m.claim(s.Machine, s.Root)
+	}
+	overlay := rootfs.Overlay{
+		Lower:   []string{s.Root.Image},
+		RW:      m.dirs.writable(s.Machine),
+		Target:  m.dirs.root(s.Machine),
+		UIDBase: s.Root.UIDBase,
+	}
+	if err := overlay.Mount(); err != nil {
+		return err
+	}
+	return furnish(m.dirs.root(s.Machine), *s)
+}
+
+// mapBinds finds out which binds cannot be ID-mapped.
+func mapBinds(s *Spec) error {
+	s.Binds = slices.Clone(s.Binds)
+	var errs []error
+	for i, bind := range s.Binds {
+		err := rootfs.Mappable(bind.Source)
+		switch {
+		case err == nil:
+		case bind.Owned:
+			s.Binds[i].unmapped = true
+			errs = append(errs, rootfs.HandOver(bind.Source, s.Root.UIDBase))
+		default:
+			errs = append(errs, fmt.Errorf("bind %s to %s with a user namespace: %w", bind.Source, bind.Destination, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// furnish puts the spec's files and the mount points of its binds into the
+// root. The image decides what is at their paths, so they are reached without
+// ever leaving the root.
+func furnish(dir string, s Spec) error {
+	tree, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open the root of the machine: %w", err)
+	}
+	defer tree.Close()
+	owner := int(s.Root.UIDBase)
+	for _, file := range s.Root.Files {
+		if err := writeFile(tree, file, owner); err != nil {
+			return fmt.Errorf("write %s of the machine: %w", file.Path, err)
+		}
+	}
+	for _, bind := range s.Binds {
+		if err := makeMountPoint(tree, bind, owner); err != nil {
+			return fmt.Errorf("make the mount point %s of the machine: %w", bind.Destination, err)
+		}
+	}
+	return nil
+}
+
+// makeMountPoint is for a read-only root, in which nspawn can make none, and
+// for nspawn 252, which leaves those that it makes to nobody. Where a link of
+// the image leads to an absolute path, it is left to nspawn after all.
+func makeMountPoint(tree *os.Root, bind Bind, owner int) error {
+	name := strings.TrimPrefix(filepath.Clean(bind.Destination), "/")
+	if _, err := tree.Stat(name); !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	source, err := os.Stat(bind.Source)
+	if err != nil {
+		return err
+	}
+	if source.IsDir() {
+		return makeDir(tree, name, owner)
+	}
+	if err := makeDir(tree, filepath.Dir(name), owner); err != nil {
+		return err
+	}
+	return writeFile(tree, File{Path: bind.Destination}, owner)
+}
+
+// makeDir makes a directory and those above it, of the machine's root.
+func makeDir(tree *os.Root, name string, owner int) error {
+	if _, err := tree.Stat(name); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := makeDir(tree, filepath.Dir(name), owner); err != nil {
+		return err
+	}
+	if err := tree.Mkdir(name, 0o755); err != nil {
+		return err
+	}
+	return tree.Chown(name, owner, owner)
+}
+
+func writeFile(tree *os.Root, file File, owner int) error {
+	name := strings.TrimPrefix(filepath.Clean(file.Path), "/")
+	if _, err := tree.Lstat(name); file.Keep && err == nil {
+		return nil
+	}
+	if err := makeDir(tree, filepath.Dir(name), owner); err != nil {
+		return err
+	}
+	// Often a symbolic link into a directory that is empty before the boot.
+	if err := ignoreNotExist(tree.Remove(name)); err != nil {
+		return err
+	}
+	if err := tree.WriteFile(name, []byte(file.Content), 0o644); err != nil {
+		return err
+	}
+	return tree.Lchown(name, owner, owner)
+}
+
+// claim records that the machine runs its image in place. A directory that
+// may be written to has only one machine.
+func (m *Manager) claim(machine string, root Root) error {
+	if root.ReadOnly {
+		return nil
+	}
+	m.inPlace.Lock()
+	defer m.inPlace.Unlock()
+	claims, err := filepath.Glob(filepath.Join(m.dirs.machines(), "*", "root"))
+	if err != nil {
+		return err
+	}
+	for _, claim := range claims {
+		if image, err := os.Readlink(claim); err == nil && overlap(image, root.Image) {
+			return &BusyError{Image: root.Image, Holder: filepath.Base(filepath.Dir(claim))}
+		}
+	}
+	if err := os.Symlink(root.Image, m.dirs.root(machine)); err != nil {
+		return fmt.Errorf("claim image %s: %w", root.Image, err)
+	}
+	return nil
+}
+
+// overlap says whether one directory is the other or holds it.
+func overlap(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
+}
+
+// BusyError says that a machine runs the image in place already.
+type BusyError struct{ Image, Holder string }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("image %s is run in place by machine %s: stop that task, or set ephemeral = true to run a private copy", e.Image, e.Holder)
+}
+
+// removeFiles removes what prepare made, and what nspawn leaves.
+func (m *Manager) removeFiles(machine string) error {
+	root := m.dirs.root(machine)
+	if target, err := os.Readlink(root); err == nil {
+		if err := os.Remove(root); err != nil {
+			return fmt.Errorf("release image %s: %w", target, err)
+		}
+	} else if err := errors.Join(removeLock(root), rootfs.Unmount(root)); err != nil {
+		return err
+	}
+	return errors.Join(
+		rootfs.Remove(m.dirs.writable(machine)),
+		rootfs.Remove(m.dirs.machine(machine)),
+		m.ranges.Release(machine),
+		removeJournalLink(machine, root),
+		removeEmpty(machine),
+	)
+}
+
+// removeEmpty removes the directories below /run/systemd/nspawn that an nspawn
+// that is killed leaves; they are empty outside of its mount namespace.
+func removeEmpty(machine string) error {
+	var errs []error
+	for _, dir := range []string{"propagate/" + machine, "unix-export/" + machine, machine + "/unix-export", machine} {
+		errs = append(errs, ignoreNotExist(os.Remove("/run/systemd/nspawn/"+dir)))
+	}
+	return errors.Join(errs...)
+}
+
+// removeLock removes the lock file of a root that is only this machine's, which
+// an nspawn that is killed leaves (image_path_lock in systemd's discover-image.c).
+func removeLock(root string) error {
+	var stat unix.Stat_t
+	if err := unix.Stat(root, &stat); err != nil {
+		return nil // nothing was mounted
+	}
+	return ignoreNotExist(os.Remove(fmt.Sprintf("/run/systemd/nspawn/locks/inode-%d:%d", stat.Dev, stat.Ino)))
+}
+
+const journalDir = "/var/log/journal"
+
+// removeJournalLink removes the symbolic link to the machine's journal that
+// --link-journal=guest makes below /var/log/journal, named by the machine ID.
+// It leads into the machine's root; with nspawn 262, to where nobody but that
+// nspawn has ever seen it, so the link of our name that leads nowhere is taken.
+func removeJournalLink(machine, root string) error {
+	links, err := filepath.Glob(filepath.Join(journalDir, "*"))
+	if err != nil {
+		return err
+	}
+	id := machineIDOf(machine)
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err != nil {
+			continue
+		}
+		_, err = os.Stat(link)
+		ours := strings.HasPrefix(target, root+"/") || filepath.Base(link) == id && errors.Is(err, os.ErrNotExist)
+		if ours {
+			if err := ignoreNotExist(os.Remove(link)); err != nil {
+				return fmt.Errorf("remove the link to the machine's journal: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// machineIDOf is the machine ID of a machine that is named by MachineName: the
+// allocation's ID, which ends the name, without its dashes.
+func machineIDOf(machine string) string {
+	const uuid = 36
+	return strings.ReplaceAll(machine[max(len(machine)-uuid, 0):], "-", "")
+}

@@ -1,0 +1,72 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// accounts are the stretches of UIDs and GIDs the host itself has in use.
+type accounts []stretch
+
+// stretch is the IDs from first to last.
+type stretch struct{ first, last uint64 }
+
+// overlap tells whether one of the RangeSize IDs from base on is in use.
+func (a accounts) overlap(base uint32) bool {
+	for _, s := range a {
+		if s.first < uint64(base)+RangeSize && s.last >= uint64(base) {
+			return true
+		}
+	}
+	return false
+}
+
+// readAccounts reads users, groups and the ranges delegated to users
+// (subuid(5)). Accounts of a network directory are not looked for: they have no
+// business in the range systemd reserves, and asking could take long.
+func readAccounts(root string) (accounts, error) {
+	var all accounts
+	for _, source := range []struct {
+		file  string
+		parse func(fields []string) (stretch, bool)
+	}{
+		{"/etc/passwd", parseAccount},
+		{"/etc/group", parseAccount},
+		{"/etc/subuid", parseDelegated},
+		{"/etc/subgid", parseDelegated},
+	} {
+		text, err := os.ReadFile(root + source.file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read accounts of the host: %w", err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if s, ok := source.parse(strings.Split(strings.TrimSpace(line), ":")); ok {
+				all = append(all, s)
+			}
+		}
+	}
+	return all, nil
+}
+
+// parseAccount takes passwd(5) "name:x:uid:…" and group(5) "name:x:gid:…".
+func parseAccount(fields []string) (stretch, bool) {
+	if len(fields) < 3 {
+		return stretch{}, false
+	}
+	id, err := strconv.ParseUint(fields[2], 10, 32)
+	return stretch{id, id}, err == nil
+}
+
+// parseDelegated takes subuid(5) "name:first:count".
+func parseDelegated(fields []string) (stretch, bool) {
+	if len(fields) < 3 {
+		return stretch{}, false
+	}
+	first, err1 := strconv.ParseUint(fields[1], 10, 32)
+	count, err2 := strconv.ParseUint(fields[2], 10, 32)
+	return stretch{first, first + count - 1}, err1 == nil && err2 == nil && count > 0
+}

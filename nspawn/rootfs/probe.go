@@ -1,0 +1,57 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Probe tells whether overlays of ID-mapped layers can be made and written to
+// on the file system of dir, by making one. It leaves nothing behind.
+func Probe(dir string) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("probe root file systems: %w", err)
+	}
+	top, err := os.MkdirTemp(dir, ".probe-")
+	if err != nil {
+		return fmt.Errorf("probe root file systems: %w", err)
+	}
+	o := Overlay{
+		Lower:   []string{filepath.Join(top, "lower")},
+		RW:      filepath.Join(top, "rw"),
+		Target:  filepath.Join(top, "merged"),
+		UIDBase: minBase,
+	}
+	defer func() {
+		if err = errors.Join(err, Unmount(o.Target), Remove(top)); err != nil {
+			err = fmt.Errorf("probe root file systems in %s (%s): %w", dir, fsType(dir), err)
+		}
+	}()
+	if err := os.Mkdir(o.Lower[0], 0o755); err != nil {
+		return err
+	}
+	if err := o.Mount(); err != nil {
+		return err
+	}
+	return o.checkOwners()
+}
+
+// checkOwners expects root of the machine to own the merged tree, and host root
+// to be able to create and give away files in it.
+func (o Overlay) checkOwners() error {
+	var root unix.Stat_t
+	if err := unix.Stat(o.Target, &root); err != nil {
+		return fmt.Errorf("stat merged root: %w", err)
+	}
+	if root.Uid != o.UIDBase || root.Gid != o.UIDBase {
+		return fmt.Errorf("merged root belongs to %d:%d, want %d", root.Uid, root.Gid, o.UIDBase)
+	}
+	file := filepath.Join(o.Target, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	return os.Chown(file, int(o.UIDBase), int(o.UIDBase))
+}

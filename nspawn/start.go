@@ -1,0 +1,120 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Streams are where the payload's output goes. systemd keeps its own copies:
+// the caller closes these after Start. They are not used with LogToJournal.
+type Streams struct{ Stdout, Stderr *os.File }
+
+// startTimeout bounds a start. Bare nspawn needs 0.1 s; a host that starts
+// many machines at once needs longer.
+const startTimeout = 90 * time.Second
+
+// Start runs the machine and returns when it is up, which is before its
+// payload's first instruction. What an earlier start of the same name left is
+// removed before; on an error nothing is left.
+func (m *Manager) Start(ctx context.Context, s Spec, streams Streams) (follower *Follower, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := m.Remove(ctx, s.Machine); err != nil {
+		return nil, fmt.Errorf("clear what an earlier start left: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+			defer cancel()
+			err = errors.Join(err, m.Remove(undo, s.Machine))
+		}
+	}()
+	tool, err := lookTool(ctx, m.bus, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.prepare(&s); err != nil {
+		return nil, err
+	}
+	if follower, err = m.Follow(s.Machine, s.Mode); err != nil {
+		return nil, err
+	}
+	props := properties(s, tool, m.dirs)
+	if !s.LogToJournal {
+		props = append(props,
+			property("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
+			property("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
+		)
+	}
+	err = m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props)
+	var leader int
+	if err == nil {
+		leader, err = m.awaitUp(ctx, s.Machine, follower.socket)
+	}
+	if err != nil {
+		follower.Close()
+		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
+	}
+	follower.hold(leader)
+	return follower, nil
+}
+
+// awaitUp returns the leader's PID once nspawn has set the machine up. An nspawn
+// that ends without having said so has failed itself; afterwards, its exit
+// status is the payload's.
+func (m *Manager) awaitUp(ctx context.Context, machine string, socket *notifySocket) (leader int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	states := m.bus.WatchUnit(ctx, UnitName(machine))
+	for {
+		select {
+		case leader := <-socket.up:
+			return leader, nil
+		case unit, ok := <-states:
+			if !ok {
+				return 0, fmt.Errorf("wait until it is up: %w", ctx.Err())
+			}
+			exit, isEnd := ended(unit)
+			if !isEnd && !gone(unit) {
+				continue
+			}
+			socket.finish()
+			select {
+			case leader := <-socket.up:
+				return leader, nil
+			default:
+				return 0, &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
+			}
+		}
+	}
+}
+
+// StartError says that systemd-nspawn could not set the machine up.
+type StartError struct {
+	Exit    Exit
+	Message string // nspawn's own words, if the journal has them
+}
+
+func (e *StartError) Error() string {
+	how := fmt.Sprintf("systemd-nspawn ended with status %d", e.Exit.Code)
+	if e.Exit.Signal != 0 {
+		how = fmt.Sprintf("systemd-nspawn was killed by signal %d", e.Exit.Signal)
+	}
+	if e.Message == "" {
+		return how + " before the machine was up; `journalctl -t systemd-nspawn` may say why"
+	}
+	return how + ": " + e.Message
+}
+
+// Close closes both.
+func (s Streams) Close() error {
+	if s.Stdout == nil {
+		return nil
+	}
+	return errors.Join(s.Stdout.Close(), s.Stderr.Close())
+}

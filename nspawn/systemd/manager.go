@@ -1,0 +1,49 @@
+package systemd
+
+import (
+	"context"
+	"slices"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Version returns systemd's version as its build names it, such as
+// "252.39-1~deb12u1".
+func (c *Conn) Version(ctx context.Context) (string, error) {
+	return c.managerProperty(ctx, "Version")
+}
+
+// Features returns what systemd was built with, such as "+PAM +AUDIT -SELINUX".
+func (c *Conn) Features(ctx context.Context) (string, error) {
+	return c.managerProperty(ctx, "Features")
+}
+
+func (c *Conn) managerProperty(ctx context.Context, name string) (string, error) {
+	r := request{
+		op: "get property of systemd", name: name,
+		dest: systemdName, path: systemdPath,
+		method: propertyIface + ".Get", args: []any{managerIface, name},
+	}
+	var value dbus.Variant
+	if err := c.call(ctx, r, &value); err != nil {
+		return "", err
+	}
+	text, _ := value.Value().(string)
+	return text, nil
+}
+
+// Available tells whether somebody owns a bus name, such as
+// "org.freedesktop.machine1", or would be started when called by it.
+func (c *Conn) Available(ctx context.Context, name string) (bool, error) {
+	for _, method := range []string{"ListNames", "ListActivatableNames"} {
+		r := request{op: "look up bus name", name: name, dest: busName, path: busPath, method: busName + "." + method}
+		var names []string
+		if err := c.call(ctx, r, &names); err != nil {
+			return false, err
+		}
+		if slices.Contains(names, name) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

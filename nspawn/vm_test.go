@@ -1,0 +1,317 @@
+package nspawn
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/e2e/vm/vmtest"
+	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/rootfs"
+)
+
+// The tests in this file need what a disposable host lacks: the controllers of
+// cgroup v2, swap, and the oldest kernel that is supported, Debian 12's 6.1.
+
+const mebibyte = 1 << 20
+
+// groupFile is a file of the control group of the machine's unit.
+func groupFile(t *testing.T, m *Manager, machine, name string) string {
+	t.Helper()
+	unit, err := m.unit(t.Context(), machine)
+	must.NoError(t, err)
+	text, err := os.ReadFile(filepath.Join(cgroupRoot, unit.ControlGroup, name))
+	must.NoError(t, err)
+	return strings.TrimSpace(string(text))
+}
+
+// inside runs a script in the machine and returns what it prints.
+func inside(t *testing.T, m *Manager, machine, script string) string {
+	t.Helper()
+	var out strings.Builder
+	command := enter.Command{Argv: []string{"/bin/sh", "-c", script}, Stdout: &out, Stderr: &out}
+	code, err := m.Exec(t.Context(), machine, command)
+	must.NoError(t, err)
+	must.Zero(t, code, must.Sprint(out.String()))
+	return strings.TrimSpace(out.String())
+}
+
+func mustUsage(t *testing.T, m *Manager, machine string) Usage {
+	t.Helper()
+	usage, err := m.Usage(machine)
+	must.NoError(t, err)
+	return usage
+}
+
+// setProperty changes a limit that no Spec has.
+func setProperty(t *testing.T, machine, property string) {
+	t.Helper()
+	out, err := exec.Command("systemctl", "set-property", "--runtime", UnitName(machine), property).CombinedOutput()
+	must.NoError(t, err, must.Sprint(string(out)))
+}
+
+func TestVMHost(t *testing.T) {
+	vmtest.Require(t)
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	must.NoError(t, err)
+	must.StrHasPrefix(t, "6.1.", string(release))
+	must.NoError(t, rootfs.Probe(t.TempDir()))
+	m := newManager(t)
+	never := Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
+	host := LookHost(t.Context(), m.bus, never)
+	must.SliceEmpty(t, host.Problems)
+	must.SliceContainsSubset(t, host.Controllers, []string{"cpu", "cpuset", "io", "memory", "pids"})
+	must.NoError(t, host.Overlay)
+	must.NoError(t, host.UserNamespaces)
+}
+
+// allocate is a program that fills this much memory of its own, and ends.
+func allocate(size int) string {
+	return fmt.Sprintf("dd if=/dev/zero of=/dev/null bs=%d count=1", size)
+}
+
+// The host has swap: memory that may go there is no reason to kill anybody.
+func TestVMOutOfMemory(t *testing.T) {
+	vmtest.Require(t)
+	swaps, err := os.ReadFile("/proc/swaps")
+	must.NoError(t, err)
+	must.StrContains(t, string(swaps), "/swap")
+	m := newManager(t)
+	for name, c := range map[string]struct {
+		mode   Mode
+		script string
+		killed bool
+	}{
+		"payload is PID 1":     {ProcessOne, "exec " + allocate(150*mebibyte), true},
+		"payload is PID 2":     {ProcessTwo, "exec " + allocate(150*mebibyte), true},
+		"child of PID 1":       {ProcessOne, allocate(150*mebibyte) + "; sleep 1000", true},
+		"child of PID 2":       {ProcessTwo, allocate(150*mebibyte) + "; sleep 1000", true},
+		"enough for PID 1":     {ProcessOne, "exec " + allocate(30*mebibyte), false},
+		"enough for a child":   {ProcessTwo, allocate(30*mebibyte) + "; true", false},
+		"failure of no memory": {ProcessTwo, "kill -KILL $$", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := newMachine(t, m, c.script)
+			spec.Mode, spec.Limits.MemoryMax = c.mode, 64*mebibyte
+			out := mustStart(t, m, spec)
+			must.Eq(t, c.killed, mustEnd(t, out).OOMKilled)
+			must.Eq(t, c.killed, mustWait(t, m, spec.Machine).OOMKilled)
+		})
+	}
+}
+
+// mustEnd is the end of the machine as its follower tells it.
+func mustEnd(t *testing.T, out output) Exit {
+	t.Helper()
+	last := Event{}
+	for event := range out.events {
+		last = event
+	}
+	must.NoError(t, last.Err)
+	must.EqOp(t, Ended, last.Kind)
+	return last.Exit
+}
+
+// A kernel before 6.15 does not tell which signal killed the payload.
+func TestVMKilledPayload(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	for mode, want := range map[Mode]Exit{ProcessOne: {Code: 1}, ProcessTwo: {Code: 255}} {
+		spec := newMachine(t, m, "sleep 1000; true")
+		spec.Mode = mode
+		out := mustStart(t, m, spec)
+		awaitTrap(t, m, spec)
+		must.NoError(t, m.Signal(t.Context(), spec.Machine, mode, syscall.SIGKILL))
+		must.Eq(t, want, mustEnd(t, out))
+	}
+}
+
+// What is run in a machine is within its limits, too.
+func TestVMOutOfMemoryByExec(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	spec := newMachine(t, m, "sleep 1000")
+	spec.Limits.MemoryMax = 64 * mebibyte
+	mustStart(t, m, spec)
+	code, err := m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"/bin/sh", "-c", "exec " + allocate(150*mebibyte)}})
+	must.NoError(t, err)
+	must.Eq(t, 128+int(syscall.SIGKILL), code)
+	must.True(t, mustWait(t, m, spec.Machine).OOMKilled)
+}
+
+func TestVMLimitsArrive(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	limited := newMachine(t, m, "sleep 1000")
+	limited.Limits = Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}}
+	free := newMachine(t, m, "sleep 1000")
+	for _, c := range []struct {
+		spec  Spec
+		nproc string
+		files map[string]string
+	}{
+		{limited, "1", map[string]string{
+			"memory.max": "67108864", "memory.low": "16777216", "memory.swap.max": "0",
+			"cpu.weight": "37", "cpuset.cpus": "1", "cpuset.cpus.effective": "1", "pids.max": "16384",
+			"cgroup.subtree_control": "cpuset cpu io memory pids",
+		}},
+		{free, "2", map[string]string{
+			"memory.max": "max", "memory.low": "0", "memory.swap.max": "max",
+			"cpu.weight": "100", "cpuset.cpus": "", "cpuset.cpus.effective": "0-1", "pids.max": "16384",
+		}},
+	} {
+		mustStart(t, m, c.spec)
+		got := map[string]string{}
+		for name := range c.files {
+			got[name] = groupFile(t, m, c.spec.Machine, name)
+		}
+		must.Eq(t, c.files, got)
+		must.Eq(t, c.nproc, inside(t, m, c.spec.Machine, "nproc"))
+	}
+}
+
+// The payload, its children and what is run in the machine count as its tasks.
+func TestVMTasksMax(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	spec := newMachine(t, m, "sleep 1000")
+	mustStart(t, m, spec)
+	must.Eq(t, "3", groupFile(t, m, spec.Machine, "pids.current")) // nspawn, its stub and sleep
+	setProperty(t, spec.Machine, "TasksMax=12")
+	must.Eq(t, "12", groupFile(t, m, spec.Machine, "pids.max"))
+	must.StrContains(t, inside(t, m, spec.Machine, "(for i in $(seq 50); do sleep 1000 & done) 2>&1 || true"), "can't fork")
+	tasks, err := strconv.Atoi(groupFile(t, m, spec.Machine, "pids.current"))
+	must.NoError(t, err)
+	must.Between(t, 8, tasks, 12)
+}
+
+func TestVMUsage(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	spec := newMachine(t, m, `mkfifo /go /ready
+		cat /go
+		x=$(head -c 41943040 /dev/zero | tr '\0' x)
+		dd if=/dev/zero of=/file bs=1M count=20
+		echo ready >/ready
+		sleep 1000; true`) // true: else the shell becomes sleep
+	mustStart(t, m, spec)
+	inside(t, m, spec.Machine, "until [ -p /ready ]; do :; done")
+	before := mustUsage(t, m, spec.Machine)
+	inside(t, m, spec.Machine, "echo go >/go; cat /ready")
+	after := mustUsage(t, m, spec.Machine)
+
+	must.Greater(t, before.CPUUser+before.CPUSystem, after.CPUUser+after.CPUSystem)
+	must.GreaterEq(t, *before.Memory.RSS+40*mebibyte, *after.Memory.RSS)
+	must.GreaterEq(t, *before.Memory.Cache+20*mebibyte, *after.Memory.Cache)
+	must.GreaterEq(t, *before.Memory.Current+60*mebibyte, *after.Memory.Current)
+	must.GreaterEq(t, *after.Memory.Current, *after.Memory.Peak)
+	must.Positive(t, *after.Memory.Kernel)
+	must.Less(t, *after.Memory.Current, *after.Memory.Kernel)
+	must.Zero(t, *after.Memory.Swap)
+
+	// The kernel moves out what it can and says EAGAIN if that is less.
+	unit, err := m.unit(t.Context(), spec.Machine)
+	must.NoError(t, err)
+	err = os.WriteFile(filepath.Join(cgroupRoot, unit.ControlGroup, "memory.reclaim"), []byte("60M"), 0)
+	must.True(t, err == nil || errors.Is(err, syscall.EAGAIN), must.Sprint(err))
+	swapped := mustUsage(t, m, spec.Machine)
+	must.GreaterEq(t, 10*mebibyte, *swapped.Memory.Swap)
+	must.Less(t, *after.Memory.RSS, *swapped.Memory.RSS)
+	must.GreaterEq(t, *after.Memory.Current, *swapped.Memory.Peak)
+}
+
+func TestVMThrottling(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	spec := newMachine(t, m, "sleep 1000")
+	mustStart(t, m, spec)
+	before := mustUsage(t, m, spec.Machine)
+	must.Zero(t, *before.ThrottledPeriods)
+	must.Zero(t, *before.ThrottledTime)
+	setProperty(t, spec.Machine, "CPUQuota=20%")
+	inside(t, m, spec.Machine, "timeout 2 sh -c 'while :; do :; done'; true")
+	after := mustUsage(t, m, spec.Machine)
+	must.Positive(t, *after.ThrottledPeriods)
+	must.Positive(t, *after.ThrottledTime)
+}
+
+// A root of ID-mapped layers, and the same again for the machine's next run.
+func TestVMOverlay(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	spec := newMachine(t, m, `ls /mine
+		echo x >/mine; chown 1000:1001 /mine; mkdir -p /srv/deep; mv /etc/passwd /srv
+		stat -c %u:%g / /etc /bin/busybox /mine /srv/passwd
+		exit 7`)
+	for range 2 {
+		out := mustStart(t, m, spec)
+		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
+		var written syscall.Stat_t
+		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.writable(spec.Machine), "upper/mine"), &written))
+		must.Eq(t, []uint32{1000, 1001}, []uint32{written.Uid, written.Gid}) // not shifted on disk
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, "0:0\n0:0\n0:0\n1000:1001\n0:0\n", <-out.stdout)
+	}
+	must.FileExists(t, hosttest.Busybox+"/etc/passwd")
+}
+
+// Nomad's directory for a task's secrets is a tmpfs, which can be ID-mapped
+// since Linux 6.3 only.
+func TestVMBindOfTmpfs(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	secrets := filepath.Join(t.TempDir(), "secrets")
+	must.NoError(t, os.Mkdir(secrets, 0o777))
+	must.NoError(t, syscall.Mount("tmpfs", secrets, "tmpfs", syscall.MS_NOEXEC, "size=1m"))
+	t.Cleanup(func() { must.NoError(t, syscall.Unmount(secrets, syscall.MNT_DETACH)) })
+	must.NoError(t, os.WriteFile(filepath.Join(secrets, "token"), []byte("secret\n"), 0o600))
+	spec := newMachine(t, m, "cat /secrets/token; stat -c %u:%g /secrets/token; echo mine >/secrets/mine")
+	spec.Binds = []Bind{{Source: secrets, Destination: "/secrets", Owned: true}}
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "secret\n0:0\n", <-out.stdout)
+	must.FileExists(t, filepath.Join(secrets, "mine"))
+}
+
+func TestVMNetworkNamespace(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	must.NoError(t, exec.Command("ip", "netns", "add", "vm").Run())
+	t.Cleanup(func() { must.NoError(t, exec.Command("ip", "netns", "delete", "vm").Run()) })
+	spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
+	spec.Network.Namespace = "/run/netns/vm"
+	mustStart(t, m, spec)
+	var namespace syscall.Stat_t
+	must.NoError(t, syscall.Stat(spec.Network.Namespace, &namespace))
+	must.Eq(t, fmt.Sprintf("net:[%d]", namespace.Ino), inside(t, m, spec.Machine, "readlink /proc/self/ns/net"))
+	must.Eq(t, "hello", inside(t, m, spec.Machine, "until wget -qO- http://127.0.0.1/x 2>/dev/null; do :; done"))
+	must.NotEq(t, "0", strings.Fields(inside(t, m, spec.Machine, "cat /proc/self/uid_map"))[1])
+}
+
+// A booted guest has controllers of its own: it limits its services, and when
+// one of them is killed, that is the guest's business.
+func TestVMBoot(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	spec := newBooted(t, m)
+	spec.Limits.MemoryMax = 512 * mebibyte
+	awaitEvent(t, mustStart(t, m, spec), Ready)
+	must.Eq(t, "oom-kill", inside(t, m, spec.Machine,
+		"systemd-run -q --unit=hog -p MemoryMax=20M -p MemorySwapMax=0 --wait "+allocate(100*mebibyte)+" >/dev/null;"+
+			" systemctl show -P Result hog"))
+	status, err := m.Status(t.Context(), spec.Machine)
+	must.NoError(t, err)
+	must.Nil(t, status.Exit)
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*killTimeout))
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+}
