@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/client/lib/cpustats"
@@ -36,7 +37,7 @@ type Driver struct {
 	bus      *systemd.Conn
 	machines *nspawn.Manager
 	tasks    tasks
-	reaper   sync.Once // has been started
+	reaper   reaper
 
 	mu      sync.RWMutex // guards config and compute
 	config  Config
@@ -59,6 +60,7 @@ func New(ctx context.Context, logger hclog.Logger) *Driver {
 		logger:   logger,
 		bus:      bus,
 		machines: nspawn.NewManager(bus, nspawn.DefaultDirs),
+		reaper:   reaper{began: time.Now(), wake: make(chan struct{}, 1)},
 	}
 }
 

@@ -42,6 +42,7 @@ type taskHandle struct {
 
 	done chan struct{} // closed when the machine has ended
 	// Written before done is closed, read after.
+	exit   nspawn.Exit
 	result *drivers.ExitResult
 	ended  time.Time
 }
@@ -59,10 +60,10 @@ func newHandle(config *drivers.TaskConfig, state TaskState, started time.Time) *
 	}
 }
 
-// end records how the machine ended.
-func (h *taskHandle) end(result *drivers.ExitResult, at time.Time) {
+// end records how the machine ended, or why that is not known.
+func (h *taskHandle) end(exit nspawn.Exit, err error, at time.Time) {
 	h.stop()
-	h.result, h.ended = result, at
+	h.exit, h.result, h.ended = exit, exitResult(exit, err), at
 	close(h.done)
 }
 

@@ -258,8 +258,33 @@ func TestHostRecover(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "hello\n", string(result.Stdout))
 	must.NoError(t, second.StopTask(running.ID, 20*time.Second, "SIGKILL"))
-	must.NoError(t, second.DestroyTask(running.ID, true))
-	must.ErrorContains(t, newHarness(t, "").RecoverTask(runningHandle), "unit is gone")
+}
+
+// An agent that is killed after DestroyTask has not recorded the end: it is told
+// again. A machine that is gone otherwise is not taken for one that has ended.
+func TestHostRecoverDestroyed(t *testing.T) {
+	first := newHarness(t, "")
+	ended, killed, lost := newTask(t, first, script("exit 9")), newTask(t, first, script("kill -KILL $$")), newTask(t, first, modes["process_two"])
+	handles := map[*drivers.TaskConfig]*drivers.TaskHandle{}
+	for _, task := range []*drivers.TaskConfig{ended, killed, lost} {
+		handles[task] = startTask(t, first, task)
+	}
+	before := map[*drivers.TaskConfig]*drivers.ExitResult{}
+	for _, task := range []*drivers.TaskConfig{ended, killed} {
+		before[task] = waitTask(t, first, task)
+		must.NoError(t, first.DestroyTask(task.ID, false))
+	}
+	must.NoError(t, first.DestroyTask(lost.ID, true)) // while it runs
+
+	second := newHarness(t, "")
+	for task, result := range before {
+		must.NoError(t, second.RecoverTask(handles[task]))
+		must.Eq(t, result, waitTask(t, second, task))
+		status, err := second.InspectTask(task.ID)
+		must.NoError(t, err)
+		must.True(t, status.CompletedAt.After(status.StartedAt))
+	}
+	must.ErrorContains(t, second.RecoverTask(handles[lost]), "unit is gone")
 }
 
 // When a plugin is killed in the middle of a start, Nomad starts the very same

@@ -13,6 +13,34 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
+// output is what Nomad reads a task's output from, for one start.
+type output struct {
+	driver *Driver
+	task   *drivers.TaskConfig
+	opened bool
+}
+
+// open opens it. A task that nobody reads would block; its output goes to the
+// journal: Nomad gives a task up that cannot be started after a plugin was killed.
+func (o *output) open() (nspawn.Streams, error) {
+	o.opened = true
+	streams, err := openStreams(o.driver.policy(), o.task)
+	if errors.Is(err, errNoReader) {
+		o.driver.emit(o.task, "Output goes to the host's journal until the task is restarted: Nomad's log collector has stopped reading")
+		return nspawn.Streams{}, nil
+	}
+	return streams, err
+}
+
+// release lets go of the log collector where the start did not come to open:
+// as long as nobody has, it waits 4 s to stop (logmon.go, Close).
+func (o *output) release() {
+	if !o.opened {
+		streams, _ := openStreams(o.driver.policy(), o.task)
+		streams.Close()
+	}
+}
+
 // openStreams opens what Nomad reads the task's output from. Without a log
 // collector there is nothing to open.
 func openStreams(policy Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
@@ -47,25 +49,51 @@ func positive(at, value string) error {
 	return nil
 }
 
-// reap removes dangling machines, period after period. Nothing tells of an
-// allocation that Nomad has forgotten, so they have to be looked for.
+// reaper looks for dangling machines.
+type reaper struct {
+	once  sync.Once     // has been started
+	began time.Time     // of the plugin: it may still recover machines that are older
+	wake  chan struct{} // poked when a removal has failed
+}
+
+// retryPeriod is after how long a removal that has failed is tried again, at
+// first.
+const retryPeriod = time.Second
+
+// reap removes dangling machines, period after period, and soon after a removal
+// has failed. Nothing tells of an allocation that Nomad has forgotten, so they
+// have to be looked for.
 func (d *Driver) reap() {
 	config := d.policy().DanglingMachines
 	if !config.Enabled {
 		return
 	}
 	period, _ := time.ParseDuration(config.Period) // validated
-	ticker := time.NewTicker(period)
-	defer ticker.Stop()
+	// Files that a killed plugin has left are nobody's.
+	wait := min(retryPeriod, period)
 	for {
 		select {
-		case <-ticker.C:
-			if err := d.reapOnce(config); err != nil && d.ctx.Err() == nil {
-				d.logger.Warn("look for dangling machines", "error", err)
+		case <-time.After(wait):
+			err := d.reapOnce(config)
+			if err != nil && d.ctx.Err() == nil {
+				d.logger.Warn("remove dangling machines", "error", err)
+				wait = min(2*wait, period)
+			} else {
+				wait = period
 			}
+		case <-d.reaper.wake:
+			wait = min(retryPeriod, period)
 		case <-d.ctx.Done():
 			return
 		}
+	}
+}
+
+// reapSoon has a removal that has failed tried again.
+func (d *Driver) reapSoon() {
+	select {
+	case d.reaper.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -79,24 +107,35 @@ func (d *Driver) reapOnce(config DanglingMachines) error {
 	grace, _ := time.ParseDuration(config.CreationGrace)
 	machines, nodes := d.tasks.known()
 	var errs []error
-	for _, machine := range dangling(records, machines, nodes, time.Now().Add(-grace)) {
-		d.logger.Info("dangling machine: Nomad has no task for it", "machine", machine, "dry_run", config.DryRun)
+	for _, record := range records {
+		if machines[record.Machine] || !d.dangling(record, nodes, time.Now().Add(-grace)) {
+			continue
+		}
+		d.logger.Info("dangling machine: Nomad has no task for it", "machine", record.Machine, "dry_run", config.DryRun)
 		if !config.DryRun {
-			errs = append(errs, d.machines.Remove(ctx, machine))
+			errs = append(errs, d.machines.RemoveDangling(ctx, record))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// dangling picks the machines that are of our node, started before a time, and
-// of no task that we know. Another client on this host has another node; before
-// our first task we do not know ours, and leave all alone.
-func dangling(records []nspawn.Record, machines, nodes map[string]bool, before time.Time) (names []string) {
-	for _, record := range records {
-		node := record.Fields["NOMAD_NODE_ID"]
-		if node != "" && nodes[node] && !machines[record.Machine] && record.Started.Before(before) {
-			names = append(names, record.Machine)
-		}
+// dangling says whether a machine that is of no task we know is nobody's. Without
+// a unit it does not run, and who starts it has it locked. With one, it is
+// started before a time and was not recovered until then, and of our node or of
+// an allocation that Nomad has removed. Another client on this host has another
+// node; before our first task we do not know ours.
+func (d *Driver) dangling(record nspawn.Record, nodes map[string]bool, before time.Time) bool {
+	if record.Invocation == "" {
+		return true
 	}
-	return names
+	if !record.Started.Before(before) || !d.reaper.began.Before(before) {
+		return false
+	}
+	node, dir := record.Fields["NOMAD_NODE_ID"], record.Fields[allocDirField]
+	return node != "" && nodes[node] || dir != "" && missing(dir)
+}
+
+func missing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
 }

@@ -11,20 +11,30 @@ import (
 
 func TestDangling(t *testing.T) {
 	now := time.Now()
-	record := func(machine, node string, age time.Duration) nspawn.Record {
-		return nspawn.Record{Machine: machine, Started: now.Add(-age), Fields: map[string]string{"NOMAD_NODE_ID": node}}
+	before, removed := now.Add(-time.Minute), t.TempDir()+"/removed"
+	record := func(node, dir string, age time.Duration) nspawn.Record {
+		return nspawn.Record{Invocation: "1", Started: now.Add(-age), Fields: map[string]string{"NOMAD_NODE_ID": node, allocDirField: dir}}
 	}
-	records := []nspawn.Record{
-		record("known", "ours", time.Hour),
-		record("young", "ours", time.Second),
-		record("other-client", "theirs", time.Hour),
-		record("nobody", "", time.Hour),
-		record("dangling", "ours", time.Hour),
+	old := &Driver{reaper: reaper{began: now.Add(-time.Hour)}}
+	ours := map[string]bool{"ours": true}
+	for name, c := range map[string]struct {
+		record nspawn.Record
+		want   bool
+	}{
+		"ours":               {record("ours", t.TempDir(), time.Hour), true},
+		"young":              {record("ours", t.TempDir(), time.Second), false},
+		"of another client":  {record("theirs", t.TempDir(), time.Hour), false},
+		"of a removed alloc": {record("theirs", removed, time.Hour), true},
+		"of a new alloc":     {record("theirs", removed, time.Second), false},
+		"of nobody":          {record("", "", time.Hour), false},
+		"files":              {nspawn.Record{}, true},
+	} {
+		must.Eq(t, c.want, old.dangling(c.record, ours, before), must.Sprint(name))
 	}
-	known, ours := map[string]bool{"known": true}, map[string]bool{"ours": true}
-	must.Eq(t, []string{"dangling"}, dangling(records, known, ours, now.Add(-time.Minute)))
-	must.SliceEmpty(t, dangling(records, nil, nil, now.Add(-time.Minute)))
-	must.SliceEmpty(t, dangling(records, nil, map[string]bool{"": true}, now.Add(-time.Minute)))
+	must.False(t, old.dangling(record("ours", t.TempDir(), time.Hour), nil, before), must.Sprint("node not known"))
+	must.False(t, old.dangling(record("", t.TempDir(), time.Hour), map[string]bool{"": true}, before))
+	young := &Driver{reaper: reaper{began: now}}
+	must.False(t, young.dangling(record("ours", removed, time.Hour), ours, before), must.Sprint("may be recovered yet"))
 }
 
 func TestDanglingConfig(t *testing.T) {

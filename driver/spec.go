@@ -179,8 +179,12 @@ func description(cfg *drivers.TaskConfig) string {
 	}, text)
 }
 
+// allocDirField is the journal field with the allocation's directory on the host.
+const allocDirField = "NOMAD_ALLOC_HOST_DIR"
+
 func journalFields(cfg *drivers.TaskConfig) map[string]string {
 	return map[string]string{
+		allocDirField:      cfg.AllocDir,
 		"NOMAD_ALLOC_ID":   cfg.AllocID,
 		"NOMAD_GROUP_NAME": cfg.TaskGroupName,
 		"NOMAD_JOB_ID":     cfg.JobID,

@@ -26,22 +26,18 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
-	// First of all: while nobody has opened them, Nomad's log collector waits 4 s
-	// to stop (logmon.go, Close), also for a task whose config is refused.
-	streams, err := openStreams(d.policy(), cfg)
-	if err != nil && !errors.Is(err, errNoReader) {
-		return nil, nil, recoverable(err)
+	output := &output{driver: d, task: cfg}
+	handle, network, err := d.startTask(ctx, cfg, output)
+	if err != nil {
+		output.release()
 	}
-	defer streams.Close()
-	unread := err != nil
+	return handle, network, err
+}
+
+func (d *Driver) startTask(ctx context.Context, cfg *drivers.TaskConfig, output *output) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
 	task, spec, err := d.newSpec(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
-	}
-	if unread {
-		// Nomad gives a task up that cannot be started after a plugin was killed.
-		spec.LogToJournal = true
-		d.emit(cfg, "Output goes to the host's journal until the task is restarted: Nomad's log collector has stopped reading")
 	}
 	boot, err := bootID()
 	if err != nil {
@@ -59,7 +55,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	}
 	follower, err := d.adopt(ctx, cfg.ID, spec)
 	if follower == nil && err == nil {
-		follower, err = d.machines.Start(ctx, spec, streams)
+		follower, err = d.machines.Start(ctx, spec, output.open)
 	}
 	if err != nil {
 		return nil, nil, recoverable(err)
@@ -135,9 +131,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	defer cancel()
 	status, err := d.machines.Status(ctx, nspawn.MachineName(handle.Config.AllocID, handle.Config.Name))
 	if errors.Is(err, nspawn.ErrLost) {
-		if boot, bootErr := bootID(); bootErr == nil && boot != state.BootID {
-			return fmt.Errorf("recover task %s: the host was rebooted: %w", handle.Config.ID, err)
-		}
+		return d.recoverRemoved(ctx, handle.Config, state)
 	}
 	if err != nil {
 		return fmt.Errorf("recover task %s: %w", handle.Config.ID, err)
@@ -148,6 +142,27 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return fmt.Errorf("recover task %s: %w", handle.Config.ID, err)
 	}
 	d.watch(h, follower)
+	return nil
+}
+
+// recoverRemoved is for a task whose machine is gone. An agent that dies after
+// DestroyTask has not recorded yet that the task has ended: it is told again, by
+// the obituary, lest it runs the task again.
+func (d *Driver) recoverRemoved(ctx context.Context, cfg *drivers.TaskConfig, state TaskState) error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	if boot != state.BootID {
+		return fmt.Errorf("recover task %s: the host was rebooted: %w", cfg.ID, nspawn.ErrLost)
+	}
+	obituary, err := readObituary(ctx, cfg.ID)
+	if err != nil {
+		return fmt.Errorf("recover task %s: %w: %w", cfg.ID, nspawn.ErrLost, err)
+	}
+	h := newHandle(cfg, state, obituary.Started)
+	h.end(obituary.Exit, nil, obituary.Ended)
+	d.tasks.add(h)
 	return nil
 }
 
@@ -165,7 +180,7 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 			case nspawn.Rebooted:
 				d.emit(h.config, "Machine rebooted from inside")
 			case nspawn.Ended:
-				h.end(exitResult(event.Exit, event.Err), event.Time)
+				h.end(event.Exit, event.Err, event.Time)
 			}
 		}
 	}()
@@ -249,10 +264,19 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
+	if known && h.hasEnded() {
+		if err := writeObituary(h); err != nil {
+			d.logger.Warn("record the end of a task", "task_id", id, "error", err)
+		}
+	}
 	// Nomad does not ask again: what cannot be removed now is the reaper's, which
 	// leaves alone what is of a task.
 	d.tasks.remove(id)
-	return d.machines.Remove(ctx, machine)
+	err := d.machines.Remove(ctx, machine)
+	if err != nil {
+		d.reapSoon()
+	}
+	return err
 }
 
 // machineOf is the machine of a task ID, ALLOCATION/TASK/START

@@ -104,9 +104,9 @@ func start(t *testing.T, m *Manager, spec Spec) (output, error) {
 		}()
 		return w
 	}
-	streams := Streams{Stdout: pipe(out.stdout), Stderr: pipe(out.stderr)}
-	defer streams.Close()
-	follower, err := m.Start(t.Context(), spec, streams)
+	follower, err := m.Start(t.Context(), spec, func() (Streams, error) {
+		return Streams{Stdout: pipe(out.stdout), Stderr: pipe(out.stderr)}, nil
+	})
 	if err == nil {
 		out.events = follower.Events(t.Context())
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +20,6 @@ type Manager struct {
 	bus    *systemd.Conn
 	dirs   Dirs
 	ranges rootfs.Ranges
-	// inPlace guards the check that a directory is run in place only once.
-	inPlace sync.Mutex
 }
 
 // NewManager uses the systemd behind bus.
@@ -146,37 +143,6 @@ func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Dura
 	return nil
 }
 
-// Remove ends the machine if it runs and removes all that belongs to its name.
-// It returns nil if there is nothing.
-func (m *Manager) Remove(ctx context.Context, machine string) error {
-	unit, err := m.unit(ctx, machine)
-	switch {
-	case err == nil:
-		err = m.removeUnit(ctx, machine, unit)
-	case errors.Is(err, ErrLost):
-		err = nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
-	}
-	if err := m.removeFiles(machine); err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
-	}
-	return nil
-}
-
-func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.UnitState) error {
-	if _, ok := ended(unit); !ok {
-		if err := m.kill(ctx, machine); err != nil {
-			return err
-		}
-	}
-	if err := m.bus.StopUnit(ctx, UnitName(machine)); err != nil {
-		return err
-	}
-	return m.bus.ResetFailedUnit(ctx, UnitName(machine))
-}
-
 // Exec runs a command in the machine, as confined as its payload.
 func (m *Manager) Exec(ctx context.Context, machine string, command enter.Command) (int, error) {
 	for {
@@ -214,49 +180,6 @@ func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
 		return process{}, fmt.Errorf("machine %s does not run: %w", machine, os.ErrProcessDone)
 	}
 	return leader(int(unit.MainPID))
-}
-
-// Record is what systemd knows of a machine.
-type Record struct {
-	Machine string
-	Started time.Time
-	Fields  map[string]string // Spec.JournalFields
-}
-
-// Machines are the records of all machines of this driver on the host, of all
-// plugins and agents, running or ended.
-func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
-	units, err := m.bus.UnitsByPattern(ctx, UnitName("*"))
-	if err != nil {
-		return nil, err
-	}
-	var records []Record
-	for _, unit := range units {
-		machine, ok := MachineOf(unit)
-		if !ok {
-			continue
-		}
-		record, err := m.Record(ctx, machine)
-		switch {
-		case errors.Is(err, ErrLost), errors.Is(err, systemd.ErrNotFound): // removed meanwhile
-		case err != nil:
-			return nil, err
-		default:
-			records = append(records, record)
-		}
-	}
-	return records, nil
-}
-
-// Record looks up what systemd knows of a machine. The error is ErrLost if there
-// is none of that name.
-func (m *Manager) Record(ctx context.Context, machine string) (Record, error) {
-	unit, err := m.unit(ctx, machine)
-	if err != nil {
-		return Record{}, err
-	}
-	fields, err := m.bus.JournalFields(ctx, UnitName(machine))
-	return Record{Machine: machine, Started: unit.ExecMainStart, Fields: fields}, err
 }
 
 func (m *Manager) unit(ctx context.Context, machine string) (systemd.UnitState, error) {

@@ -81,6 +81,9 @@ type Dirs struct {
 // DefaultDirs is where the driver keeps its files.
 var DefaultDirs = Dirs{Run: "/run/nomad-driver-nspawn", State: "/var/lib/nomad-driver-nspawn"}
 
+// lock is the file in which machines are locked, see Manager.lock.
+func (d Dirs) lock() string { return filepath.Join(d.Run, "lock") }
+
 func (d Dirs) machines() string { return filepath.Join(d.Run, "machines") }
 
 // machine is the machine's own directory below Run, mode 0700.

@@ -153,8 +153,11 @@ func (m *Manager) claim(machine string, root Root) error {
 	if root.ReadOnly {
 		return nil
 	}
-	m.inPlace.Lock()
-	defer m.inPlace.Unlock()
+	lock, err := m.lock("/") // of all claims: no machine is named so
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	claims, err := filepath.Glob(filepath.Join(m.dirs.machines(), "*", "root"))
 	if err != nil {
 		return err
@@ -192,13 +195,16 @@ func (m *Manager) removeFiles(machine string) error {
 	} else if err := errors.Join(removeLock(root), rootfs.Unmount(root)); err != nil {
 		return err
 	}
-	return errors.Join(
+	if err := errors.Join(
 		rootfs.Remove(m.dirs.writable(machine)),
-		rootfs.Remove(m.dirs.machine(machine)),
 		m.ranges.Release(machine),
 		removeJournalLink(machine, root),
 		removeEmpty(machine),
-	)
+	); err != nil {
+		return err
+	}
+	// Last, as by it the others are found, see Machines.
+	return rootfs.Remove(m.dirs.machine(machine))
 }
 
 // removeEmpty removes the directories below /run/systemd/nspawn that an nspawn

@@ -10,8 +10,8 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Streams are where the payload's output goes. systemd keeps its own copies:
-// the caller closes these after Start. They are not used with LogToJournal.
+// Streams are where the payload's output goes. Instead of the zero value, it is
+// the host's journal, as with LogToJournal.
 type Streams struct{ Stdout, Stderr *os.File }
 
 // startTimeout bounds a start. Bare nspawn needs 0.1 s; a host that starts
@@ -21,17 +21,26 @@ const startTimeout = 90 * time.Second
 // Start runs the machine and returns when it is up, which is before its
 // payload's first instruction. What an earlier start of the same name left is
 // removed before; on an error nothing is left.
-func (m *Manager) Start(ctx context.Context, s Spec, streams Streams) (follower *Follower, err error) {
+//
+// It opens the streams as late as it can, and closes them: systemd keeps its own
+// copies. Whoever reads them may stop at the end of the last writer, so one that
+// dies with a plugin in the middle of a start must not have been the first.
+func (m *Manager) Start(ctx context.Context, s Spec, open func() (Streams, error)) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := m.Remove(ctx, s.Machine); err != nil {
+	lock, err := m.lock(s.Machine)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := m.remove(ctx, s.Machine); err != nil {
 		return nil, fmt.Errorf("clear what an earlier start left: %w", err)
 	}
 	defer func() {
 		if err != nil {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 			defer cancel()
-			err = errors.Join(err, m.Remove(undo, s.Machine))
+			err = errors.Join(err, m.remove(undo, s.Machine))
 		}
 	}()
 	tool, err := lookTool(ctx, m.bus, s)
@@ -44,24 +53,34 @@ func (m *Manager) Start(ctx context.Context, s Spec, streams Streams) (follower 
 	if follower, err = m.Follow(s.Machine, s.Mode); err != nil {
 		return nil, err
 	}
-	props := properties(s, tool, m.dirs)
-	if !s.LogToJournal {
-		props = append(props,
-			property("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
-			property("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
-		)
-	}
-	err = m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props)
-	var leader int
-	if err == nil {
-		leader, err = m.awaitUp(ctx, s.Machine, follower.socket)
-	}
+	leader, err := m.launch(ctx, s, tool, open, follower.socket)
 	if err != nil {
 		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
 	follower.hold(leader)
 	return follower, nil
+}
+
+// launch starts the unit and returns the leader's PID when the machine is up.
+func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Streams, error), socket *notifySocket) (leader int, err error) {
+	streams, err := open()
+	if err != nil {
+		return 0, err
+	}
+	defer streams.Close()
+	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
+	props := properties(s, t, m.dirs)
+	if !s.LogToJournal {
+		props = append(props,
+			property("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
+			property("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
+		)
+	}
+	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
+		return 0, err
+	}
+	return m.awaitUp(ctx, s.Machine, socket)
 }
 
 // awaitUp returns the leader's PID once nspawn has set the machine up. An nspawn

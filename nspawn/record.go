@@ -1,0 +1,83 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Record is what there is of a machine on the host.
+type Record struct {
+	Machine string
+	// Of its unit. They are empty if there is none, only files: a start or a
+	// removal is under way, or was interrupted.
+	Invocation string
+	Started    time.Time
+	Fields     map[string]string // Spec.JournalFields
+}
+
+// Machines are the records of all machines of this driver on the host, of all
+// plugins and agents: running, ended, or files that are left of one.
+func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
+	names, err := m.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var records []Record
+	for _, name := range names {
+		record, err := m.Record(ctx, name)
+		switch {
+		case errors.Is(err, ErrLost):
+			records = append(records, Record{Machine: name})
+		case err != nil:
+			return nil, err
+		default:
+			records = append(records, record)
+		}
+	}
+	return records, nil
+}
+
+// names are those of all machines that have a unit or a directory.
+func (m *Manager) names(ctx context.Context) ([]string, error) {
+	units, err := m.bus.UnitsByPattern(ctx, UnitName("*"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, unit := range units {
+		if machine, ok := MachineOf(unit); ok {
+			names = append(names, machine)
+		}
+	}
+	for _, dir := range []string{m.dirs.machine("*"), m.dirs.writable("*")} {
+		found, err := filepath.Glob(dir)
+		if err != nil {
+			return nil, fmt.Errorf("look for machines: %w", err)
+		}
+		for _, path := range found {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Record looks up what there is of a machine's unit. The error is ErrLost if
+// there is none.
+func (m *Manager) Record(ctx context.Context, machine string) (Record, error) {
+	unit, err := m.unit(ctx, machine)
+	if err != nil {
+		return Record{}, err
+	}
+	fields, err := m.bus.JournalFields(ctx, UnitName(machine))
+	if errors.Is(err, systemd.ErrNotFound) {
+		return Record{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+	}
+	return Record{Machine: machine, Invocation: unit.InvocationID, Started: unit.ExecMainStart, Fields: fields}, err
+}

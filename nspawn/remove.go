@@ -1,0 +1,70 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Remove ends the machine if it runs and removes all that belongs to its name.
+// It returns nil if there is nothing.
+func (m *Manager) Remove(ctx context.Context, machine string) error {
+	// Where nothing can be locked, as on a full disk, no start gets far either.
+	if lock, err := m.lock(machine); err == nil {
+		defer lock.Close()
+	}
+	return m.remove(ctx, machine)
+}
+
+// RemoveDangling removes a machine if it still is what the record says and
+// nobody is starting or removing it now.
+func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
+	lock, err := m.tryLock(record.Machine)
+	if errors.Is(err, errLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	now, err := m.Record(ctx, record.Machine)
+	if err != nil && !errors.Is(err, ErrLost) {
+		return err
+	}
+	if now.Invocation != record.Invocation {
+		return nil
+	}
+	return m.remove(ctx, record.Machine)
+}
+
+// remove is Remove for the holder of the machine's lock.
+func (m *Manager) remove(ctx context.Context, machine string) error {
+	unit, err := m.unit(ctx, machine)
+	switch {
+	case err == nil:
+		err = m.removeUnit(ctx, machine, unit)
+	case errors.Is(err, ErrLost):
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove machine %s: %w", machine, err)
+	}
+	if err := m.removeFiles(machine); err != nil {
+		return fmt.Errorf("remove machine %s: %w", machine, err)
+	}
+	return nil
+}
+
+func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.UnitState) error {
+	if _, ok := ended(unit); !ok {
+		if err := m.kill(ctx, machine); err != nil {
+			return err
+		}
+	}
+	if err := m.bus.StopUnit(ctx, UnitName(machine)); err != nil {
+		return err
+	}
+	return m.bus.ResetFailedUnit(ctx, UnitName(machine))
+}
