@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn"
@@ -37,6 +38,7 @@ func resolveBinds(binds []nspawn.Bind, cfg *drivers.TaskConfig) error {
 	if err != nil {
 		return fmt.Errorf("find the allocation's directory: %w", err)
 	}
+	private := filepath.Join(alloc, filepath.Base(cfg.TaskDir().Dir), allocdir.TaskPrivate)
 	var errs []error
 	for i, bind := range binds {
 		source, err := filepath.EvalSymlinks(bind.Source)
@@ -45,11 +47,16 @@ func resolveBinds(binds []nspawn.Bind, cfg *drivers.TaskConfig) error {
 			errs = append(errs, fmt.Errorf("bind to %s: %w", bind.Destination, err))
 		case within(filepath.Clean(cfg.AllocDir), bind.Source) && !within(bound(alloc, bind.Source, cfg), source):
 			errs = append(errs, fmt.Errorf("bind to %s: %s is a symbolic link that leads out of the task's directory, to %s", bind.Destination, bind.Source, source))
+		case within(filepath.Clean(cfg.AllocDir), bind.Source) && exposes(source, private):
+			errs = append(errs, fmt.Errorf("bind to %s: %s shows Nomad's own files of the task, in private: bind a directory beside it", bind.Destination, bind.Source))
 		}
 		binds[i].Source = source
 	}
 	return errors.Join(errs...)
 }
+
+// exposes says whether a bind shows something of a directory.
+func exposes(bind, dir string) bool { return within(dir, bind) || within(bind, dir) }
 
 // bound is what a bind of the allocation must stay in: the task's directory, or,
 // for what tasks share, just itself. Not the allocation's: its log directory is

@@ -47,11 +47,11 @@ func openStreams(policy Config, cfg *drivers.TaskConfig) (nspawn.Streams, error)
 	if policy.DisableLogCollection {
 		return nspawn.Streams{}, nil
 	}
-	stdout, err := openStream(cfg.AllocDir, cfg.StdoutPath)
+	stdout, err := openStream(cfg.AllocDir, cfg.StdoutPath, cfg.ID)
 	if err != nil {
 		return nspawn.Streams{}, fmt.Errorf("open the task's stdout: %w", err)
 	}
-	stderr, err := openStream(cfg.AllocDir, cfg.StderrPath)
+	stderr, err := openStream(cfg.AllocDir, cfg.StderrPath, cfg.ID)
 	if err != nil {
 		stdout.Close()
 		return nspawn.Streams{}, fmt.Errorf("open the task's stderr: %w", err)
@@ -62,9 +62,12 @@ func openStreams(policy Config, cfg *drivers.TaskConfig) (nspawn.Streams, error)
 // openStream opens a FIFO for reading and writing, so that a task outlives the
 // absence of a reader without SIGPIPE. The descriptor must stay blocking: the
 // task shares its mode.
-func openStream(allocDir, path string) (*os.File, error) {
+func openStream(allocDir, path, id string) (*os.File, error) {
 	if path == os.DevNull {
 		return os.OpenFile(path, os.O_RDWR, 0)
+	}
+	if err := claimStream(allocDir, path, id); err != nil {
+		return nil, err
 	}
 	writer, err := awaitReader(allocDir, path)
 	if err != nil {
@@ -85,14 +88,37 @@ func openStream(allocDir, path string) (*os.File, error) {
 
 var errNoReader = errors.New("no log collector of Nomad reads it")
 
+// startAttribute is an extended attribute of a FIFO: the ID of the start that
+// has opened it. Trusted ones are root's, and not of regular files only (xattr(7)).
+const startAttribute = "trusted.nomad-driver-nspawn.start"
+
+// claimStream fails if the same start has opened the FIFO before. It was in a
+// plugin that was killed before the task had it: with the last writer gone, the
+// log collector has stopped to read, until the task is restarted, which makes a
+// start of another ID.
+func claimStream(allocDir, path, id string) error {
+	file, err := openBelow(allocDir, path, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	name := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+	before := make([]byte, len(id))
+	if n, err := unix.Getxattr(name, startAttribute, before); err == nil && string(before[:n]) == id {
+		return fmt.Errorf("open %s: %w", path, errNoReader)
+	}
+	if err := unix.Setxattr(name, startAttribute, []byte(id), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("mark %s as opened: %w", path, err)
+	}
+	return nil
+}
+
 // readerTimeout is how long Nomad's log collector may take to open a FIFO. It
 // does so before the task is started.
 const readerTimeout = 5 * time.Second
 
-// awaitReader opens a FIFO for writing, which waits for its reader. The
-// collector stops to read when the last writer is gone, as when a plugin is
-// killed in the middle of a start, until the task is restarted: without a
-// reader the task would block after 64 KiB of output.
+// awaitReader opens a FIFO for writing, which waits for its reader: without one,
+// the task would block after 64 KiB of output.
 func awaitReader(allocDir, path string) (*os.File, error) {
 	type result struct {
 		file *os.File

@@ -28,7 +28,7 @@ func TestOpenStream(t *testing.T) {
 		}
 		close(read)
 	}()
-	stream, err := openStream(dir, path)
+	stream, err := openStream(dir, path, "start")
 	must.NoError(t, err)
 	_, err = stream.WriteString("x")
 	must.NoError(t, err)
@@ -38,8 +38,24 @@ func TestOpenStream(t *testing.T) {
 
 func TestOpenStreamWithoutReader(t *testing.T) {
 	dir, path := newFIFO(t)
-	_, err := openStream(dir, path)
+	_, err := openStream(dir, path, "start")
 	must.ErrorContains(t, err, "no log collector of Nomad reads it")
+}
+
+// A collector stops when a plugin dies that has opened the FIFO for a start, and
+// another plugin repeats this start. The next one has a collector again.
+func TestOpenStreamAgain(t *testing.T) {
+	dir, path := newFIFO(t)
+	reader, err := os.OpenFile(path, os.O_RDWR, 0)
+	must.NoError(t, err)
+	defer reader.Close()
+	for _, start := range []string{"first", "second"} {
+		stream, err := openStream(dir, path, start)
+		must.NoError(t, err)
+		must.NoError(t, stream.Close())
+		_, err = openStream(dir, path, start)
+		must.ErrorIs(t, err, errNoReader)
+	}
 }
 
 // A task must not get the driver to open another file in place of the FIFO.
@@ -51,7 +67,7 @@ func TestOpenStreamFollowsNoLink(t *testing.T) {
 	must.NoError(t, os.Symlink(dir, filepath.Join(inner, "dir")))
 	must.NoError(t, os.WriteFile(filepath.Join(inner, "file"), nil, 0o600))
 	for _, name := range []string{"link", "dir/fifo", "file", "../../fifo"} {
-		_, err := openStream(dir, filepath.Join(inner, name))
+		_, err := openStream(dir, filepath.Join(inner, name), "start")
 		must.Error(t, err, must.Sprint(name))
 	}
 }

@@ -486,18 +486,25 @@ func kernelTellsSignal(t *testing.T) bool {
 
 // The link to the guest's journal goes with the machine.
 func TestHostJournalLink(t *testing.T) {
-	const id = "5b3d7a52-9c1e-4f0a-8e6d-0123456789ab"
 	m := newManager(t)
-	spec := newBooted(t, m)
-	spec.Machine, spec.UUID, spec.LinkJournal = MachineName(id, "journal"), id, "try-guest"
-	t.Cleanup(func() { must.NoError(t, m.Remove(context.Background(), spec.Machine)) })
-	awaitEvent(t, mustStart(t, m, spec), Ready)
-	link := filepath.Join(journalDir, strings.ReplaceAll(id, "-", ""))
-	_, err := os.Readlink(link)
-	must.NoError(t, err)
-	must.NoError(t, m.Remove(t.Context(), spec.Machine))
-	_, err = os.Lstat(link)
-	must.ErrorIs(t, err, os.ErrNotExist)
+	image := filepath.Join("/var/lib/machines", "journal-in-place")
+	must.NoError(t, exec.Command("cp", "-a", hosttest.Debian, image).Run())
+	t.Cleanup(func() { must.NoError(t, exec.Command("rm", "-rf", image).Run()) })
+	for id, root := range map[string]Root{
+		"5b3d7a52-9c1e-4f0a-8e6d-0123456789ab": {Image: hosttest.Debian, UserNamespace: true},
+		"5b3d7a52-9c1e-4f0a-8e6d-0123456789ac": {Image: image, InPlace: true},
+	} {
+		spec := newBooted(t, m)
+		spec.Machine, spec.UUID, spec.LinkJournal, spec.Root = MachineName(id, "journal"), id, "try-guest", root
+		t.Cleanup(func() { must.NoError(t, m.Remove(context.Background(), spec.Machine)) })
+		awaitEvent(t, mustStart(t, m, spec), Ready)
+		link := filepath.Join(journalDir, strings.ReplaceAll(id, "-", ""))
+		_, err := os.Readlink(link)
+		must.NoError(t, err)
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		_, err = os.Lstat(link)
+		must.ErrorIs(t, err, os.ErrNotExist)
+	}
 }
 
 // An nspawn that is killed cannot tidy up.

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
-	"strconv"
+	"slices"
 	"strings"
 
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -16,7 +16,7 @@ import (
 // message it is.
 type journalEntry struct {
 	Message string `json:"MESSAGE"`
-	PID     string `json:"_PID"`
+	PID     int    `json:"_PID,string"`
 	Unit    string `json:"_SYSTEMD_UNIT"`
 }
 
@@ -37,17 +37,29 @@ func lastMessage(ctx context.Context, machine string, unit systemd.UnitState) st
 
 // messagesOf picks the messages of a unit and its main process. An entry of a
 // process that was gone when journald looked at it has no unit: it is taken if
-// the process is the main one, or younger, as nspawn's children are.
+// the process is the main one, or younger, as nspawn's children are, and no
+// process of another unit is between them.
 func messagesOf(entries []byte, unit string, main int) (messages []string) {
-	for line := range bytes.Lines(entries) {
-		var entry journalEntry
-		if json.Unmarshal(line, &entry) != nil { // a message that is not UTF-8 is a list of numbers
-			continue
-		}
-		pid, err := strconv.Atoi(entry.PID)
-		if entry.Unit == unit || entry.Unit == "" && err == nil && pid >= main {
+	list := parseEntries(entries)
+	between := func(pid int) bool {
+		return slices.ContainsFunc(list, func(other journalEntry) bool {
+			return other.Unit != "" && other.Unit != unit && main < other.PID && other.PID <= pid
+		})
+	}
+	for _, entry := range list {
+		if entry.Unit == unit || entry.Unit == "" && entry.PID >= main && !between(entry.PID) {
 			messages = append(messages, entry.Message)
 		}
 	}
 	return messages
+}
+
+func parseEntries(entries []byte) (list []journalEntry) {
+	for line := range bytes.Lines(entries) {
+		var entry journalEntry
+		if json.Unmarshal(line, &entry) == nil { // a message that is not UTF-8 is a list of numbers
+			list = append(list, entry)
+		}
+	}
+	return list
 }

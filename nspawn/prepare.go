@@ -198,7 +198,7 @@ func (m *Manager) removeFiles(machine string) error {
 	if err := errors.Join(
 		rootfs.Remove(m.dirs.writable(machine)),
 		m.ranges.Release(machine),
-		removeJournalLink(machine, root),
+		m.dirs.removeJournalLink(machine),
 		removeEmpty(machine),
 	); err != nil {
 		return err
@@ -231,9 +231,10 @@ const journalDir = "/var/log/journal"
 
 // removeJournalLink removes the symbolic link to the machine's journal that
 // --link-journal=guest makes below /var/log/journal, named by the machine ID.
-// It leads into the machine's root; with nspawn 262, to where nobody but that
-// nspawn has ever seen it, so the link of our name that leads nowhere is taken.
-func removeJournalLink(machine, root string) error {
+// It leads into the machine's root, or into the image that it runs in place; with
+// nspawn 262, to where nobody but that nspawn has ever seen it. Tasks of one
+// allocation share the ID: a link into another machine's root is not ours.
+func (d Dirs) removeJournalLink(machine string) error {
 	links, err := filepath.Glob(filepath.Join(journalDir, "*"))
 	if err != nil {
 		return err
@@ -245,8 +246,8 @@ func removeJournalLink(machine, root string) error {
 			continue
 		}
 		_, err = os.Stat(link)
-		ours := strings.HasPrefix(target, root+"/") || filepath.Base(link) == id && errors.Is(err, os.ErrNotExist)
-		if ours {
+		others := strings.HasPrefix(target, d.machines()+"/") && err == nil
+		if strings.HasPrefix(target, d.root(machine)+"/") || filepath.Base(link) == id && !others {
 			if err := ignoreNotExist(os.Remove(link)); err != nil {
 				return fmt.Errorf("remove the link to the machine's journal: %w", err)
 			}
