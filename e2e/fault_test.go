@@ -362,7 +362,7 @@ func (l *lab) awaitOutput(al *agent.Alloc, line string) {
 func refusing() (tests []test) {
 	for name, dir := range map[string]string{"run directory": runDir, "state directory": stateDir} {
 		full := func(l *lab) {
-			l.onHost("sh", "-c", "mount -o remount,nr_inodes=$(df --output=iused $0 | tail -n 1) $0", dir)
+			l.onHost("sh", "-c", "mount -o remount,nr_inodes=$(df --output=iused $0 | tail -n 1 | tr -d ' ') $0", dir)
 		}
 		empty := func(l *lab) { l.onHost("mount", "-o", "remount,"+room, dir) }
 		readOnly := func(l *lab) {
@@ -386,19 +386,24 @@ type refusal struct {
 }
 
 func (r refusal) test(l *lab) {
-	disturbance{begin: r.begin, end: func(l *lab) {
-		mended := false
-		defer func() {
-			if !mended {
-				r.end(l)
-			}
-		}()
-		refused := l.start(job{tasks: []task{{script: mark}}})
-		now, err := refused.Ended(l.ctx)
-		must.NoError(l, err)
-		must.StrContains(l, l.refusal(now), r.reason)
-		r.end(l)
-		mended = true
-	}}.test(l)
+	mended := false
+	disturbance{
+		begin: func(l *lab) {
+			r.begin(l)
+			l.Cleanup(func() {
+				if !mended {
+					r.end(l)
+				}
+			})
+			refused := l.start(job{tasks: []task{{script: mark}}})
+			now, err := refused.Ended(l.ctx)
+			must.NoError(l, err)
+			must.StrContains(l, l.refusal(now), r.reason)
+		},
+		end: func(l *lab) {
+			r.end(l)
+			mended = true
+		},
+	}.test(l)
 	must.Eq(l, "again\n", l.finish(task{script: "echo again"}).Stdout)
 }

@@ -512,13 +512,33 @@ func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 	m := newManager(t)
 	before := locks(t)
 	for range 2 { // the second start is not in the way of the first's remains
-		spec := newMachine(t, m, "sleep 1000")
+		spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
+		spec.Network = Network{Veth: true, Ports: []Port{{Host: 8099, Container: 80}}}
 		mustStart(t, m, spec)
+		address, err := m.ConfigureVeth(t.Context(), spec.Machine)
+		must.NoError(t, err)
+		must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
+		awaitForward(t, "8099")
 		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGKILL)))
 		must.Eq(t, Exit{Code: 137, Signal: 9}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		must.Eq(t, before, locks(t))
+		must.StrNotContains(t, forwarded(t), "8099")
 	}
+}
+
+// awaitForward returns when nspawn forwards a port: it does when it has seen the
+// address inside, which it tells nobody.
+func awaitForward(t *testing.T, port string) {
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(forwarded(t), port); {
+		must.True(t, time.Now().Before(deadline), must.Sprint("the port is not forwarded"))
+	}
+}
+
+func forwarded(t *testing.T) string {
+	out, err := exec.Command("nft", "-n", "list", "ruleset").CombinedOutput()
+	must.NoError(t, err, must.Sprint(string(out)))
+	return string(out)
 }
 
 func locks(t *testing.T) []string {

@@ -10,6 +10,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -190,4 +191,10 @@ func TestCommandIsPlainUnlessItMustNotBeExpanded(t *testing.T) {
 	must.Eq(t, "ExecStart", command([]string{"/usr/bin/systemd-nspawn", "a b", "%n"}).Name)
 	must.Eq(t, "ExecStartEx", command([]string{"/usr/bin/systemd-nspawn", "$HOME"}).Name)
 	must.Eq(t, "ExecStartEx", command([]string{"/usr/bin/systemd-nspawn", "a ; b"}).Name)
+}
+
+func TestForwards(t *testing.T) {
+	spec := Spec{Machine: "m", Command: []string{"x", "--port=tcp:1:1"}, Network: Network{Veth: true, Ports: []Port{{Host: 8080, Container: 80}}}}
+	want := []network.Forward{{Protocol: "tcp", HostPort: 8080}, {Protocol: "udp", HostPort: 8080}}
+	must.Eq(t, want, forwards(argv(spec, tool{}, DefaultDirs)))
 }

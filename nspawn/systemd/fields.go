@@ -10,16 +10,8 @@ import (
 // JournalFields returns what LogExtraFields= adds to the journal entries of a
 // service, by name. The error is [ErrNotFound] if the unit is not loaded.
 func (c *Conn) JournalFields(ctx context.Context, name string) (map[string]string, error) {
-	var path dbus.ObjectPath
-	if err := c.call(ctx, manager("get unit", name, "GetUnit", name), &path); err != nil {
-		return nil, err
-	}
-	r := request{
-		op: "read journal fields of unit", name: name, dest: systemdName, path: path,
-		method: propertyIface + ".Get", args: []any{"org.freedesktop.systemd1.Service", "LogExtraFields"},
-	}
-	var value dbus.Variant
-	if err := c.call(ctx, r, &value); err != nil {
+	value, err := c.serviceProperty(ctx, name, "LogExtraFields")
+	if err != nil {
 		return nil, err
 	}
 	list, _ := value.Value().([][]byte)
@@ -29,4 +21,31 @@ func (c *Conn) JournalFields(ctx context.Context, name string) (map[string]strin
 		fields[key] = text
 	}
 	return fields, nil
+}
+
+// ExecStart returns the arguments of a service's command, of the first if it has
+// more. The error is [ErrNotFound] if the unit is not loaded.
+func (c *Conn) ExecStart(ctx context.Context, name string) ([]string, error) {
+	value, err := c.serviceProperty(ctx, name, "ExecStart")
+	if err != nil {
+		return nil, err
+	}
+	commands, _ := value.Value().([][]any) // (path, arguments, …), org.freedesktop.systemd1(5)
+	if len(commands) == 0 || len(commands[0]) < 2 {
+		return nil, nil
+	}
+	args, _ := commands[0][1].([]string)
+	return args, nil
+}
+
+func (c *Conn) serviceProperty(ctx context.Context, name, property string) (value dbus.Variant, err error) {
+	var path dbus.ObjectPath
+	if err := c.call(ctx, manager("get unit", name, "GetUnit", name), &path); err != nil {
+		return value, err
+	}
+	r := request{
+		op: "read " + property + " of unit", name: name, dest: systemdName, path: path,
+		method: propertyIface + ".Get", args: []any{"org.freedesktop.systemd1.Service", property},
+	}
+	return value, c.call(ctx, r, &value)
 }
