@@ -43,11 +43,15 @@ func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
 		cancel()
 		d.bus.Close()
 	})
+	configure(t, harness, pluginConfig)
+	return harness
+}
+
+func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig string) {
 	config := parsePolicy(t, fmt.Sprintf("image_paths = [%q, %q, %q]\n%s", images, hosttest.Busybox, hosttest.Debian, pluginConfig))
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &config))
 	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: data}))
-	return harness
 }
 
 // flushing returns from an exec when Nomad's side has passed on all output. The
@@ -160,10 +164,18 @@ func TestHostExitCode(t *testing.T) {
 
 // readLog waits for Nomad's log collector, which copies what the task wrote.
 func readLog(t *testing.T, task *drivers.TaskConfig, stream string) string {
+	return pollLog(t, task, stream, func(text string) bool { return text != "" })
+}
+
+func awaitLog(t *testing.T, task *drivers.TaskConfig, stream, want string) {
+	must.Eq(t, want, pollLog(t, task, stream, func(text string) bool { return text == want }))
+}
+
+func pollLog(t *testing.T, task *drivers.TaskConfig, stream string, until func(string) bool) string {
 	path := filepath.Join(task.TaskDir().LogDir, task.Name+"."+stream+".0")
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		text, err := os.ReadFile(path)
-		if err == nil && len(text) > 0 || time.Now().After(deadline) {
+		if err == nil && until(string(text)) || time.Now().After(deadline) {
 			return string(text)
 		}
 	}

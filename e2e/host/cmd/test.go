@@ -97,7 +97,11 @@ func bindGuests(ctx context.Context) ([]host.Bind, error) {
 	}, nil
 }
 
-// buildTests builds the test binaries of the packages that have tests.
+// pluginName is that of the module, too.
+const pluginName = "nomad-driver-nspawn"
+
+// buildTests builds the test binaries of the packages that have tests, and the
+// plugin.
 func buildTests(ctx context.Context, work string, race bool, patterns []string) ([]testPackage, string, error) {
 	format := "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}\t{{.Module.Dir}}{{end}}"
 	out, err := goTool(ctx, append([]string{"list", "-f", format}, patterns...)...)
@@ -122,6 +126,13 @@ func buildTests(ctx context.Context, work string, race bool, patterns []string) 
 	if len(packages) == 0 {
 		return nil, "", errors.New("test: none of the packages has tests")
 	}
+	build := []string{"build", "-o", filepath.Join(work, pluginName)}
+	if race {
+		build = append(build, "-race")
+	}
+	if _, err := goTool(ctx, append(build, pluginName)...); err != nil {
+		return nil, "", err
+	}
 	return packages, module, nil
 }
 
@@ -139,7 +150,7 @@ func goTool(ctx context.Context, args ...string) (string, error) {
 // closes with a line like go test's.
 func (p testPackage) run(ctx context.Context, h *host.Host, match string, total *tally) error {
 	cmd := h.Command(ctx, "env", "--chdir="+p.dir, p.binary, "-test.run", match, "-test.v", "-test.timeout", "10m")
-	cmd.Env = append(cmd.Env, "NSPAWN_HOST_TESTS=1")
+	cmd.Env = append(cmd.Env, "NSPAWN_HOST_TESTS=1", hosttest.PluginVariable+"="+filepath.Join(filepath.Dir(p.binary), pluginName))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -15,6 +15,9 @@ const (
 	Debian  = "/srv/debian"
 )
 
+// PluginVariable is the environment variable with the path of the built plugin.
+const PluginVariable = "NSPAWN_TEST_PLUGIN"
+
 // Require ends a test that does not run in a disposable host: it skips, or
 // fails where NSPAWN_HOST_TESTS=1 says that this must not happen.
 func Require(t testing.TB) {
