@@ -60,30 +60,34 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 		v.add("%s job %s, allocation %s, hit %d times: %s; marks %q; events:\n%s", c.kind, c.job, c.alloc, c.kills.Load(),
 			fmt.Sprintf(format, values...), c.marks, agent.Events(c.final))
 	}
-	if c.givenUp() {
-		return
-	}
-	started, terminated, forgotten, told := 0, 0, 0, []int{}
+	started, terminated, told := 0, 0, []int{}
+	var last *api.TaskEvent // end since the last start
 	for _, event := range state.Events {
 		switch event.Type {
 		case api.TaskStarted:
 			started++
+			last = nil
+		case api.TaskRestarting: // what was started after it may not be told
+			last = nil
 		case restoreFailed:
-			// The agent was killed after the end and before it has recorded it.
-			forgotten++
+			bad("a task was lost over a death of the agent")
 		case api.TaskTerminated:
+			if last != nil && s.toldAgain(last, event) {
+				continue
+			}
+			last = event
 			terminated++
 			if code, own := exitCode(event); own {
 				told = append(told, code)
 			}
 		case api.TaskDriverFailure:
 			// A machine that is hit while it is set up does not start.
-			if c.kills.Load() == 0 {
+			if c.kills.Load() == 0 && !pluginDied(event) {
 				bad("a start failed")
 			}
 		}
 	}
-	if uint64(started) > state.Restarts+1+uint64(forgotten) {
+	if uint64(started) > state.Restarts+1 {
 		bad("%d starts and %d restarts", started, state.Restarts)
 	}
 	if c.kind == booted {
@@ -105,6 +109,19 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 	}
 }
 
+// toldAgain says whether an end was told once more because the agent was killed
+// after it had told it, and before it had recorded that the task is dead.
+func (s *soak) toldAgain(first, second *api.TaskEvent) bool {
+	killed := slices.ContainsFunc(s.agentKills, func(kill time.Time) bool {
+		return kill.After(time.Unix(0, first.Time)) && kill.Before(time.Unix(0, second.Time))
+	})
+	if !killed || first.Details["exit_code"] != second.Details["exit_code"] {
+		return false
+	}
+	s.again++
+	return true
+}
+
 // restoreFailed is the type of an event that Nomad's API has no name for
 // (nomad/structs/structs.go, TaskRestoreFailed).
 const restoreFailed = "Failed Restoring Task"
@@ -124,16 +141,22 @@ func (s *soak) replaced(state *api.TaskState) (times int) {
 		for _, event := range state.Events {
 			if since := time.Unix(0, event.Time).Sub(kill); event.Type == api.TaskStarted && since > 0 && since < window {
 				times++
+				s.replacements++
 			}
 		}
 	}
 	return times
 }
 
-// givenUp says that Nomad has failed the task as the plugin died a second time
-// while it was recovered or started again, which Nomad tries once.
+// givenUp says that Nomad has failed the task because the plugin died in a hook
+// before its start, or a second time in its start, which Nomad does not repeat.
 func (c *cycle) givenUp() bool {
-	return strings.Contains(agent.Events(c.final), "plugin is shut down")
+	state := c.final.TaskStates["main"]
+	return state != nil && state.Failed && slices.ContainsFunc(state.Events, pluginDied)
+}
+
+func pluginDied(event *api.TaskEvent) bool {
+	return strings.Contains(event.DisplayMessage+event.Details["driver_error"], "plugin is shut down")
 }
 
 // count is the number of marks of a kind.

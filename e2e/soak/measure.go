@@ -79,7 +79,8 @@ func (s *soak) measure(ctx context.Context) (m measure, err error) {
 	return m, err
 }
 
-var goroutine = regexp.MustCompile(`goroutine \d+ (gp=\S+ m=\S+ (mp=\S+ )?)?\[`)
+// goroutine matches one of a dump. Number 0 is the scheduler's, of each thread.
+var goroutine = regexp.MustCompile(`goroutine [1-9]\d* (gp=\S+ m=\S+ (mp=\S+ )?)?\[`)
 
 func (s *soak) goroutines(ctx context.Context, plugin hostproc.Process) (int, error) {
 	before, err := s.agent.Log(ctx)
