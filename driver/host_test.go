@@ -297,6 +297,12 @@ func TestHostRecoverDestroyed(t *testing.T) {
 		must.True(t, status.CompletedAt.After(status.StartedAt))
 	}
 	must.ErrorContains(t, second.RecoverTask(handles[lost]), "unit is gone")
+
+	var state TaskState
+	must.NoError(t, handles[ended].GetDriverState(&state))
+	state.BootID = "another"
+	must.NoError(t, handles[ended].SetDriverState(&state))
+	must.ErrorContains(t, newHarness(t, "").RecoverTask(handles[ended]), "the host was rebooted")
 }
 
 // When a plugin is killed in the middle of a start, Nomad starts the very same

@@ -23,6 +23,7 @@ var recoveryTests = []test{
 	{"recovery: systemd re-executed", func(l *lab) { testRecovery(l, onHost(l.agent, "systemctl", "daemon-reexec")) }},
 	{"recovery: booted machine", testRecoveryBooted},
 	{"recovery: task ended meanwhile", testEndedMeanwhile},
+	{"recovery: host rebooted", testHostRebooted},
 }
 
 func killAgent(a *agent.Agent) func(context.Context) error {
@@ -129,4 +130,25 @@ func testEndedMeanwhile(l *lab) {
 	must.NoError(l, err)
 	must.Eq(l, 7, l.exitCode(now))
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
+}
+
+// testHostRebooted takes from the host what a reboot does: all processes and
+// units of machines, and what is in /run. The boot ID is the machine's.
+func testHostRebooted(l *lab) {
+	al := l.ready(task{script: mark + "test -e /first && echo not clean\n>/first\n" + loop})
+	must.NoError(l, l.agent.Kill(l.ctx))
+	l.onHost("pkill", "--full", "--exact", agent.Plugin)
+	l.onHost("systemctl", "kill", "--signal=KILL", unitOf(al))
+	l.onHost("systemctl", "stop", unitOf(al))
+	l.onHost("systemctl", "reset-failed", unitOf(al))
+	l.onHost("umount", runDir+"/machines/"+machineOf(al)+"/root")
+	l.onHost("sh", "-c", "rm -r "+runDir+"/*")
+	must.NoError(l, l.agent.Start(l.ctx))
+
+	must.Eq(l, "ready\nready\n", l.waitLog(al, agent.Stdout, "ready\nready\n"))
+	must.Eq(l, 2, l.runs(al))
+	l.oneContainer(al)
+	_, err := al.Stop(l.ctx)
+	must.NoError(l, err)
+	l.gone(al)
 }

@@ -20,6 +20,7 @@ var runTests = []test{
 	{"exec", testExec},
 	{"exec at a terminal", testExecTTY},
 	{"signals", testSignals},
+	{"signal after a template's change", testTemplateSignal},
 	{"stop with a handler", testStopHandled},
 	{"stop without a handler", testStopUnhandled},
 	{"stop during exec", testStopDuringExec},
@@ -137,6 +138,23 @@ func testSignals(l *lab) {
 		must.Error(l, err)
 		must.StrContains(l, err.Error(), `unknown signal "SIGNOPE"`)
 	})
+}
+
+func testTemplateSignal(l *lab) {
+	write := func(word string) {
+		v := &api.Variable{Namespace: "default", Path: "e2e/word", Items: api.VariableItems{"word": word}}
+		_, _, err := l.agent.API.Variables().Update(v, (&api.WriteOptions{}).WithContext(l.ctx))
+		must.NoError(l, err)
+	}
+	write("first")
+	al := l.ready(task{script: "trap 'cat /local/word' HUP\ncat /local/word\n" + loop, more: `template {
+  data          = "word is {{ with nomadVar \"e2e/word\" }}{{ .word }}{{ end }}\n"
+  destination   = "local/word"
+  change_mode   = "signal"
+  change_signal = "SIGHUP"
+}`})
+	write("second")
+	must.Eq(l, "word is first\nready\nword is second\n", l.waitLog(al, agent.Stdout, "second\n"))
 }
 
 // patience is a kill_timeout that only a driver that waits for nothing uses up.

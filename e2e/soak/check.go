@@ -60,23 +60,14 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 		v.add("%s job %s, allocation %s, hit %d times: %s; marks %q; events:\n%s", c.kind, c.job, c.alloc, c.kills.Load(),
 			fmt.Sprintf(format, values...), c.marks, agent.Events(c.final))
 	}
-	started, terminated, told := 0, 0, []int{}
-	var last *api.TaskEvent // end since the last start
+	started, told := 0, []int{}
 	for _, event := range state.Events {
 		switch event.Type {
 		case api.TaskStarted:
 			started++
-			last = nil
-		case api.TaskRestarting: // what was started after it may not be told
-			last = nil
 		case restoreFailed:
 			bad("a task was lost over a death of the agent")
 		case api.TaskTerminated:
-			if last != nil && s.toldAgain(last, event) {
-				continue
-			}
-			last = event
-			terminated++
 			if code, own := exitCode(event); own {
 				told = append(told, code)
 			}
@@ -87,39 +78,47 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 			}
 		}
 	}
-	if uint64(started) > state.Restarts+1 {
-		bad("%d starts and %d restarts", started, state.Restarts)
+	restarts := int(state.Restarts)
+	if started > restarts+1 {
+		bad("%d starts and %d restarts", started, restarts)
 	}
 	if c.kind == booted {
 		return
 	}
 	replaced := s.replaced(state)
-	// An agent that is killed may have recorded a start and not have told it.
-	if runs := c.count("begin"); runs > max(started, terminated)+replaced {
-		bad("the payload ran %d times in %d starts and %d ends", runs, started, terminated)
-	}
-	// Of a payload that says that it ends and is hit before it has, the code is
-	// lost.
-	ends := c.count("end")
-	if lost := ends - len(told); lost < 0 || lost > int(c.kills.Load())+replaced {
-		bad("%d exit codes of %d are told: %v", len(told), ends, told)
+	if runs := c.count("begin"); runs > restarts+1+replaced {
+		bad("the payload ran %d times with %d restarts", runs, restarts)
 	}
 	if slices.ContainsFunc(told, func(code int) bool { return code != c.code }) {
 		bad("exit codes %v are told, which should be %d", told, c.code)
 	}
+	if len(state.Events) == maxEvents {
+		s.forgetful++
+		return
+	}
+	// Of a payload that says that it ends and is hit before it has, the code is
+	// lost. An agent that is killed after an end tells it again, if it has not
+	// recorded all of it.
+	lost := c.count("end") - len(told)
+	if lost > int(c.kills.Load())+replaced || -lost > s.agentDeaths(state) {
+		bad("%d exit codes of %d are told: %v", len(told), c.count("end"), told)
+	}
+	s.again += max(-lost, 0)
 }
 
-// toldAgain says whether an end was told once more because the agent was killed
-// after it had told it, and before it had recorded that the task is dead.
-func (s *soak) toldAgain(first, second *api.TaskEvent) bool {
-	killed := slices.ContainsFunc(s.agentKills, func(kill time.Time) bool {
-		return kill.After(time.Unix(0, first.Time)) && kill.Before(time.Unix(0, second.Time))
-	})
-	if !killed || first.Details["exit_code"] != second.Details["exit_code"] {
-		return false
+// maxEvents is how many of a task Nomad keeps (nomad/structs, maxTaskEvents in
+// client/allocrunner/taskrunner).
+const maxEvents = 10
+
+// agentDeaths is how often the agent was killed in the task's life.
+func (s *soak) agentDeaths(state *api.TaskState) (n int) {
+	first, last := state.Events[0], state.Events[len(state.Events)-1]
+	for _, kill := range s.agentKills {
+		if kill.After(time.Unix(0, first.Time)) && kill.Before(time.Unix(0, last.Time)) {
+			n++
+		}
 	}
-	s.again++
-	return true
+	return n
 }
 
 // restoreFailed is the type of an event that Nomad's API has no name for
