@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,8 +22,22 @@ func main() {
 		fmt.Println("nomad-driver-nspawn", driver.Version)
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "images" {
+		images(os.Args[2:])
+		return
+	}
 	// Our stderr is a pipe to the agent. When the agent is killed, the first
 	// line of log must not end the plugin, and with it its watch over tasks.
 	signal.Ignore(unix.SIGPIPE)
 	driver.Serve()
+}
+
+func images(args []string) {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := driver.ImagesCommand(ctx, args, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "nomad-driver-nspawn images:", err)
+		stop()
+		os.Exit(1)
+	}
 }

@@ -12,33 +12,50 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/image"
 )
 
 // Config is the plugin's configuration, in the agent's `plugin` block. What
 // lets the author of a job out of a machine is off until it is turned on here.
 type Config struct {
-	Enabled              bool             `codec:"enabled"`
-	AllowInPlace         bool             `codec:"allow_in_place"`
-	AllowPrivileged      bool             `codec:"allow_privileged"`
-	DanglingMachines     DanglingMachines `codec:"dangling_machines"`
-	DisableLogCollection bool             `codec:"disable_log_collection"`
-	ImagePaths           []string         `codec:"image_paths"`
-	Volumes              bool             `codec:"volumes"`
+	Enabled               bool             `codec:"enabled"`
+	AllowInPlace          bool             `codec:"allow_in_place"`
+	AllowPrivileged       bool             `codec:"allow_privileged"`
+	AllowUnverifiedImages bool             `codec:"allow_unverified_images"`
+	DanglingMachines      DanglingMachines `codec:"dangling_machines"`
+	DisableLogCollection  bool             `codec:"disable_log_collection"`
+	ImageGC               ImageGC          `codec:"image_gc"`
+	ImagePaths            []string         `codec:"image_paths"`
+	ImagePullTimeout      string           `codec:"image_pull_timeout"`
+	PullActivityTimeout   string           `codec:"pull_activity_timeout"`
+	Registry              Registry         `codec:"registry"`
+	Volumes               bool             `codec:"volumes"`
 }
 
 var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
-	"enabled":                withDefault("enabled", "bool", "true"),
-	"allow_in_place":         withDefault("allow_in_place", "bool", "false"),
-	"allow_privileged":       withDefault("allow_privileged", "bool", "false"),
-	"dangling_machines":      danglingSpec,
-	"disable_log_collection": withDefault("disable_log_collection", "bool", "false"),
-	"image_paths":            withDefault("image_paths", "list(string)", `["/var/lib/machines"]`),
-	"volumes":                withDefault("volumes", "bool", "false"),
+	"enabled":                 withDefault("enabled", "bool", "true"),
+	"allow_in_place":          withDefault("allow_in_place", "bool", "false"),
+	"allow_privileged":        withDefault("allow_privileged", "bool", "false"),
+	"allow_unverified_images": withDefault("allow_unverified_images", "bool", "false"),
+	"dangling_machines":       danglingSpec,
+	"disable_log_collection":  withDefault("disable_log_collection", "bool", "false"),
+	"image_gc":                imageGCSpec,
+	"image_paths":             withDefault("image_paths", "list(string)", `["/var/lib/machines"]`),
+	"image_pull_timeout":      withDefault("image_pull_timeout", "string", `"15m"`),
+	"pull_activity_timeout":   withDefault("pull_activity_timeout", "string", `"2m"`),
+	"registry":                registrySpec,
+	"volumes":                 withDefault("volumes", "bool", "false"),
 })
 
 // Validate reports every mistake at once.
 func (c Config) Validate() error {
-	errs := []error{c.DanglingMachines.validate()}
+	errs := []error{
+		c.DanglingMachines.validate(),
+		c.ImageGC.validate(),
+		c.Registry.validate(),
+		positive("image_pull_timeout", c.ImagePullTimeout),
+		positive("pull_activity_timeout", c.PullActivityTimeout),
+	}
 	for i, p := range c.ImagePaths {
 		errs = append(errs, absolute(fmt.Sprintf("image_paths[%d]", i), p))
 	}
@@ -49,22 +66,27 @@ func (c Config) Validate() error {
 // is not set, where that differs from its zero value.
 type TaskConfig struct {
 	Args             []string          `codec:"args"`
+	Auth             *Auth             `codec:"auth"`
+	AuthSoftFail     bool              `codec:"auth_soft_fail"`
 	Bind             map[string]string `codec:"bind"`
 	BindReadOnly     map[string]string `codec:"bind_read_only"`
 	Boot             *bool             `codec:"boot"`
 	Capability       []string          `codec:"capability"`
 	Command          any               `codec:"command"`
+	Entrypoint       []string          `codec:"entrypoint"`
 	Environment      map[string]string `codec:"environment"`
 	Ephemeral        bool              `codec:"ephemeral"`
 	ForwardJournal   bool              `codec:"forward_journal"`
 	Hostname         string            `codec:"hostname"`
 	Image            string            `codec:"image"`
+	ImageDownload    *ImageDownload    `codec:"image_download"`
 	LinkJournal      string            `codec:"link_journal"`
 	Logging          *Logging          `codec:"logging"`
 	NetworkVeth      *bool             `codec:"network_veth"`
 	NotifyReady      bool              `codec:"notify_ready"`
 	Ports            []string          `codec:"ports"`
 	ProcessTwo       *bool             `codec:"process_two"`
+	PullPolicy       string            `codec:"pull_policy"`
 	ReadOnly         bool              `codec:"read_only"`
 	ResolvConf       string            `codec:"resolv_conf"`
 	User             string            `codec:"user"`
@@ -79,18 +101,31 @@ type Logging struct {
 }
 
 var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
-	"args":            hclspec.NewAttr("args", "list(string)", false),
+	"args": hclspec.NewAttr("args", "list(string)", false),
+	"auth": hclspec.NewBlock("auth", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"username": hclspec.NewAttr("username", "string", true),
+		"password": hclspec.NewAttr("password", "string", true),
+	})),
+	"auth_soft_fail":  withDefault("auth_soft_fail", "bool", "false"),
 	"bind":            hclspec.NewBlockAttrs("bind", "string", false),
 	"bind_read_only":  hclspec.NewBlockAttrs("bind_read_only", "string", false),
 	"boot":            hclspec.NewAttr("boot", "bool", false),
 	"capability":      hclspec.NewAttr("capability", "list(string)", false),
 	"command":         hclspec.NewAttr("command", "any", false),
+	"entrypoint":      hclspec.NewAttr("entrypoint", "list(string)", false),
 	"environment":     hclspec.NewBlockAttrs("environment", "string", false),
 	"ephemeral":       withDefault("ephemeral", "bool", "true"),
 	"forward_journal": withDefault("forward_journal", "bool", "true"),
 	"hostname":        hclspec.NewAttr("hostname", "string", false),
 	"image":           hclspec.NewAttr("image", "string", true),
-	"link_journal":    hclspec.NewAttr("link_journal", "string", false),
+	"image_download": hclspec.NewBlock("image_download", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"force":  withDefault("force", "bool", "false"),
+		"sha256": hclspec.NewAttr("sha256", "string", false),
+		"type":   withDefault("type", "string", `"tar"`),
+		"url":    hclspec.NewAttr("url", "string", false),
+		"verify": hclspec.NewAttr("verify", "string", false),
+	})),
+	"link_journal": hclspec.NewAttr("link_journal", "string", false),
 	"logging": hclspec.NewBlock("logging", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"driver": withDefault("driver", "string", `"nomad"`),
 	})),
@@ -98,6 +133,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"notify_ready":      hclspec.NewAttr("notify_ready", "bool", false),
 	"ports":             hclspec.NewAttr("ports", "list(string)", false),
 	"process_two":       hclspec.NewAttr("process_two", "bool", false),
+	"pull_policy":       hclspec.NewAttr("pull_policy", "string", false),
 	"read_only":         hclspec.NewAttr("read_only", "bool", false),
 	"resolv_conf":       hclspec.NewAttr("resolv_conf", "string", false),
 	"user":              hclspec.NewAttr("user", "string", false),
@@ -126,7 +162,9 @@ func (c TaskConfig) Validate() error {
 	errs := []error{
 		required("image", c.Image),
 		oneOf("link_journal", c.LinkJournal, linkJournals),
+		oneOf("pull_policy", c.PullPolicy, image.Policies),
 		oneOf("resolv_conf", c.ResolvConf, resolvConfs),
+		c.validateImage(),
 		absolute("working_directory", c.WorkingDirectory),
 		matches("hostname", c.Hostname, hostLabel, "a host name of letters, digits, - and ."),
 		c.validateCommand(),
@@ -163,7 +201,7 @@ func (c TaskConfig) validateCommand() error {
 			errs = append(errs, fmt.Errorf(format, values...))
 		}
 	}
-	refuse(len(c.Args) == 0 || len(command) > 0, "args: there is no command to give them to")
+	refuse(len(c.Args) == 0 || len(command) > 0 || c.imageKind() == ociImage, "args: there is no command to give them to")
 	refuse(len(c.Args) == 0 || !isList, "args: put them into the list of command, or make command a string")
 	if c.mode() == nspawn.Boot {
 		refuse(c.ProcessTwo == nil || !*c.ProcessTwo, "process_two: cannot be combined with boot")
@@ -171,15 +209,16 @@ func (c TaskConfig) validateCommand() error {
 		refuse(c.WorkingDirectory == "", "working_directory: cannot be combined with boot")
 		refuse(len(command) == 0 || initArguments(command), "command: with boot these are arguments for the image's init, which %q is not: set boot = false to run it", first(command))
 	} else {
-		refuse(len(command) > 0 && command[0] != "", "command: is required without boot")
+		refuse(len(command) > 0 && command[0] != "" || len(command) == 0 && c.imageKind() == ociImage, "command: is required without boot")
 	}
 	return errors.Join(errs...)
 }
 
-// mode is what the machine's PID 1 is. An image without a command is booted.
+// mode is what the machine's PID 1 is. An image without a command is booted,
+// unless it says itself what is run, as those of registries do.
 func (c TaskConfig) mode() nspawn.Mode {
 	command, _, _ := words(c.Command)
-	boot := initArguments(command)
+	boot := initArguments(command) && (len(command) > 0 || c.imageKind() != ociImage)
 	if c.Boot != nil {
 		boot = *c.Boot
 	}

@@ -38,6 +38,7 @@ type Driver struct {
 	machines *nspawn.Manager
 	tasks    tasks
 	reaper   reaper
+	upkeep   sync.Once // has been started
 
 	mu      sync.RWMutex // guards config and compute
 	config  Config

@@ -21,7 +21,10 @@ const fingerprintPeriod = 30 * time.Second
 // Fingerprint implements drivers.DriverPlugin. It is called only on the instance
 // that serves tasks.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
-	d.reaper.once.Do(func() { go d.reap() })
+	d.upkeep.Do(func() {
+		go d.reap()
+		go d.collectImages()
+	})
 	fingerprints := make(chan *drivers.Fingerprint)
 	go func() {
 		defer close(fingerprints)

@@ -22,6 +22,8 @@ type TaskState struct {
 	Mode   nspawn.Mode
 	// Notifies says that the guest tells when it is ready.
 	Notifies bool
+	// StopSignal is what the image wants to be stopped with; it may be empty.
+	StopSignal string
 	// Of the payload, for processes that join it.
 	Environment      map[string]string
 	User             string

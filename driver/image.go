@@ -9,33 +9,42 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/nomad/plugins/drivers"
+
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/image/oci"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// resolveImage finds the directory tree that an image is: an absolute path
-// below one of the operator's image_paths, or a name that machined knows.
-func (d *Driver) resolveImage(ctx context.Context, policy Config, task TaskConfig) (string, error) {
-	if task.Image == "" {
-		return "", nil // reported with all else by Validate
-	}
-	dir, err := d.locateImage(ctx, policy, task.Image)
-	if err != nil {
-		return "", fmt.Errorf("image: %w", err)
-	}
-	if err := checkTree(dir, task.mode()); err != nil {
-		return "", fmt.Errorf("image: %w", err)
-	}
-	return dir, nil
+// foundImage is an image that is on this host.
+type foundImage struct {
+	Tree   string     // directory tree; or, if it is empty,
+	Stored string     // digest in the store
+	Config oci.Config // how the image says that it is run
 }
 
-func (d *Driver) locateImage(ctx context.Context, policy Config, image string) (string, error) {
-	switch {
-	case filepath.IsAbs(image):
-		return allowedImage(policy, image)
-	case strings.Contains(image, "/"):
-		return "", fmt.Errorf("%q is a relative path: use an absolute one, or the name of an image in /var/lib/machines", image)
+// findImage finds the directory tree that an image is: a path below one of the
+// operator's image_paths or in the task's directory, or a name that machined
+// knows.
+func (d *Driver) findImage(ctx context.Context, policy Config, task TaskConfig, cfg *drivers.TaskConfig) (foundImage, error) {
+	if task.Image == "" {
+		return foundImage{}, nil // reported with all else by Validate
 	}
+	locate := func() (string, error) { return d.askMachined(ctx, task.Image) }
+	if task.imageKind() == localTree {
+		locate = func() (string, error) { return allowedPath(policy, task.Image, cfg) }
+	}
+	dir, err := locate()
+	if err == nil {
+		err = checkTree(dir, task.mode())
+	}
+	if err != nil {
+		return foundImage{}, fmt.Errorf("image: %w", err)
+	}
+	return foundImage{Tree: dir}, nil
+}
+
+func (d *Driver) askMachined(ctx context.Context, image string) (string, error) {
 	if strings.HasPrefix(image, ".") {
 		// ".host" is the host's own root; others are what importd hides.
 		return "", fmt.Errorf("%q is no image to run: hidden names are machined's own", image)
@@ -43,7 +52,8 @@ func (d *Driver) locateImage(ctx context.Context, policy Config, image string) (
 	found, err := d.bus.Image(ctx, image)
 	switch {
 	case errors.Is(err, systemd.ErrNotFound):
-		return "", fmt.Errorf("machined knows no image %q: `machinectl list-images` shows those of this client, kept in /var/lib/machines", image)
+		return "", fmt.Errorf("machined knows no image %q: `machinectl list-images` shows those of this client, kept in /var/lib/machines; "+
+			"an image of a registry has a tag, as %s:latest", image, image)
 	case err != nil:
 		return "", err
 	case found.Type != "directory" && found.Type != "subvolume":
@@ -52,22 +62,30 @@ func (d *Driver) locateImage(ctx context.Context, policy Config, image string) (
 	return filepath.EvalSymlinks(found.Path)
 }
 
-// allowedImage resolves symbolic links first, lest one leads out of the
-// operator's directories.
-func allowedImage(policy Config, image string) (string, error) {
-	dir, err := filepath.EvalSymlinks(image)
+// allowedPath resolves symbolic links first, lest one leads out of the
+// operator's directories, or of the task's for a relative path.
+func allowedPath(policy Config, name string, cfg *drivers.TaskConfig) (string, error) {
+	path, parents := name, policy.ImagePaths
+	if !filepath.IsAbs(name) {
+		parents = []string{cfg.TaskDir().Dir}
+		path = filepath.Join(parents[0], name)
+	}
+	found, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return "", fmt.Errorf("find %s on this client: %w", image, err)
+		return "", fmt.Errorf("find %s on this client: %w", name, err)
 	}
 	allowed := func(parent string) bool {
 		parent, err := filepath.EvalSymlinks(parent)
-		return err == nil && within(parent, dir)
+		return err == nil && within(parent, found)
 	}
-	if !slices.ContainsFunc(policy.ImagePaths, allowed) {
-		return "", fmt.Errorf("%s is not below a directory that the operator allows with image_paths in the plugin's config (%s)",
-			image, strings.Join(policy.ImagePaths, ", "))
+	switch {
+	case slices.ContainsFunc(parents, allowed):
+		return found, nil
+	case filepath.IsAbs(name):
+		return "", fmt.Errorf("%q is not below a directory that the operator allows with image_paths in the plugin's config (%s)",
+			name, strings.Join(parents, ", "))
 	}
-	return dir, nil
+	return "", fmt.Errorf("%q is not in the task's directory", name)
 }
 
 // within says whether a clean path is the directory or below it.

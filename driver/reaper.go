@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
@@ -51,7 +50,6 @@ func positive(at, value string) error {
 
 // reaper looks for dangling machines.
 type reaper struct {
-	once  sync.Once     // has been started
 	began time.Time     // of the plugin: it may still recover machines that are older
 	wake  chan struct{} // poked when a removal has failed
 }
@@ -68,7 +66,7 @@ func (d *Driver) reap() {
 	if !config.Enabled {
 		return
 	}
-	period, _ := time.ParseDuration(config.Period) // validated
+	period := duration(config.Period)
 	// Files that a killed plugin has left are nobody's.
 	wait := min(retryPeriod, period)
 	for {
@@ -104,7 +102,7 @@ func (d *Driver) reapOnce(config DanglingMachines) error {
 	if err != nil {
 		return err
 	}
-	grace, _ := time.ParseDuration(config.CreationGrace)
+	grace := duration(config.CreationGrace)
 	machines, nodes := d.tasks.known()
 	var errs []error
 	for _, record := range records {

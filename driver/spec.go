@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,16 +20,17 @@ import (
 // newSpec translates what the job asks for into a machine. It is pure, and
 // what cannot be given is refused by name, all of it at once: nothing a job
 // asks for is silently ignored.
-func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image string, dns hostDNS) (nspawn.Spec, error) {
+func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foundImage, dns hostDNS) (nspawn.Spec, error) {
 	if err := task.Validate(); err != nil {
 		return nspawn.Spec{}, err
 	}
 	network, networkErr := newNetwork(task, cfg)
 	binds, bindsErr := newBinds(policy, task, cfg)
-	user, userErr := taskUser(task, cfg)
+	command, commandErr := payload(task, image)
+	user, userErr := taskUser(task, cfg, image)
 	limits, limitsErr := newLimits(cfg.Resources)
-	environment, environmentErr := newEnvironment(task, cfg)
-	err := errors.Join(networkErr, bindsErr, userErr, limitsErr, environmentErr,
+	environment, environmentErr := newEnvironment(task, cfg, image)
+	err := errors.Join(networkErr, bindsErr, commandErr, userErr, limitsErr, environmentErr,
 		privileges(policy, task), unsupported(task, cfg))
 	if err != nil {
 		return nspawn.Spec{}, err
@@ -39,9 +41,9 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image stri
 		JournalFields:    journalFields(cfg),
 		UUID:             machineID(cfg.AllocID),
 		Mode:             task.mode(),
-		Command:          payload(task),
+		Command:          command,
 		Environment:      environment,
-		WorkingDirectory: task.WorkingDirectory,
+		WorkingDirectory: workingDirectory(task, image),
 		User:             user,
 		Hostname:         task.Hostname,
 		Capabilities:     slices.Sorted(slices.Values(task.Capability)),
@@ -49,7 +51,8 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image stri
 		NotifyReady:      task.NotifyReady,
 		LogToJournal:     logsToJournal(policy, task),
 		Root: nspawn.Root{
-			Image:         image,
+			Image:         image.Tree,
+			Stored:        image.Stored,
 			InPlace:       !task.Ephemeral,
 			ReadOnly:      task.ReadOnly,
 			UserNamespace: task.UserNamespacing,
@@ -93,23 +96,36 @@ func unsupported(task TaskConfig, cfg *drivers.TaskConfig) error {
 
 // taskUser is who the payload runs as. Nomad's own `user` is for all drivers,
 // the option for this one.
-func taskUser(task TaskConfig, cfg *drivers.TaskConfig) (string, error) {
+func taskUser(task TaskConfig, cfg *drivers.TaskConfig, image foundImage) (string, error) {
 	switch {
 	case task.User != "" && cfg.User != "" && task.User != cfg.User:
 		return "", fmt.Errorf("user: %q differs from the task's user %q: set one of them", task.User, cfg.User)
 	case task.mode() == nspawn.Boot && cfg.User != "":
 		return "", fmt.Errorf("user: the task's user %q cannot be combined with boot", cfg.User)
-	case task.User != "":
-		return task.User, nil
+	case task.mode() == nspawn.Boot:
+		return "", nil
 	}
-	return cfg.User, nil
+	return cmp.Or(task.User, cfg.User, image.Config.User), nil
 }
 
-func newEnvironment(task TaskConfig, cfg *drivers.TaskConfig) (map[string]string, error) {
-	env := maps.Clone(cfg.Env)
-	if env == nil {
-		env = map[string]string{}
+func workingDirectory(task TaskConfig, image foundImage) string {
+	if task.mode() == nspawn.Boot {
+		return ""
 	}
+	return cmp.Or(task.WorkingDirectory, image.Config.WorkingDir)
+}
+
+// newEnvironment is that of the image, of Nomad and of the job, each over the one
+// before. Names of the image that systemd does not pass on are left out: nobody
+// here could change them.
+func newEnvironment(task TaskConfig, cfg *drivers.TaskConfig, image foundImage) (map[string]string, error) {
+	env := map[string]string{}
+	for _, variable := range image.Config.Env {
+		if name, value, ok := strings.Cut(variable, "="); ok && nspawn.ValidEnvironmentName(name) {
+			env[name] = value
+		}
+	}
+	maps.Copy(env, cfg.Env)
 	maps.Copy(env, task.Environment)
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(env)) {
@@ -130,12 +146,32 @@ func newEnvironment(task TaskConfig, cfg *drivers.TaskConfig) (map[string]string
 
 // payload is the command, or the arguments of the image's init. systemd and its
 // journald read theirs there, as they read the kernel's command line elsewhere.
-func payload(task TaskConfig) []string {
+func payload(task TaskConfig, image foundImage) ([]string, error) {
 	command, _, _ := words(task.Command)
-	if task.mode() == nspawn.Boot && task.ForwardJournal {
-		command = append(command, "systemd.journald.forward_to_console=1")
+	command = append(command, task.Args...)
+	if task.mode() == nspawn.Boot {
+		if task.ForwardJournal {
+			command = slices.Insert(command, len(command)-len(task.Args), "systemd.journald.forward_to_console=1")
+		}
+		return command, nil
 	}
-	return append(command, task.Args...)
+	if task.imageKind() != ociImage {
+		return command, nil
+	}
+	// As docker does: what the job gives replaces the image's Cmd, and the
+	// entrypoint stays before it.
+	entrypoint := task.Entrypoint
+	if len(entrypoint) == 0 {
+		entrypoint = image.Config.Entrypoint
+		if len(command) == 0 {
+			command = image.Config.Cmd
+		}
+	}
+	command = slices.Concat(entrypoint, command)
+	if image.Stored != "" && len(command) == 0 {
+		return nil, errors.New("command: is required: the image has neither an entrypoint nor a command")
+	}
+	return command, nil
 }
 
 // logsToJournal says that the task's output goes to the host's journal: there

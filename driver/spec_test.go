@@ -51,7 +51,12 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 		must.NoError(t, json.Unmarshal(overrides, cfg))
 	}
 	dns := hostDNS{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
-	spec, err := newSpec(policy, task, cfg, "/var/lib/machines/debian", dns)
+	image := foundImage{Tree: "/var/lib/machines/debian"}
+	if config := fileOf(archive, "image.json"); config != nil {
+		image = foundImage{Stored: "sha256:" + strings.Repeat("0", 64)}
+		must.NoError(t, json.Unmarshal(config, &image.Config))
+	}
+	spec, err := newSpec(policy, task, cfg, image, dns)
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}

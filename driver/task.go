@@ -24,21 +24,21 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
-	defer cancel()
 	output := &output{driver: d, task: cfg}
-	handle, network, err := d.startTask(ctx, cfg, output)
+	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
 		output.release()
 	}
 	return handle, network, err
 }
 
-func (d *Driver) startTask(ctx context.Context, cfg *drivers.TaskConfig, output *output) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
-	task, spec, err := d.newSpec(ctx, cfg)
+func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	task, image, spec, err := d.newSpec(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
 	boot, err := bootID()
 	if err != nil {
 		return nil, nil, err
@@ -47,7 +47,7 @@ func (d *Driver) startTask(ctx context.Context, cfg *drivers.TaskConfig, output 
 	handle.Config = cfg
 	handle.State = drivers.TaskStateRunning
 	state := TaskState{
-		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(),
+		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(), StopSignal: image.Config.StopSignal,
 		Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
 	}
 	if err := handle.SetDriverState(&state); err != nil {
@@ -90,25 +90,45 @@ func (d *Driver) adopt(ctx context.Context, id string, spec nspawn.Spec) (*nspaw
 // plugin protocol looks at its very type (plugins/drivers/server.go, StartTask).
 func recoverable(err error) error { return structs.NewRecoverableError(err, true) }
 
-// newSpec gathers what the pure translation needs.
-func (d *Driver) newSpec(ctx context.Context, cfg *drivers.TaskConfig) (task TaskConfig, spec nspawn.Spec, err error) {
+// newSpec gathers what the pure translation needs. An image is pulled only for a
+// job that is found to be right otherwise.
+func (d *Driver) newSpec(cfg *drivers.TaskConfig) (task TaskConfig, found foundImage, spec nspawn.Spec, err error) {
 	if err := cfg.DecodeDriverConfig(&task); err != nil {
-		return task, spec, fmt.Errorf("decode config: %w", err)
-	}
-	dns, err := readHostDNS()
-	if err != nil {
-		return task, spec, err
+		return task, found, spec, fmt.Errorf("decode config: %w", err)
 	}
 	policy := d.policy()
-	image, imageErr := d.resolveImage(ctx, policy, task)
-	spec, err = newSpec(policy, task, cfg, image, dns)
+	if !task.stored() {
+		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+		defer cancel()
+		found, err = d.findImage(ctx, policy, task, cfg)
+		spec, err = translate(policy, task, cfg, found, err)
+		return task, found, spec, err
+	}
+	source, err := newSource(policy, task, cfg)
+	if _, err := translate(policy, task, cfg, found, err); err != nil {
+		return task, found, spec, err
+	}
+	if found, err = d.pull(policy, task, cfg, source); err != nil {
+		return task, found, spec, err
+	}
+	spec, err = translate(policy, task, cfg, found, nil)
+	return task, found, spec, err
+}
+
+// translate tells all that is wrong, with what is wrong of the image.
+func translate(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foundImage, imageErr error) (nspawn.Spec, error) {
+	dns, err := readHostDNS()
+	if err != nil {
+		return nspawn.Spec{}, err
+	}
+	spec, err := newSpec(policy, task, cfg, image, dns)
 	if err := errors.Join(err, imageErr); err != nil {
-		return task, spec, fmt.Errorf("config: %w", err)
+		return spec, fmt.Errorf("config: %w", err)
 	}
 	if err := resolveBinds(spec.Binds, cfg); err != nil {
-		return task, spec, fmt.Errorf("config: %w", err)
+		return spec, fmt.Errorf("config: %w", err)
 	}
-	return task, spec, nil
+	return spec, nil
 }
 
 // RecoverTask implements drivers.DriverPlugin. It fails only if the machine is
@@ -233,6 +253,8 @@ func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
 	if h.state.Mode == nspawn.Boot {
 		sig = nspawn.Halt
 		h.stop()
+	} else if own, err := nspawn.ParseSignal(h.state.StopSignal); err == nil {
+		sig = own
 	}
 	if name != "" {
 		asked, err := nspawn.ParseSignal(name)

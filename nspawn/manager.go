@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/image/store"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -20,11 +21,12 @@ type Manager struct {
 	bus    *systemd.Conn
 	dirs   Dirs
 	ranges rootfs.Ranges
+	images store.Store
 }
 
 // NewManager uses the systemd behind bus.
 func NewManager(bus *systemd.Conn, dirs Dirs) *Manager {
-	return &Manager{bus: bus, dirs: dirs, ranges: rootfs.Ranges{Dir: dirs.ranges()}}
+	return &Manager{bus: bus, dirs: dirs, ranges: rootfs.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()}}
 }
 
 // killTimeout bounds the wait for a machine that was killed. The kernel's work

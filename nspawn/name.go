@@ -104,3 +104,6 @@ func (d Dirs) writable(name string) string { return filepath.Join(d.State, "mach
 
 // ranges records which machine has which UID range.
 func (d Dirs) ranges() string { return filepath.Join(d.Run, "uid") }
+
+// Images is the store of images.
+func (d Dirs) Images() string { return filepath.Join(d.State, "images") }

@@ -1,6 +1,7 @@
 package nspawn
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,7 +17,7 @@ import (
 
 // prepare makes what the machine needs on the host and completes the spec. It
 // undoes nothing: Remove knows all of it by the machine's name.
-func (m *Manager) prepare(s *Spec) error {
+func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 	if err := os.MkdirAll(m.dirs.machine(s.Machine), 0o700); err != nil {
 		return fmt.Errorf("make the directory of machine %s: %w", s.Machine, err)
 	}
@@ -41,8 +42,12 @@ func (m *Manager) prepare(s *Spec) error {
 	if s.Root.InPlace {
 		return m.claim(s.Machine, s.Root)
 	}
+	lower, err := m.lower(ctx, *s)
+	if err != nil {
+		return err
+	}
 	overlay := rootfs.Overlay{
-		Lower:   []string{s.Root.Image},
+		Lower:   lower,
 		RW:      m.dirs.writable(s.Machine),
 		Target:  m.dirs.root(s.Machine),
 		UIDBase: s.Root.UIDBase,
@@ -51,6 +56,16 @@ func (m *Manager) prepare(s *Spec) error {
 		return err
 	}
 	return furnish(m.dirs.root(s.Machine), *s)
+}
+
+// lower are the layers that the machine's root lies on. Those of the store are
+// referred to from now on, so that they are not collected.
+func (m *Manager) lower(ctx context.Context, s Spec) ([]string, error) {
+	if s.Root.Stored == "" {
+		return []string{s.Root.Image}, nil
+	}
+	image, err := m.images.Acquire(ctx, s.Machine, s.Root.Stored)
+	return m.images.Trees(image), err
 }
 
 // mapBinds finds out which binds cannot be ID-mapped.
@@ -81,6 +96,10 @@ func furnish(dir string, s Spec) error {
 	}
 	defer tree.Close()
 	owner := int(s.Root.UIDBase)
+	// nspawn runs no tree without /usr; an image of one static program has none.
+	if err := makeDir(tree, "usr", owner); err != nil {
+		return fmt.Errorf("make /usr of the machine: %w", err)
+	}
 	for _, file := range s.Root.Files {
 		if err := writeFile(tree, file, owner); err != nil {
 			return fmt.Errorf("write %s of the machine: %w", file.Path, err)
@@ -186,7 +205,7 @@ func (e *BusyError) Error() string {
 }
 
 // removeFiles removes what prepare made, and what nspawn leaves.
-func (m *Manager) removeFiles(machine string) error {
+func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 	root := m.dirs.root(machine)
 	if target, err := os.Readlink(root); err == nil {
 		if err := os.Remove(root); err != nil {
@@ -198,6 +217,7 @@ func (m *Manager) removeFiles(machine string) error {
 	if err := errors.Join(
 		rootfs.Remove(m.dirs.writable(machine)),
 		m.ranges.Release(machine),
+		m.images.Release(ctx, machine),
 		m.dirs.removeJournalLink(machine),
 		removeEmpty(machine),
 	); err != nil {

@@ -55,7 +55,7 @@ func (m *Manager) names(ctx context.Context) ([]string, error) {
 			names = append(names, machine)
 		}
 	}
-	for _, dir := range []string{m.dirs.machine("*"), m.dirs.writable("*")} {
+	for _, dir := range []string{m.dirs.machine("*"), m.dirs.writable("*"), filepath.Join(m.dirs.Images(), "refs", "*")} {
 		found, err := filepath.Glob(dir)
 		if err != nil {
 			return nil, fmt.Errorf("look for machines: %w", err)

@@ -42,8 +42,9 @@ type Spec struct {
 
 // Root is the root file system of a machine.
 type Root struct {
-	// Image is the directory tree to run, an absolute path on the host.
-	Image string
+	// Image is the directory tree to run, an absolute path on the host; or
+	// Stored the digest of an image in the store.
+	Image, Stored string
 	// InPlace runs Image itself, exclusively, instead of a copy-on-write
 	// layer over it that is discarded with the machine.
 	InPlace bool

@@ -47,7 +47,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, open func() (Streams, error
 	if err != nil {
 		return nil, err
 	}
-	if err := m.prepare(&s); err != nil {
+	if err := m.prepare(ctx, &s); err != nil {
 		return nil, err
 	}
 	if follower, err = m.Follow(s.Machine, s.Mode); err != nil {

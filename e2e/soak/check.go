@@ -86,9 +86,11 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 		return
 	}
 	replaced := s.replaced(state)
-	if runs := c.count("begin"); runs > restarts+1+replaced {
-		bad("the payload ran %d times with %d restarts", runs, restarts)
+	more := max(c.count("begin")-(restarts+1), 0)
+	if more > replaced {
+		bad("the payload ran %d times with %d restarts", c.count("begin"), restarts)
 	}
+	s.replacements += more
 	if slices.ContainsFunc(told, func(code int) bool { return code != c.code }) {
 		bad("exit codes %v are told, which should be %d", told, c.code)
 	}
@@ -112,6 +114,9 @@ const maxEvents = 10
 
 // agentDeaths is how often the agent was killed in the task's life.
 func (s *soak) agentDeaths(state *api.TaskState) (n int) {
+	if len(state.Events) == 0 { // given up before anything
+		return 0
+	}
 	first, last := state.Events[0], state.Events[len(state.Events)-1]
 	for _, kill := range s.agentKills {
 		if kill.After(time.Unix(0, first.Time)) && kill.Before(time.Unix(0, last.Time)) {
@@ -140,7 +145,6 @@ func (s *soak) replaced(state *api.TaskState) (times int) {
 		for _, event := range state.Events {
 			if since := time.Unix(0, event.Time).Sub(kill); event.Type == api.TaskStarted && since > 0 && since < window {
 				times++
-				s.replacements++
 			}
 		}
 	}
@@ -151,7 +155,7 @@ func (s *soak) replaced(state *api.TaskState) (times int) {
 // before its start, or a second time in its start, which Nomad does not repeat.
 func (c *cycle) givenUp() bool {
 	state := c.final.TaskStates["main"]
-	return state != nil && state.Failed && slices.ContainsFunc(state.Events, pluginDied)
+	return state != nil && state.Failed && (len(state.Events) == 0 || slices.ContainsFunc(state.Events, pluginDied))
 }
 
 func pluginDied(event *api.TaskEvent) bool {

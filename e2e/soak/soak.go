@@ -24,8 +24,8 @@ type soak struct {
 	agentKills []time.Time
 	struck     map[string]int
 
-	// Of the check: ends that were told once more, starts that may have replaced
-	// one of which the agent did not know, and tasks whose first events are gone.
+	// Of the check: ends that were told once more, starts that have replaced one
+	// of which the agent did not know, and tasks whose first events are gone.
 	again, replacements, forgetful int
 }
 
@@ -147,7 +147,7 @@ func (s *soak) report(cycles []*cycle, took time.Duration) {
 	}
 	fmt.Printf("%d cycles in %.0f s: %d batch, %d long, %d booted\n", len(cycles), took.Seconds(), kinds[batch], kinds[long], kinds[booted])
 	fmt.Printf("%d runs of payloads, %d ended by themselves, %d restarts, %d tasks given up by Nomad\n", runs, codes, restarts, givenUp)
-	fmt.Printf("%d ends told once more after a death of the agent, %d starts soon after one; %d tasks with more events than Nomad keeps\n",
+	fmt.Printf("%d ends told once more after a death of the agent, %d starts in place of one that it had not recorded; %d tasks with more events than Nomad keeps\n",
 		s.again, s.replacements, s.forgetful)
 	var names []string
 	for _, strike := range strikes {

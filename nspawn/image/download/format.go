@@ -1,0 +1,57 @@
+package download
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Kind is what an image file holds.
+type Kind string
+
+const (
+	Tar   Kind = "tar"   // a tree of files
+	Raw   Kind = "raw"   // a disk, byte by byte
+	QCOW2 Kind = "qcow2" // a disk in the format of QEMU
+)
+
+// Compression is how an image file is compressed; empty is not at all.
+type Compression string
+
+const (
+	Gzip  Compression = "gzip"
+	Bzip2 Compression = "bzip2"
+	Xz    Compression = "xz"
+	Zstd  Compression = "zstd"
+)
+
+// Format tells kind and compression of an image file by the end of its name, the
+// last element of a path or URL without query: .tar, .raw or .qcow2, which may be
+// followed by .gz, .bz2, .xz or .zst; .tgz is .tar.gz. Any other name is an
+// error.
+func Format(name string) (Kind, Compression, error) {
+	base, compression := cutCompression(name)
+	for _, kind := range []Kind{Tar, Raw, QCOW2} {
+		if rest, ok := strings.CutSuffix(base, "."+string(kind)); ok && rest != "" {
+			return kind, compression, nil
+		}
+	}
+	return "", "", fmt.Errorf("image file %q ends in none of .tar, .raw and .qcow2, with or without .gz, .bz2, .xz or .zst", name)
+}
+
+func cutCompression(name string) (string, Compression) {
+	for _, c := range []struct {
+		suffix, plain string
+		compression   Compression
+	}{
+		{".gz", "", Gzip},
+		{".tgz", ".tar", Gzip},
+		{".bz2", "", Bzip2},
+		{".xz", "", Xz},
+		{".zst", "", Zstd},
+	} {
+		if rest, ok := strings.CutSuffix(name, c.suffix); ok {
+			return rest + c.plain, c.compression
+		}
+	}
+	return name, ""
+}

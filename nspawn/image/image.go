@@ -1,0 +1,147 @@
+// Package image brings images into the store: from registries, from archives,
+// and tarballs from the web.
+package image
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"nomad-driver-nspawn/nspawn/image/download"
+	"nomad-driver-nspawn/nspawn/image/oci"
+	"nomad-driver-nspawn/nspawn/image/store"
+)
+
+// Source is where an image comes from: Reference, or Download if that is zero.
+type Source struct {
+	Reference oci.Reference    // in a registry, or in a local archive or layout
+	Download  download.Request // of a tarball
+}
+
+// Name is what the store knows the source by. It has no credentials either, but
+// tells those of two users apart.
+func (s Source) Name() string {
+	if s.Reference != (oci.Reference{}) {
+		return s.Reference.String()
+	}
+	request := s.Download
+	name := request.String() + "#" + cmp.Or(request.SHA256, string(request.Verify))
+	if request.String() != request.URL {
+		sum := sha256.Sum256([]byte(request.URL))
+		name += "#" + hex.EncodeToString(sum[:8])
+	}
+	return name
+}
+
+// String is for people. It has no credentials.
+func (s Source) String() string {
+	if s.Reference != (oci.Reference{}) {
+		return s.Reference.String()
+	}
+	return s.Download.String()
+}
+
+// Policy says when a source is looked at although the store knows it.
+type Policy string
+
+// The policies. A digest never changes what it stands for, so it is not looked at
+// again with Always either.
+const (
+	Always  Policy = "always"
+	Missing Policy = "missing"
+	Never   Policy = "never" // not even if the store does not know it
+)
+
+// Policies are all.
+var Policies = []string{string(Always), string(Missing), string(Never)}
+
+// DefaultPolicy is that of a source: as docker has it, a tag "latest" is looked
+// at each time.
+func (s Source) DefaultPolicy() Policy {
+	if s.Reference.Tag == "latest" {
+		return Always
+	}
+	return Missing
+}
+
+// Request is an image that is wanted.
+type Request struct {
+	Source   Source
+	Policy   Policy
+	Auth     *oci.Auth // of the task; may be nil
+	AuthSoft bool      // go on without credentials that are refused
+
+	Inactivity time.Duration // for the other side to send something; 0: no limit
+	// Progress is told how many bytes were read, of total; -1 if that is not
+	// known. Calls do not overlap. It may be nil.
+	Progress func(done, total int64)
+}
+
+// Puller pulls images into a store.
+type Puller struct {
+	Store    store.Store
+	Registry oci.Client
+	Download download.Client // without Progress and Inactivity
+}
+
+// Limits of what an image may hold, against bombs.
+const (
+	maxBytes   = 256 << 30
+	maxEntries = 10_000_000
+)
+
+// Pull returns an image of the store, after it was brought there if need be.
+// Any number of calls, also of other processes, fetch a layer once. The image may
+// be collected as soon as Pull returns, unless it is young: see store.Acquire.
+func (p Puller) Pull(ctx context.Context, r Request) (store.Image, error) {
+	found, _, err := p.Store.Lookup(r.Source.Name())
+	switch {
+	case err == nil && (r.Policy != Always || r.Source.Reference.Digest != ""):
+		return found, nil
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return store.Image{}, err
+	case r.Policy == Never && err != nil:
+		return store.Image{}, fmt.Errorf("image %s is not on this client, and pull_policy is never", r.Source)
+	}
+	pull := p.Store.Begin()
+	defer pull.Close()
+	var image store.Image
+	if r.Source.Reference != (oci.Reference{}) {
+		image, err = p.pullOCI(ctx, pull, r)
+	} else {
+		image, err = p.pullTarball(ctx, pull, r)
+	}
+	if err != nil {
+		return store.Image{}, err
+	}
+	return image, pull.Add(ctx, image, r.Source.Name())
+}
+
+// Temporary says whether another try may succeed.
+func Temporary(err error) bool {
+	return errors.Is(err, oci.ErrTemporary) || errors.Is(err, download.ErrTemporary) || errors.Is(err, errInactive)
+}
+
+var errInactive = errors.New("nothing has come")
+
+// Config is how an image says that it is to be run. A tarball says nothing.
+func Config(image store.Image) (config oci.Config, err error) {
+	if len(image.Config) == 0 {
+		return config, nil
+	}
+	if err := json.Unmarshal(image.Config, &config); err != nil {
+		return config, fmt.Errorf("read the config of image %s: %w", image.Digest, err)
+	}
+	return config, nil
+}
+
+// IsDownload says whether a name is of a file in the web.
+func IsDownload(name string) bool {
+	return strings.HasPrefix(name, "https://") || strings.HasPrefix(name, "http://")
+}

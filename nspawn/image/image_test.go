@@ -1,0 +1,220 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/image/download"
+	"nomad-driver-nspawn/nspawn/image/oci"
+	"nomad-driver-nspawn/nspawn/image/store"
+)
+
+// lab is a registry and a store.
+type lab struct {
+	address string
+	puller  Puller
+	blobs   atomic.Int32           // that were fetched
+	stall   atomic.Pointer[string] // blobs of a path that ends so do not come
+}
+
+func newLab(t *testing.T) *lab {
+	l := &lab{}
+	handler := registry.New()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			l.blobs.Add(1)
+			if stall := l.stall.Load(); stall != nil && strings.HasSuffix(r.URL.Path, *stall) {
+				w.WriteHeader(http.StatusOK)
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return
+			}
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	l.address = strings.TrimPrefix(server.URL, "http://")
+	l.puller = Puller{
+		Store:    store.Store{Dir: filepath.Join(t.TempDir(), "store")},
+		Registry: oci.Client{PlainHTTP: []string{l.address}},
+	}
+	return l
+}
+
+// push makes an image of layers, the lowest first, and returns its source.
+func (l *lab) push(t *testing.T, image string, layers ...map[string]string) Source {
+	var built v1.Image = empty.Image
+	for _, files := range layers {
+		archive := tarOf(t, files)
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil })
+		must.NoError(t, err)
+		built, err = mutate.AppendLayers(built, layer)
+		must.NoError(t, err)
+	}
+	built, err := mutate.Config(built, v1.Config{Cmd: []string{"run"}, StopSignal: "SIGQUIT"})
+	must.NoError(t, err)
+	reference, err := name.ParseReference(l.address+"/"+image, name.Insecure)
+	must.NoError(t, err)
+	must.NoError(t, remote.Write(reference, built))
+	return l.source(t, image)
+}
+
+func (l *lab) source(t *testing.T, image string) Source {
+	reference, err := oci.ParseReference(l.address + "/" + image)
+	must.NoError(t, err)
+	return Source{Reference: reference}
+}
+
+func tarOf(t *testing.T, files map[string]string) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for path, content := range files {
+		must.NoError(t, w.WriteHeader(&tar.Header{Name: path, Mode: 0o644, Size: int64(len(content))}))
+		_, err := w.Write([]byte(content))
+		must.NoError(t, err)
+	}
+	must.NoError(t, w.Close())
+	return buf.Bytes()
+}
+
+func TestPull(t *testing.T) {
+	l := newLab(t)
+	lower, upper := map[string]string{"a": "lower"}, map[string]string{"a": "upper", ".wh.b": ""}
+	source := l.push(t, "app:1", lower, upper)
+	var done, total int64
+	image, err := l.puller.Pull(t.Context(), Request{Source: source, Progress: func(d, t int64) { done, total = d, t }})
+	must.NoError(t, err)
+	must.Positive(t, total)
+	must.Eq(t, total, done)
+	trees := l.puller.Store.Trees(image)
+	must.SliceLen(t, 2, trees)
+	for i, want := range []string{"upper", "lower"} {
+		text, err := os.ReadFile(filepath.Join(trees[i], "a"))
+		must.NoError(t, err)
+		must.Eq(t, want, string(text))
+	}
+	config, err := Config(image)
+	must.NoError(t, err)
+	must.Eq(t, oci.Config{Cmd: []string{"run"}, StopSignal: "SIGQUIT"}, config)
+
+	fetched := l.blobs.Load()
+	again, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Missing})
+	must.NoError(t, err)
+	must.Eq(t, image.Layers, again.Layers)
+	must.Eq(t, fetched, l.blobs.Load())
+
+	l.push(t, "app:1", lower) // the tag moves
+	moved, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Missing})
+	must.NoError(t, err)
+	must.Eq(t, image.Layers, moved.Layers)
+	moved, err = l.puller.Pull(t.Context(), Request{Source: source, Policy: Always})
+	must.NoError(t, err)
+	must.Eq(t, trees[1:], l.puller.Store.Trees(moved))
+	must.Eq(t, fetched+1, l.blobs.Load()) // the config
+}
+
+func TestPullNever(t *testing.T) {
+	l := newLab(t)
+	source := l.push(t, "app:1", map[string]string{"a": ""})
+	_, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Never})
+	must.ErrorContains(t, err, "pull_policy is never")
+	must.False(t, Temporary(err))
+	image, err := l.puller.Pull(t.Context(), Request{Source: source})
+	must.NoError(t, err)
+	again, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Never})
+	must.NoError(t, err)
+	must.Eq(t, image.Layers, again.Layers)
+}
+
+// overlayfs takes no layer twice, and looks below one whose root is opaque.
+func TestPullLayersOfAnOverlay(t *testing.T) {
+	l := newLab(t)
+	a, b, opaque := map[string]string{"a": ""}, map[string]string{"b": ""}, map[string]string{"c": "", ".wh..wh..opq": ""}
+	image, err := l.puller.Pull(t.Context(), Request{Source: l.push(t, "twice:1", a, b, a)})
+	must.NoError(t, err)
+	must.SliceLen(t, 2, image.Layers)
+	top := image.Layers[0]
+	image, err = l.puller.Pull(t.Context(), Request{Source: l.push(t, "opaque:1", b, opaque, a)})
+	must.NoError(t, err)
+	must.SliceLen(t, 2, image.Layers)
+	must.Eq(t, top, image.Layers[0])
+}
+
+func TestPullOnce(t *testing.T) {
+	l := newLab(t)
+	source := l.push(t, "app:1", map[string]string{"a": ""}, map[string]string{"b": ""})
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			_, err := l.puller.Pull(t.Context(), Request{Source: source})
+			must.NoError(t, err)
+		})
+	}
+	all.Wait()
+	must.Between(t, 3, l.blobs.Load(), 22) // each may ask for the config
+}
+
+func TestPullThatStalls(t *testing.T) {
+	l := newLab(t)
+	source := l.push(t, "app:1", map[string]string{"a": "a"})
+	found, err := l.puller.Registry.Resolve(t.Context(), source.Reference, nil, false)
+	must.NoError(t, err)
+	for _, stall := range []string{"", found.Layers[0].Digest} { // the config, or the layer
+		l.stall.Store(&stall)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		_, err = l.puller.Pull(ctx, Request{Source: source, Inactivity: 50 * time.Millisecond})
+		must.ErrorContains(t, err, "nothing has come for 50ms")
+		must.True(t, Temporary(err))
+		must.NoError(t, ctx.Err())
+		left, _ := os.ReadDir(filepath.Join(l.puller.Store.Dir, "tmp"))
+		must.SliceEmpty(t, left)
+	}
+}
+
+func TestNames(t *testing.T) {
+	plain := Source{Download: download.Request{URL: "https://example.org/a.tar", Verify: download.VerifyChecksum}}
+	signed := Source{Download: download.Request{URL: "https://example.org/a.tar", Verify: download.VerifySignature}}
+	mine := Source{Download: download.Request{URL: "https://me:secret@example.org/a.tar?key=1", Verify: download.VerifyChecksum}}
+	yours := Source{Download: download.Request{URL: "https://you:secret@example.org/a.tar?key=1", Verify: download.VerifyChecksum}}
+	names := map[string]bool{}
+	for _, source := range []Source{plain, signed, mine, yours} {
+		must.StrNotContains(t, source.Name()+source.String(), "secret")
+		names[source.Name()] = true
+	}
+	must.MapLen(t, 4, names)
+	must.Eq(t, Always, Source{Reference: oci.Reference{Repository: "a", Tag: "latest"}}.DefaultPolicy())
+	must.Eq(t, Missing, Source{Reference: oci.Reference{Repository: "a", Tag: "1"}}.DefaultPolicy())
+	must.Eq(t, Missing, plain.DefaultPolicy())
+}
+
+func TestCauseIsTheWatchdog(t *testing.T) {
+	ctx, _, cancel := watchdog(t.Context(), time.Nanosecond)
+	defer cancel()
+	<-ctx.Done()
+	must.ErrorContains(t, cause(ctx, errors.New("read")), "nothing has come for 1ns")
+	ctx, _, cancel = watchdog(t.Context(), time.Hour)
+	cancel()
+	must.Eq(t, "read", cause(ctx, errors.New("read")).Error())
+}

@@ -1,0 +1,98 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxID is the highest UID and GID in a machine (range of 65536).
+const maxID = 65535
+
+// setAttributes gives what has been made its owner, mode, extended attributes
+// and time. The order matters: a change of the owner takes away setuid and
+// setgid bits and security.capability (chown(2), capabilities(7)).
+func setAttributes(at spot, hdr *tar.Header) error {
+	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
+		return fmt.Errorf("owner %d:%d is not in the range of a machine, 0 to %d", hdr.Uid, hdr.Gid, maxID)
+	}
+	if err := chown(at, hdr.Uid, hdr.Gid); err != nil {
+		return err
+	}
+	if hdr.Typeflag != tar.TypeSymlink {
+		if err := chmod(at, uint32(hdr.Mode&0o7777)); err != nil {
+			return err
+		}
+	}
+	if err := setXattrs(at, hdr); err != nil {
+		return err
+	}
+	if hdr.Typeflag == tar.TypeDir {
+		return nil
+	}
+	return setTime(at, hdr.ModTime)
+}
+
+// setDefaults gives a directory that has no entry its owner and mode, whatever
+// the umask is and a setgid directory above would have it be.
+func setDefaults(dir spot) error {
+	if err := chown(dir, 0, 0); err != nil {
+		return err
+	}
+	return chmod(dir, 0o755)
+}
+
+func chown(at spot, uid, gid int) error {
+	if err := unix.Fchownat(at.dir, at.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("change owner to %d:%d: %w", uid, gid, err)
+	}
+	return nil
+}
+
+// chmod changes the mode of what is no symbolic link.
+func chmod(at spot, mode uint32) error {
+	if err := unix.Fchmodat(at.dir, at.name, mode, 0); err != nil {
+		return fmt.Errorf("change mode to %04o: %w", mode, err)
+	}
+	return nil
+}
+
+func setTime(at spot, t time.Time) error {
+	stamp, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return fmt.Errorf("set time to %s: %w", t, err)
+	}
+	err = unix.UtimesNanoAt(at.dir, at.name, []unix.Timespec{stamp, stamp}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("set time to %s: %w", t, err)
+	}
+	return nil
+}
+
+// xattrRecord is how PAX records of extended attributes begin, a convention of
+// star that GNU tar and all image builders follow.
+const xattrRecord = "SCHILY.xattr."
+
+func setXattrs(at spot, hdr *tar.Header) error {
+	for record, value := range hdr.PAXRecords {
+		name, ok := strings.CutPrefix(record, xattrRecord)
+		if !ok || name != "security.capability" && !strings.HasPrefix(name, "user.") {
+			continue
+		}
+		err := unix.Lsetxattr(at.path(), name, []byte(value), 0)
+		if err != nil && (name == "security.capability" || !refusesUserXattr(err)) {
+			return fmt.Errorf("set extended attribute %.200q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// refusesUserXattr tells whether the file system has no user.* attributes, or
+// the kind of file (xattr(7): only regular files and directories).
+func refusesUserXattr(err error) bool {
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)
+}

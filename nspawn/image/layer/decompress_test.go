@@ -1,0 +1,175 @@
+package layer
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os/exec"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/shoenig/test/must"
+)
+
+// tools are the commands whose output is to be understood.
+var tools = map[string][]string{
+	"plain": {"cat"},
+	"gzip":  {"gzip", "-c"},
+	"zstd":  {"zstd", "-qc"},
+	"xz":    {"xz", "-c"},
+	"bzip2": {"bzip2", "-c"},
+}
+
+// compress returns what a command makes of data.
+func compress(t testing.TB, command []string, data []byte) []byte {
+	t.Helper()
+	tool := exec.Command(command[0], command[1:]...)
+	tool.Stdin = bytes.NewReader(data)
+	out, err := tool.Output()
+	must.NoError(t, err, must.Sprintf("install %s", command[0]))
+	return out
+}
+
+func decompress(r io.Reader) ([]byte, error) {
+	in, err := Decompress(r)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(in)
+	return data, errors.Join(err, in.Close())
+}
+
+func TestDecompress(t *testing.T) {
+	// More than all the buffers, and nothing at all.
+	long := archive(t, file("a", strings.Repeat("0123456789", 120_000)), file("b", "x"))
+	for name, command := range tools {
+		t.Run(name, func(t *testing.T) {
+			for _, data := range [][]byte{long, {}, []byte("x")} {
+				packed := compress(t, command, data)
+				for _, r := range []io.Reader{bytes.NewReader(packed), iotest.OneByteReader(bytes.NewReader(packed)), iotest.DataErrReader(bytes.NewReader(packed))} {
+					got, err := decompress(r)
+					must.NoError(t, err)
+					must.True(t, bytes.Equal(data, got))
+				}
+				// Streams may follow one another, as pigz and pzstd have it.
+				got, err := decompress(bytes.NewReader(bytes.Repeat(packed, 2)))
+				must.NoError(t, err)
+				must.True(t, bytes.Equal(bytes.Repeat(data, 2), got))
+			}
+		})
+	}
+}
+
+func TestDecompressSkippableFrame(t *testing.T) {
+	packed := append([]byte("\x5a\x2a\x4d\x18\x03\x00\x00\x00abc"), compress(t, tools["zstd"], []byte("data"))...)
+	got, err := decompress(bytes.NewReader(packed))
+	must.NoError(t, err)
+	must.Eq(t, "data", string(got))
+}
+
+// TestDecompressNames has archives that begin like compressed streams.
+func TestDecompressNames(t *testing.T) {
+	for _, name := range []string{"BZh", "BZh91AY", "\xfd7zX", "7zXZ"} {
+		data := archive(t, file(name, ""))
+		got, err := decompress(bytes.NewReader(data))
+		must.NoError(t, err)
+		must.True(t, bytes.Equal(data, got))
+	}
+}
+
+// TestDamage unpacks compressed archives that have been cut off or changed: that
+// is an error, or has done no harm, as with the index at the end of an xz stream
+// or a Huffman table of bzip2 that no symbol uses.
+func TestDamage(t *testing.T) {
+	whole := archive(t, file("a", strings.Repeat("some text ", 50)), file("b", "x"))
+	want := details(t, mustUnpack(t, Options{}, file("a", strings.Repeat("some text ", 50)), file("b", "x")))
+	for name, command := range tools {
+		t.Run(name, func(t *testing.T) {
+			packed := compress(t, command, whole)
+			unharmed := 0
+			check := func(data []byte) {
+				dir := t.TempDir()
+				if err := decompressAndUnpack(t, data, dir); err == nil {
+					unharmed++
+					must.Eq(t, want[1:], details(t, dir)[1:])
+				}
+			}
+			check(packed)
+			must.Eq(t, 1, unharmed)
+			step := 1 + len(packed)/200
+			for n := 0; n < len(packed); n += step {
+				check(packed[:n])
+			}
+			must.LessEq(t, 2, unharmed)
+			if name == "plain" { // has no checksum of content
+				return
+			}
+			for n := len(packed) / 4; n < len(packed); n++ {
+				changed := bytes.Clone(packed)
+				changed[n] ^= 0x10
+				check(changed)
+			}
+			must.LessEq(t, 20, unharmed)
+		})
+	}
+}
+
+func decompressAndUnpack(t *testing.T, data []byte, dir string) error {
+	in, err := Decompress(bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	_, err = Unpack(t.Context(), in, dir, Options{})
+	return err
+}
+
+func TestZstdWindowIsLimited(t *testing.T) {
+	packed := compress(t, []string{"zstd", "-qc", "--ultra", "--long=30"}, []byte("data"))
+	got, err := decompress(bytes.NewReader(packed))
+	must.ErrorContains(t, err, "window")
+	must.SliceEmpty(t, got)
+}
+
+// TestReadsAhead writes into a pipe no one reads from but the goroutine.
+func TestReadsAhead(t *testing.T) {
+	r, w := io.Pipe()
+	begun := make(chan struct{})
+	go func() {
+		_, _ = w.Write(make([]byte, 1000)) // For Decompress to look at.
+		close(begun)
+	}()
+	in, err := Decompress(r)
+	must.NoError(t, err)
+	<-begun
+	_, err = w.Write(make([]byte, 512<<10)) // Would block for ever.
+	must.NoError(t, err)
+	must.NoError(t, w.CloseWithError(errors.New("broken")))
+	data, err := io.ReadAll(in)
+	must.EqError(t, err, "broken")
+	must.Eq(t, 1000+512<<10, len(data))
+	must.NoError(t, in.Close())
+}
+
+// TestClose closes after none, some and all has been read.
+func TestClose(t *testing.T) {
+	for _, n := range []int64{0, 1, aheadSize, 3 << 20, 20 << 20} {
+		var reads int // The race detector sees whether the goroutine is done.
+		data := make([]byte, 10<<20)
+		source := bytes.NewReader(data)
+		in, err := Decompress(readerFunc(func(p []byte) (int, error) {
+			reads++
+			return source.Read(p)
+		}))
+		must.NoError(t, err)
+		_, err = io.Copy(io.Discard, io.LimitReader(in, n))
+		must.NoError(t, err)
+		must.NoError(t, in.Close())
+		must.Positive(t, reads)
+		must.ErrorIs(t, in.Close(), fs.ErrClosed)
+		_, err = in.Read(make([]byte, 1))
+		must.ErrorIs(t, err, fs.ErrClosed)
+	}
+}

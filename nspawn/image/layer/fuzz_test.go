@@ -1,0 +1,62 @@
+package layer
+
+import (
+	"bytes"
+	"io/fs"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+// FuzzUnpack unpacks whatever comes along. Nothing outside of the directory may
+// change, the limits must hold, and there must be no overlayfs metadata but that
+// of whiteouts. Interesting input is not worth a minute of making it smaller:
+//
+//	go test -run - -fuzz FuzzUnpack -fuzzminimizetime 10x ./nspawn/image/layer
+func FuzzUnpack(f *testing.F) {
+	memory := f.TempDir() // Many times as fast as a disk.
+	must.NoError(f, unix.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
+	f.Cleanup(func() { must.NoError(f, unix.Unmount(memory, unix.MNT_DETACH)) })
+	f.Setenv("TMPDIR", memory)
+	for _, c := range hostile(f, "/outside") {
+		if len(c.data) < 1<<16 {
+			f.Add(c.data, true)
+			f.Add(c.data, false)
+		}
+	}
+	f.Add(archive(f, dir("a"), file(".wh.a", ""), file("a/b", "x"), file("a/.wh..wh..opq", "")), true)
+	f.Fuzz(func(t *testing.T, data []byte, whiteouts bool) {
+		guard, dir := guarded(t)
+		before := around(t, guard)
+		opts := Options{Whiteouts: whiteouts, MaxBytes: 1 << 20, MaxEntries: 200}
+		stats, err := Unpack(t.Context(), bytes.NewReader(data), dir, opts)
+		must.Eq(t, before, around(t, guard))
+		if err == nil {
+			must.LessEq(t, opts.MaxBytes, stats.Bytes)
+			must.LessEq(t, opts.MaxEntries, stats.Entries)
+		}
+		checkMetadata(t, dir, whiteouts)
+	})
+}
+
+// checkMetadata looks for what only whiteouts may bring.
+func checkMetadata(t *testing.T, dir string, whiteouts bool) {
+	t.Helper()
+	count := int64(-1)
+	must.NoError(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		must.NoError(t, err)
+		count++
+		must.False(t, !whiteouts && isWhiteout(lstat(t, path)), must.Sprint(path))
+		names := make([]byte, 64<<10)
+		n, err := unix.Llistxattr(path, names)
+		must.NoError(t, err)
+		for name := range bytes.SplitSeq(bytes.TrimRight(names[:n], "\x00"), []byte{0}) {
+			overlay := bytes.HasPrefix(name, []byte("trusted."))
+			must.False(t, overlay && !(whiteouts && string(name) == "trusted.overlay.opaque"), must.Sprintf("%s: %s", path, name))
+		}
+		return nil
+	}))
+	must.LessEq(t, 200, count)
+}

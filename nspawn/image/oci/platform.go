@@ -1,0 +1,90 @@
+package oci
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// baseVariant is what an architecture is without a variant (OCI image spec 1.1,
+// image-index.md "Platform Variants"; for amd64 the levels of the x86-64 psABI).
+var baseVariant = map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}
+
+// level returns how much a variant asks of the processor. Higher levels of an
+// architecture run what is made for lower ones. ok is false if the variant is
+// of no such kind.
+func level(p v1.Platform) (_ float64, ok bool) {
+	variant := p.Variant
+	if variant == "" {
+		variant = baseVariant[p.Architecture]
+	}
+	number, hasLevel := strings.CutPrefix(variant, "v")
+	if !hasLevel {
+		return 0, variant == ""
+	}
+	level, err := strconv.ParseFloat(number, 64)
+	return level, err == nil
+}
+
+// runs tells whether a machine of platform on runs an image for platform of.
+func runs(on, of v1.Platform) bool {
+	if on.OS != of.OS || on.Architecture != of.Architecture {
+		return false
+	}
+	if on.Variant == of.Variant {
+		return true
+	}
+	has, known := level(on)
+	needs, comparable := level(of)
+	return known && comparable && needs <= has
+}
+
+// choose returns the manifest of an index that fits best, with fits false if
+// that is only because it is the only one and says nothing.
+func choose(manifests []v1.Descriptor, on v1.Platform) (_ v1.Descriptor, fits bool, _ error) {
+	var best *v1.Descriptor
+	for i, m := range manifests {
+		if m.Platform == nil || !runs(on, *m.Platform) {
+			continue
+		}
+		if best == nil || better(*m.Platform, *best.Platform) {
+			best = &manifests[i]
+		}
+	}
+	if best != nil {
+		return *best, true, nil
+	}
+	if len(manifests) == 1 && manifests[0].Platform == nil {
+		return manifests[0], false, nil
+	}
+	return v1.Descriptor{}, false, noPlatform(on, platforms(manifests))
+}
+
+func better(a, b v1.Platform) bool {
+	levelA, _ := level(a)
+	levelB, _ := level(b)
+	return levelA > levelB
+}
+
+// platforms lists what an index has. Platform unknown/unknown stands for what
+// is no image, such as attestations of BuildKit.
+func platforms(manifests []v1.Descriptor) []string {
+	var all []string
+	for _, m := range manifests {
+		if m.Platform != nil && m.Platform.OS != "unknown" {
+			all = append(all, m.Platform.String())
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func noPlatform(on v1.Platform, has []string) error {
+	if len(has) == 0 {
+		return fmt.Errorf("no image for platform %s, nor for any other", on)
+	}
+	return fmt.Errorf("no image for platform %s, only for %s", on, strings.Join(has, ", "))
+}

@@ -1,0 +1,139 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+const inPrivateNamespace = "STORE_TEST_PRIVATE_MOUNTS"
+
+// TestMain runs the tests in a mount namespace of their own, and is what
+// startChild starts.
+func TestMain(m *testing.M) {
+	if act := children[os.Getenv(childAct)]; act != nil {
+		act(Store{Dir: os.Getenv(childDir)})
+		return
+	}
+	if os.Geteuid() != 0 || os.Getenv(inPrivateNamespace) != "" {
+		os.Exit(m.Run())
+	}
+	again := exec.Command("/proc/self/exe", os.Args[1:]...)
+	again.Env = append(os.Environ(), inPrivateNamespace+"=1")
+	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
+	again.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	runtime.LockOSThread() // Pdeathsig is about this thread.
+	if err := again.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("this test needs root")
+	}
+	t.Skip("SKIPPED: this test needs root")
+}
+
+func newStore(t *testing.T) Store {
+	t.Helper()
+	return Store{Dir: filepath.Join(t.TempDir(), "images")}
+}
+
+// digest returns one for a name.
+func digest(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+const filesOfTree = 20
+
+// fillTree writes a tree in which every file has the text.
+func fillTree(text string) func(context.Context, string) error {
+	return func(_ context.Context, dir string) error {
+		for i := range filesOfTree {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), []byte(text), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// checkTree tells what of a tree by fillTree is missing.
+func checkTree(dir, text string) error {
+	files, err := list(dir)
+	if err != nil {
+		return err
+	}
+	if len(files) != filesOfTree {
+		return fmt.Errorf("%s has %d files", dir, len(files))
+	}
+	for _, file := range files {
+		found, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		if string(found) != text {
+			return fmt.Errorf("%s/%s has %q", dir, file, found)
+		}
+	}
+	return nil
+}
+
+// imageOfLayers is an image whose name and layers are given by short names.
+func imageOfLayers(name string, layers ...string) Image {
+	image := Image{Digest: digest(name)}
+	for _, layer := range layers {
+		image.Layers = append(image.Layers, digest(layer))
+	}
+	return image
+}
+
+// pull puts an image into the store, each layer by fillTree of its digest, and
+// returns while the pull is still open.
+func pull(ctx context.Context, s Store, image Image, name string) (*Pull, error) {
+	p := s.Begin()
+	for _, layer := range image.Layers {
+		if _, err := p.Layer(ctx, layer, fillTree(layer)); err != nil {
+			return p, err
+		}
+	}
+	return p, p.Add(ctx, image, name)
+}
+
+func mustPull(t *testing.T, s Store, image Image, name string) {
+	t.Helper()
+	p, err := pull(t.Context(), s, image, name)
+	p.Close()
+	must.NoError(t, err)
+}
+
+func mustAcquire(t *testing.T, s Store, machine, digest string) {
+	t.Helper()
+	_, err := s.Acquire(t.Context(), machine, digest)
+	must.NoError(t, err)
+}
+
+// contents lists a folder of the store.
+func contents(t *testing.T, s Store, folder string) []string {
+	t.Helper()
+	names, err := list(filepath.Join(s.Dir, folder))
+	must.NoError(t, err)
+	return names
+}

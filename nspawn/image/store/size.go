@@ -1,0 +1,59 @@
+package store
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// sizeFile lies beside the payload of an item and has its bytes on disk, which
+// are too much work to count each time.
+const sizeFile = "size"
+
+func writeSize(dir string) error {
+	bytes, err := measure(dir)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, sizeFile), strconv.AppendInt(nil, bytes, 10), 0o600)
+}
+
+// readSize returns the size of the item in dir. A damaged record is no reason to
+// fail.
+func readSize(dir string) (bytes int64, err error) {
+	if text, err := os.ReadFile(filepath.Join(dir, sizeFile)); err == nil {
+		if bytes, err := strconv.ParseInt(string(text), 10, 64); err == nil {
+			return bytes, nil
+		}
+	}
+	return measure(dir)
+}
+
+// measure counts the bytes that dir and all in it take on disk, those of a file
+// with several links once.
+func measure(dir string) (bytes int64, err error) {
+	type inode struct{ dev, number uint64 }
+	seen := map[inode]bool{}
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var stat unix.Stat_t
+		if err := unix.Lstat(path, &stat); err != nil {
+			return &fs.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		if stat.Nlink > 1 && !entry.IsDir() {
+			id := inode{stat.Dev, stat.Ino}
+			if seen[id] {
+				return nil
+			}
+			seen[id] = true
+		}
+		bytes += stat.Blocks * 512 // stat(2): st_blocks is in these units
+		return nil
+	})
+	return bytes, err
+}

@@ -1,0 +1,117 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/rootfs"
+)
+
+// workspace returns an empty directory, locked, in which to write an item. It
+// waits while another has it; the error is fs.ErrNotExist if that one completed
+// the item or gave up.
+func (s Store) workspace(ctx context.Context, it item) (*os.File, error) {
+	path := s.workPath(it)
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	dir, err := openLocked(ctx, path, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	_, err = dir.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return dir, nil
+	}
+	defer dir.Close()
+	if err != nil {
+		return nil, err
+	}
+	if err := rootfs.Remove(path); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s was of a killed process: %w", path, fs.ErrNotExist)
+}
+
+// sweep removes what nobody writes any more from tmp/.
+func (s Store) sweep(ctx context.Context) error {
+	garbage, err := s.claimGarbage(ctx)
+	for _, dir := range garbage {
+		if ctx.Err() == nil {
+			err = errors.Join(err, rootfs.Remove(dir.Name()))
+		}
+		dir.Close()
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	return err
+}
+
+// claimGarbage locks directories to be removed. Files are removed at once: they
+// are written with the lock of the store held.
+func (s Store) claimGarbage(ctx context.Context) (dirs []*os.File, err error) {
+	err = s.locked(ctx, func() error {
+		entries, err := os.ReadDir(s.tmp())
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			path := filepath.Join(s.tmp(), entry.Name())
+			if !entry.IsDir() {
+				if err := os.Remove(path); err != nil {
+					return err
+				}
+				continue
+			}
+			dir, err := openLocked(ctx, path, unix.LOCK_EX|unix.LOCK_NB)
+			switch {
+			case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
+				continue
+			case err != nil:
+				return err
+			}
+			dirs = append(dirs, dir)
+		}
+		return nil
+	})
+	return dirs, err
+}
+
+// writeFile makes a file appear at path, or replaces it, complete even after a
+// power cut. The lock of the store is held.
+func (s Store) writeFile(path string, text []byte) error {
+	tmp := s.tmpName()
+	err := writeSynced(tmp, text)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp) // It may not be there.
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeSynced(path string, text []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+// tmpName returns a path in tmp/ that nobody else has.
+func (s Store) tmpName() string { return filepath.Join(s.tmp(), rand.Text()) }
