@@ -80,6 +80,7 @@ type TaskConfig struct {
 	Hostname         string            `codec:"hostname"`
 	Image            string            `codec:"image"`
 	ImageDownload    *ImageDownload    `codec:"image_download"`
+	Inaccessible     []string          `codec:"inaccessible"`
 	LinkJournal      string            `codec:"link_journal"`
 	Logging          *Logging          `codec:"logging"`
 	NetworkVeth      *bool             `codec:"network_veth"`
@@ -89,8 +90,10 @@ type TaskConfig struct {
 	PullPolicy       string            `codec:"pull_policy"`
 	ReadOnly         bool              `codec:"read_only"`
 	ResolvConf       string            `codec:"resolv_conf"`
+	Tmpfs            []string          `codec:"tmpfs"`
 	User             string            `codec:"user"`
 	UserNamespacing  bool              `codec:"user_namespacing"`
+	Volatile         string            `codec:"volatile"`
 	WorkingDirectory string            `codec:"working_directory"`
 }
 
@@ -125,6 +128,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"url":    hclspec.NewAttr("url", "string", false),
 		"verify": hclspec.NewAttr("verify", "string", false),
 	})),
+	"inaccessible": hclspec.NewAttr("inaccessible", "list(string)", false),
 	"link_journal": hclspec.NewAttr("link_journal", "string", false),
 	"logging": hclspec.NewBlock("logging", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"driver": withDefault("driver", "string", `"nomad"`),
@@ -136,8 +140,10 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"pull_policy":       hclspec.NewAttr("pull_policy", "string", false),
 	"read_only":         hclspec.NewAttr("read_only", "bool", false),
 	"resolv_conf":       hclspec.NewAttr("resolv_conf", "string", false),
+	"tmpfs":             hclspec.NewAttr("tmpfs", "list(string)", false),
 	"user":              hclspec.NewAttr("user", "string", false),
 	"user_namespacing":  withDefault("user_namespacing", "bool", "true"),
+	"volatile":          hclspec.NewAttr("volatile", "string", false),
 	"working_directory": hclspec.NewAttr("working_directory", "string", false),
 })
 
@@ -148,6 +154,7 @@ func withDefault(name, kind, value string) *hclspec.Spec {
 // The values that systemd-nspawn(1) lists for its options.
 var (
 	logDrivers   = []string{"nomad", "journald"}
+	volatiles    = []string{"no", "yes", "state", "overlay"}
 	linkJournals = []string{"no", "host", "try-host", "guest", "try-guest", "auto"}
 	resolvConfs  = []string{
 		"off", "copy-host", "copy-static", "copy-uplink", "copy-stub", "replace-host", "replace-static",
@@ -164,6 +171,7 @@ func (c TaskConfig) Validate() error {
 		oneOf("link_journal", c.LinkJournal, linkJournals),
 		oneOf("pull_policy", c.PullPolicy, image.Policies),
 		oneOf("resolv_conf", c.ResolvConf, resolvConfs),
+		oneOf("volatile", c.Volatile, volatiles),
 		c.validateImage(),
 		absolute("working_directory", c.WorkingDirectory),
 		matches("hostname", c.Hostname, hostLabel, "a host name of letters, digits, - and ."),
@@ -176,6 +184,13 @@ func (c TaskConfig) Validate() error {
 	}
 	if len(c.Hostname) > maxHostname {
 		errs = append(errs, fmt.Errorf("hostname: %q is longer than %d characters", c.Hostname, maxHostname))
+	}
+	for i, mount := range c.Tmpfs {
+		path, _, _ := strings.Cut(mount, ":")
+		errs = append(errs, required(fmt.Sprintf("tmpfs[%d]", i), path), absolute(fmt.Sprintf("tmpfs[%d]", i), path))
+	}
+	for i, path := range c.Inaccessible {
+		errs = append(errs, required(fmt.Sprintf("inaccessible[%d]", i), path), absolute(fmt.Sprintf("inaccessible[%d]", i), path))
 	}
 	for i, name := range c.Capability {
 		errs = append(errs, matches(fmt.Sprintf("capability[%d]", i), name, capability, "a name of capabilities(7), as CAP_NET_ADMIN, or all"))

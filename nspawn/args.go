@@ -39,9 +39,7 @@ func argv(s Spec, t tool, d Dirs) []string {
 	if s.Notifies() {
 		args = append(args, "--notify-ready=yes")
 	}
-	if s.Root.ReadOnly {
-		args = append(args, "--read-only")
-	}
+	args = append(args, rootArgs(s.Root)...)
 	if t.version >= 261 {
 		// Without it nspawn announces a future default on stderr (262).
 		args = append(args, "--restrict-address-families=")
@@ -72,6 +70,22 @@ func modeArgs(s Spec) []string {
 	default:
 		return []string{"--console=pipe", "--register=no"}
 	}
+}
+
+func rootArgs(r Root) (args []string) {
+	if r.ReadOnly {
+		args = append(args, "--read-only")
+	}
+	if r.Volatile != "overlay" || r.InPlace {
+		args = append(args, optional("--volatile=", r.Volatile)...)
+	}
+	for _, mount := range r.Tmpfs {
+		args = append(args, "--tmpfs="+mount)
+	}
+	for _, path := range r.Inaccessible {
+		args = append(args, "--inaccessible="+escapePath(path))
+	}
+	return args
 }
 
 // userNamespaceArgs: the overlay's layers are ID-mapped already and an overlay

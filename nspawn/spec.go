@@ -50,6 +50,12 @@ type Root struct {
 	InPlace bool
 	// ReadOnly mounts the root read-only.
 	ReadOnly bool
+	// Volatile is a value of --volatile=. With a copy-on-write root, "overlay"
+	// has nothing to add.
+	Volatile string
+	// Tmpfs are mounted in the machine, PATH or PATH:OPTIONS (--tmpfs=), and
+	// Inaccessible are paths that are hidden (--inaccessible=).
+	Tmpfs, Inaccessible []string
 	// UserNamespace gives the machine a UID range of its own.
 	UserNamespace bool
 	// UIDBase is the first UID of that range. It is chosen when the machine

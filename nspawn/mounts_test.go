@@ -1,0 +1,32 @@
+package nspawn
+
+import (
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+func TestHostMounts(t *testing.T) {
+	m := newManager(t)
+	for name, c := range map[string]struct {
+		root   Root
+		script string
+	}{
+		"tmpfs":             {Root{Tmpfs: []string{"/mine:size=1M", "/etc"}}, `grep " /mine tmpfs .*size=1024k" /proc/mounts && echo x >/mine/x && ! ls /etc/passwd`},
+		"inaccessible":      {Root{Inaccessible: []string{"/etc"}}, "! ls /etc/passwd"},
+		"volatile state":    {Root{Volatile: "state"}, "! touch /x && touch /var/x && ls /etc/passwd"},
+		"volatile yes":      {Root{Volatile: "yes"}, "touch /x && ! touch /usr/x && ! ls /etc/shadow"},
+		"volatile overlay":  {Root{Volatile: "overlay"}, "touch /x /usr/x"},
+		"volatile, read it": {Root{Volatile: "no", ReadOnly: true}, "! touch /x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := newMachine(t, m, c.script)
+			c.root.Image, c.root.UserNamespace = spec.Root.Image, true
+			spec.Root = c.root
+			out := mustStart(t, m, spec)
+			exit := mustWait(t, m, spec.Machine)
+			must.NoError(t, m.Remove(t.Context(), spec.Machine))
+			must.Eq(t, Exit{}, exit, must.Sprint(<-out.stdout, <-out.stderr))
+		})
+	}
+}
