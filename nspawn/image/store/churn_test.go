@@ -53,9 +53,9 @@ func acquire(ctx context.Context, s Store, machine string, image Image) error {
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	p, err := pull(ctx, s, image, image.Digest)
+	p := s.Begin()
 	defer p.Close()
-	if err != nil {
+	if err := add(ctx, p, image, image.Digest); err != nil {
 		return err
 	}
 	_, err = s.Acquire(ctx, machine, image.Digest)

@@ -105,23 +105,21 @@ func imageOfLayers(name string, layers ...string) Image {
 	return image
 }
 
-// pull puts an image into the store, each layer by fillTree of its digest, and
-// returns while the pull is still open.
-func pull(ctx context.Context, s Store, image Image, name string) (*Pull, error) {
-	p := s.Begin()
+// add puts an image into the store, each layer by fillTree of its digest.
+func add(ctx context.Context, p *Pull, image Image, name string) error {
 	for _, layer := range image.Layers {
 		if _, err := p.Layer(ctx, layer, fillTree(layer)); err != nil {
-			return p, err
+			return err
 		}
 	}
-	return p, p.Add(ctx, image, name)
+	return p.Add(ctx, image, name)
 }
 
 func mustPull(t *testing.T, s Store, image Image, name string) {
 	t.Helper()
-	p, err := pull(t.Context(), s, image, name)
-	p.Close()
-	must.NoError(t, err)
+	p := s.Begin()
+	defer p.Close()
+	must.NoError(t, add(t.Context(), p, image, name))
 }
 
 func mustAcquire(t *testing.T, s Store, machine, digest string) {

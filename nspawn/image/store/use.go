@@ -33,8 +33,11 @@ func (s Store) Acquire(ctx context.Context, machine, digest string) (Image, erro
 
 // Release ends a machine's use of its image. It is no error if it has none.
 func (s Store) Release(ctx context.Context, machine string) error {
+	if err := checkMachine(machine); err != nil {
+		return fmt.Errorf("release image of machine %s: %w", machine, err)
+	}
 	if _, err := os.Lstat(s.refPath(machine)); errors.Is(err, fs.ErrNotExist) {
-		return nil // most machines have none, and who acquires one does not release it meanwhile
+		return nil // as most machines; who acquires one does not release it meanwhile
 	}
 	err := s.lockedFor(ctx, machine, func() error {
 		if digest, err := s.referred(machine); err == nil {
