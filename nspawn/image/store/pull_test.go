@@ -74,7 +74,9 @@ func TestDigestIsChecked(t *testing.T) {
 		_, err = s.Acquire(t.Context(), "web", bad)
 		must.ErrorContains(t, err, "64 hexadecimal digits")
 	}
-	must.DirNotExists(t, filepath.Join(s.Dir, "layers", "sha256-"))
+	for _, folder := range []string{"layers", "disks", "refs", "tmp"} {
+		must.SliceEmpty(t, contents(t, s, folder))
+	}
 }
 
 func TestAddRefuses(t *testing.T) {
