@@ -87,10 +87,17 @@ func (h *taskHandle) status() *drivers.TaskStatus {
 }
 
 // tasks are the handles by task ID. The zero value is ready.
-type tasks struct{ handles sync.Map }
+type tasks struct {
+	handles sync.Map
+	nodes   sync.Map // of all tasks there were
+}
 
-func (t *tasks) add(h *taskHandle) { t.handles.Store(h.config.ID, h) }
-func (t *tasks) remove(id string)  { t.handles.Delete(id) }
+func (t *tasks) add(h *taskHandle) {
+	t.handles.Store(h.config.ID, h)
+	t.nodes.Store(h.config.NodeID, true)
+}
+
+func (t *tasks) remove(id string) { t.handles.Delete(id) }
 
 func (t *tasks) get(id string) (*taskHandle, bool) {
 	value, ok := t.handles.Load(id)
@@ -110,14 +117,17 @@ func (h *taskHandle) hasEnded() bool {
 	}
 }
 
-// known tells which machines the tasks are, and on which nodes: those of one
-// client all have the same.
+// known tells which machines the tasks are, and on which nodes they and those
+// before them: those of one client all have the same.
 func (t *tasks) known() (machines, nodes map[string]bool) {
 	machines, nodes = map[string]bool{}, map[string]bool{}
 	t.handles.Range(func(_, value any) bool {
 		h := value.(*taskHandle)
 		machines[h.machine] = true
-		nodes[h.config.NodeID] = true
+		return true
+	})
+	t.nodes.Range(func(node, _ any) bool {
+		nodes[node.(string)] = true
 		return true
 	})
 	return machines, nodes

@@ -360,7 +360,7 @@ func TestHostStats(t *testing.T) {
 func TestHostBadInput(t *testing.T) {
 	empty, bare, noInit := t.TempDir(), newImage(t, "usr"), newImage(t, "usr", "etc/os-release")
 	for name, c := range map[string]struct{ config, want string }{
-		"relative image": {`image = "./debian"`, `image: "./debian" is a relative path`},
+		"relative image": {`image = "./debian"`, `find ./debian on this client`},
 		"missing image":  {`image = "/var/lib/machines/nope"`, `find /var/lib/machines/nope on this client`},
 		"unknown image":  {`image = "nope"`, `machined knows no image "nope"`},
 		"host's root":    {`image = ".host"`, `".host" is no image to run`},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn"
@@ -16,11 +17,18 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
+// busError is one that has nothing to do with the job.
+type busError struct{ error }
+
+func (e busError) Unwrap() error { return e.error }
+
 // foundImage is an image that is on this host.
 type foundImage struct {
 	Tree   string     // directory tree; or, if it is empty,
 	Stored string     // digest in the store
 	Config oci.Config // how the image says that it is run
+	// Release lets the store collect it, if no machine uses it. It may be nil.
+	Release func()
 }
 
 // findImage finds the directory tree that an image is: a path below one of the
@@ -55,7 +63,7 @@ func (d *Driver) askMachined(ctx context.Context, image string) (string, error) 
 		return "", fmt.Errorf("machined knows no image %q: `machinectl list-images` shows those of this client, kept in /var/lib/machines; "+
 			"an image of a registry has a tag, as %s:latest", image, image)
 	case err != nil:
-		return "", err
+		return "", busError{err}
 	case found.Type != "directory" && found.Type != "subvolume":
 		return "", fmt.Errorf("%q is of type %s: only directory trees are supported", image, found.Type)
 	}
@@ -79,6 +87,8 @@ func allowedPath(policy Config, name string, cfg *drivers.TaskConfig) (string, e
 		return err == nil && within(parent, found)
 	}
 	switch {
+	case exposes(found, filepath.Join(cfg.TaskDir().Dir, allocdir.TaskPrivate)):
+		return "", fmt.Errorf("%q shows Nomad's own files of the task, in private", name)
 	case slices.ContainsFunc(parents, allowed):
 		return found, nil
 	case filepath.IsAbs(name):

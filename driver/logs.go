@@ -66,15 +66,21 @@ func openStream(allocDir, path, id string) (*os.File, error) {
 	if path == os.DevNull {
 		return os.OpenFile(path, os.O_RDWR, 0)
 	}
-	if err := claimStream(allocDir, path, id); err != nil {
+	// The one that is found is used for all: another may come to its path.
+	fifo, err := openBelow(allocDir, path)
+	if err != nil {
 		return nil, err
 	}
-	writer, err := awaitReader(allocDir, path)
+	defer fifo.Close()
+	if err := claimStream(fifo, id); err != nil {
+		return nil, err
+	}
+	writer, err := awaitReader(fifo)
 	if err != nil {
 		return nil, err
 	}
 	defer writer.Close()
-	file, err := openBelow(allocDir, path, unix.O_RDWR)
+	file, err := reopen(fifo, unix.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -96,19 +102,13 @@ const startAttribute = "trusted.nomad-driver-nspawn.start"
 // plugin that was killed before the task had it: with the last writer gone, the
 // log collector has stopped to read, until the task is restarted, which makes a
 // start of another ID.
-func claimStream(allocDir, path, id string) error {
-	file, err := openBelow(allocDir, path, unix.O_PATH)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	name := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+func claimStream(fifo *os.File, id string) error {
 	before := make([]byte, len(id))
-	if n, err := unix.Getxattr(name, startAttribute, before); err == nil && string(before[:n]) == id {
-		return fmt.Errorf("open %s: %w", path, errNoReader)
+	if n, err := unix.Getxattr(itself(fifo), startAttribute, before); err == nil && string(before[:n]) == id {
+		return fmt.Errorf("open %s: %w", fifo.Name(), errNoReader)
 	}
-	if err := unix.Setxattr(name, startAttribute, []byte(id), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
-		return fmt.Errorf("mark %s as opened: %w", path, err)
+	if err := unix.Setxattr(itself(fifo), startAttribute, []byte(id), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("mark %s as opened: %w", fifo.Name(), err)
 	}
 	return nil
 }
@@ -119,14 +119,19 @@ const readerTimeout = 5 * time.Second
 
 // awaitReader opens a FIFO for writing, which waits for its reader: without one,
 // the task would block after 64 KiB of output.
-func awaitReader(allocDir, path string) (*os.File, error) {
+func awaitReader(fifo *os.File) (*os.File, error) {
 	type result struct {
 		file *os.File
 		err  error
 	}
 	opened := make(chan result, 1)
+	waiting, err := reopen(fifo, unix.O_PATH) // not the caller's to close
+	if err != nil {
+		return nil, err
+	}
 	go func() {
-		file, err := openBelow(allocDir, path, unix.O_WRONLY)
+		defer waiting.Close()
+		file, err := reopen(waiting, unix.O_WRONLY)
 		opened <- result{file, err}
 	}()
 	select {
@@ -134,18 +139,31 @@ func awaitReader(allocDir, path string) (*os.File, error) {
 		return r.file, r.err
 	case <-time.After(readerTimeout):
 	}
-	if reader, err := openBelow(allocDir, path, unix.O_RDONLY|unix.O_NONBLOCK); err == nil {
-		defer reader.Close() // ends the open above
+	reader, err := reopen(fifo, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
 	}
-	if r := <-opened; r.err == nil {
+	defer reader.Close()
+	if r := <-opened; r.err == nil { // the reader has ended its wait
 		r.file.Close()
 	}
-	return nil, fmt.Errorf("open %s: %w", path, errNoReader)
+	return nil, fmt.Errorf("open %s: %w", fifo.Name(), errNoReader)
 }
 
-// openBelow opens a FIFO. Other tasks of the allocation may write to the
+// itself is a path of what a descriptor is of.
+func itself(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
+
+func reopen(file *os.File, flags int) (*os.File, error) {
+	fd, err := unix.Open(itself(file), flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", file.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// openBelow finds a FIFO, and opens it for nothing yet (O_PATH). Other tasks of the allocation may write to the
 // directory, so no symbolic link below it is followed (CVE-2026-6959).
-func openBelow(allocDir, path string, flags int) (*os.File, error) {
+func openBelow(allocDir, path string) (*os.File, error) {
 	relative, err := filepath.Rel(allocDir, path)
 	if err != nil {
 		return nil, err
@@ -156,7 +174,7 @@ func openBelow(allocDir, path string, flags int) (*os.File, error) {
 	}
 	defer unix.Close(base)
 	fd, err := unix.Openat2(base, relative, &unix.OpenHow{
-		Flags:   uint64(flags) | unix.O_CLOEXEC,
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
 	})
 	if err != nil {

@@ -39,8 +39,20 @@ func writeObituary(h *taskHandle) error {
 	}
 	fields := journalFields(h.config)
 	maps.Copy(fields, map[string]string{"MESSAGE_ID": obituaryID, obituaryField: string(text)})
-	return journal.Send(fmt.Sprintf("%s ended with %s", description(h.config), describe(h.result)), journal.PriInfo, fields)
+	sent := make(chan error, 1)
+	go func() {
+		sent <- journal.Send(fmt.Sprintf("%s ended with %s", description(h.config), describe(h.result)), journal.PriInfo, fields)
+	}()
+	select {
+	case err := <-sent:
+		return err
+	case <-time.After(journalTimeout):
+		return errors.New("the journal does not take it")
+	}
 }
+
+// journalTimeout keeps a journald that has stopped from keeping tasks.
+const journalTimeout = 2 * time.Second
 
 func describe(result *drivers.ExitResult) string {
 	switch {

@@ -2,10 +2,12 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
@@ -48,18 +50,24 @@ func (d *Driver) pull(policy Config, task TaskConfig, cfg *drivers.TaskConfig, s
 	}
 	report := pullReport{emit: func(text string) { d.emit(cfg, text) }, source: source, began: time.Now()}
 	request.Progress = report.progress
-	stored, err := puller(policy).Pull(ctx, request)
+	stored, release, err := puller(policy).Pull(ctx, request)
 	if err != nil {
 		err = fmt.Errorf("image: %w", err)
-		if image.Temporary(err) || ctx.Err() != nil {
+		if mayGetBetter(err) || ctx.Err() != nil {
 			return found, recoverable(err)
 		}
 		return found, err
 	}
 	report.end()
-	found.Stored = stored.Digest
+	found.Stored, found.Release = stored.Digest, release
 	found.Config, err = image.Config(stored)
 	return found, err
+}
+
+// mayGetBetter says whether an error is not the job's.
+func mayGetBetter(err error) bool {
+	return image.Temporary(err) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
+		errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS)
 }
 
 func (c TaskConfig) pullPolicy(source image.Source) image.Policy {

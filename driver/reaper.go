@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
@@ -52,7 +53,21 @@ func positive(at, value string) error {
 type reaper struct {
 	began time.Time     // of the plugin: it may still recover machines that are older
 	wake  chan struct{} // poked when a removal has failed
+	// The machines whose removal has failed: Nomad does not ask again.
+	unfinished sync.Map
 }
+
+// again has a removal that has failed tried again, soon.
+func (r *reaper) again(machine string) {
+	r.unfinished.Store(machine, true)
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// spare is for a machine that is to be started again.
+func (r *reaper) spare(machine string) { r.unfinished.Delete(machine) }
 
 // retryPeriod is after how long a removal that has failed is tried again, at
 // first.
@@ -87,14 +102,6 @@ func (d *Driver) reap() {
 	}
 }
 
-// reapSoon has a removal that has failed tried again.
-func (d *Driver) reapSoon() {
-	select {
-	case d.reaper.wake <- struct{}{}:
-	default:
-	}
-}
-
 func (d *Driver) reapOnce(config DanglingMachines) error {
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
@@ -110,20 +117,25 @@ func (d *Driver) reapOnce(config DanglingMachines) error {
 			continue
 		}
 		d.logger.Info("dangling machine: Nomad has no task for it", "machine", record.Machine, "dry_run", config.DryRun)
-		if !config.DryRun {
-			errs = append(errs, d.machines.RemoveDangling(ctx, record))
+		if config.DryRun {
+			continue
 		}
+		err := d.machines.RemoveDangling(ctx, record)
+		if err == nil {
+			d.reaper.spare(record.Machine)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// dangling says whether a machine that is of no task we know is nobody's. Without
-// a unit it does not run, and who starts it has it locked. With one, it is
+// dangling says whether a machine that is of no task we know is nobody's: Nomad
+// has wanted it to be removed. Or, without a unit it does not run, and who starts it has it locked. With one, it is
 // started before a time and was not recovered until then, and of our node or of
 // an allocation that Nomad has removed. Another client on this host has another
 // node; before our first task we do not know ours.
 func (d *Driver) dangling(record nspawn.Record, nodes map[string]bool, before time.Time) bool {
-	if record.Invocation == "" {
+	if _, ok := d.reaper.unfinished.Load(record.Machine); ok || record.Invocation == "" {
 		return true
 	}
 	if !record.Started.Before(before) || !d.reaper.began.Before(before) {

@@ -33,6 +33,12 @@ func TestDangling(t *testing.T) {
 	}
 	must.False(t, old.dangling(record("ours", t.TempDir(), time.Hour), nil, before), must.Sprint("node not known"))
 	must.False(t, old.dangling(record("", t.TempDir(), time.Hour), map[string]bool{"": true}, before))
+	old.reaper.unfinished.Store("half-removed", true)
+	half := record("theirs", t.TempDir(), time.Second)
+	half.Machine = "half-removed"
+	must.True(t, old.dangling(half, nil, before), must.Sprint("its removal has failed"))
+	old.reaper.spare("half-removed")
+	must.False(t, old.dangling(half, nil, before), must.Sprint("is started again"))
 	young := &Driver{reaper: reaper{began: now}}
 	must.False(t, young.dangling(record("ours", removed, time.Hour), ours, before), must.Sprint("may be recovered yet"))
 }

@@ -67,4 +67,4 @@ func (c TaskConfig) validateImage() error {
 	return errors.Join(errs...)
 }
 
-var sha256Pattern = regexp.MustCompile(`^(sha256:)?[0-9a-f]{64}$`)
+var sha256Pattern = regexp.MustCompile(`^(sha256:)?[0-9a-fA-F]{64}$`)

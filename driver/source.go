@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
@@ -24,9 +25,6 @@ const (
 	ociImage                       // of a registry, an archive or a layout
 	tarballImage                   // an URL, or a file by its path
 )
-
-// archives are the transports of local OCI images, followed by a path.
-var archives = []string{"oci:", "oci-archive:", "docker-archive:"}
 
 func (c TaskConfig) imageKind() imageKind {
 	name := c.Image
@@ -72,42 +70,34 @@ type Auth struct {
 // newSource is where an image of the store comes from, if the operator allows it.
 func newSource(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (image.Source, error) {
 	if task.imageKind() == tarballImage {
-		request, err := newDownload(policy, task, cfg)
-		return image.Source{Download: request}, err
+		return newDownload(policy, task, cfg)
 	}
-	name, err := localArchive(policy, task.Image, cfg)
-	if err != nil {
-		return image.Source{}, err
+	reference, err := oci.ParseReference(task.Image)
+	if err != nil || reference.Path == "" {
+		return image.Source{Reference: reference}, prefixed("image: ", err)
 	}
-	reference, err := oci.ParseReference(name)
-	if err != nil {
-		return image.Source{}, fmt.Errorf("image: %w", err)
-	}
-	return image.Source{Reference: reference}, nil
+	reference.Path, err = allowedPath(policy, reference.Path, cfg)
+	return image.Source{Reference: reference, Version: version(reference.Path)}, prefixed("image: ", err)
 }
 
-// localArchive makes the path of an archive absolute. Like a tree it must be
-// below the operator's directories, or in the task's own.
-func localArchive(policy Config, name string, cfg *drivers.TaskConfig) (string, error) {
-	for _, transport := range archives {
-		rest, ok := strings.CutPrefix(name, transport)
-		if !ok {
-			continue
-		}
-		path, tag, tagged := strings.Cut(rest, ":")
-		path, err := allowedPath(policy, path, cfg)
-		if err != nil {
-			return "", fmt.Errorf("image: %w", err)
-		}
-		if tagged {
-			path += ":" + tag
-		}
-		return transport + path, nil
+func prefixed(prefix string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return name, nil
+	return fmt.Errorf("%s%w", prefix, err)
 }
 
-func newDownload(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (download.Request, error) {
+// version tells a local image from another at the same path. Of a layout, it is
+// that of its index. What cannot be looked at cannot be read either.
+func version(path string) string {
+	var stat unix.Stat_t
+	if unix.Stat(filepath.Join(path, "index.json"), &stat) != nil && unix.Stat(path, &stat) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d-%d.%09d", stat.Ino, stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec)
+}
+
+func newDownload(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (source image.Source, err error) {
 	request := download.Request{URL: task.Image}
 	if d := task.ImageDownload; d != nil {
 		if d.URL != "" {
@@ -116,22 +106,22 @@ func newDownload(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (downl
 		request.SHA256, request.Verify = d.SHA256, download.Verify(d.Verify)
 	}
 	if !image.IsDownload(request.URL) {
-		// The operator vouches for it, or the artifact block.
-		path, err := allowedPath(policy, request.URL, cfg)
-		if err != nil {
-			return request, fmt.Errorf("image: %w", err)
+		if strings.Contains(request.URL, "://") { // it is not shown: it may hold a password
+			return source, errors.New("image_download.url: want http://…, https://…, or a path")
 		}
-		request.URL, request.Verify = path, cmp.Or(request.Verify, download.VerifyNo)
-		return request, nil
+		// The operator vouches for it, or the artifact block.
+		request.URL, err = allowedPath(policy, request.URL, cfg)
+		request.Verify = cmp.Or(request.Verify, download.VerifyNo)
+		return image.Source{Download: request, Version: version(request.URL)}, prefixed("image: ", err)
 	}
 	switch {
 	case request.Verify == download.VerifyNo && request.SHA256 == "" && !policy.AllowUnverifiedImages:
-		return request, errors.New(`image_download.verify: "no" takes whatever comes; ` +
+		return source, errors.New(`image_download.verify: "no" takes whatever comes; ` +
 			"the operator has to allow it with allow_unverified_images = true in the plugin's config, or the job give sha256")
 	case request.Verify == "" && strings.HasPrefix(request.URL, "https://"):
 		request.Verify = download.VerifyChecksum
 	case request.Verify == "":
 		request.Verify = download.VerifySignature // who changes the file can change its checksum
 	}
-	return request, nil
+	return image.Source{Download: request}, nil
 }

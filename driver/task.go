@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/image"
 )
 
 // callTimeout bounds what has no timeout of its own: Nomad sets no deadline
@@ -24,6 +25,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
 	}
+	d.reaper.spare(nspawn.MachineName(cfg.AllocID, cfg.Name))
 	output := &output{driver: d, task: cfg}
 	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
@@ -33,9 +35,19 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 }
 
 func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
-	task, image, spec, err := d.newSpec(cfg)
+	ours, err := d.startedBefore(cfg)
 	if err != nil {
+		return nil, nil, recoverable(err)
+	}
+	task, found, spec, err := d.newSpec(cfg, ours)
+	if err != nil {
+		if ours {
+			err = errors.Join(err, d.DestroyTask(cfg.ID, true)) // Nomad does not
+		}
 		return nil, nil, err
+	}
+	if found.Release != nil {
+		defer found.Release()
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
@@ -47,16 +59,17 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	handle.Config = cfg
 	handle.State = drivers.TaskStateRunning
 	state := TaskState{
-		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(), StopSignal: image.Config.StopSignal,
+		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(), StopSignal: found.Config.StopSignal,
 		Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
 	}
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
 	}
-	follower, err := d.adopt(ctx, cfg.ID, spec)
-	if follower == nil && err == nil {
-		follower, err = d.machines.Start(ctx, spec, output.open)
+	start := func() (*nspawn.Follower, error) { return d.machines.Start(ctx, spec, output.open) }
+	if ours {
+		start = func() (*nspawn.Follower, error) { return d.machines.Follow(spec.Machine, spec.Mode) }
 	}
+	follower, err := start()
 	if err != nil {
 		return nil, nil, recoverable(err)
 	}
@@ -69,20 +82,17 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	return handle, network, nil
 }
 
-// adopt follows the machine that this very start made before, if there is one:
-// when a plugin is killed in the middle of a start, Nomad makes the same call
-// to the next one, and the task must not run twice.
-func (d *Driver) adopt(ctx context.Context, id string, spec nspawn.Spec) (*nspawn.Follower, error) {
-	record, err := d.machines.Record(ctx, spec.Machine)
-	switch {
-	case errors.Is(err, nspawn.ErrLost):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case record.Fields["NOMAD_TASK_ID"] != id:
-		return nil, nil
+// startedBefore says whether this very start has made a machine already: when a
+// plugin is killed in the middle of a start, Nomad makes the same call to the next
+// one, and the task must not run twice.
+func (d *Driver) startedBefore(cfg *drivers.TaskConfig) (bool, error) {
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
+	record, err := d.machines.Record(ctx, nspawn.MachineName(cfg.AllocID, cfg.Name))
+	if errors.Is(err, nspawn.ErrLost) {
+		return false, nil
 	}
-	return d.machines.Follow(spec.Machine, spec.Mode)
+	return err == nil && record.Fields["NOMAD_TASK_ID"] == cfg.ID, err
 }
 
 // recoverable marks an error that need not be the job's: Nomad tries again, as
@@ -91,8 +101,8 @@ func (d *Driver) adopt(ctx context.Context, id string, spec nspawn.Spec) (*nspaw
 func recoverable(err error) error { return structs.NewRecoverableError(err, true) }
 
 // newSpec gathers what the pure translation needs. An image is pulled only for a
-// job that is found to be right otherwise.
-func (d *Driver) newSpec(cfg *drivers.TaskConfig) (task TaskConfig, found foundImage, spec nspawn.Spec, err error) {
+// job that is found to be right otherwise, and not anew for one that runs.
+func (d *Driver) newSpec(cfg *drivers.TaskConfig, running bool) (task TaskConfig, found foundImage, spec nspawn.Spec, err error) {
 	if err := cfg.DecodeDriverConfig(&task); err != nil {
 		return task, found, spec, fmt.Errorf("decode config: %w", err)
 	}
@@ -101,8 +111,14 @@ func (d *Driver) newSpec(cfg *drivers.TaskConfig) (task TaskConfig, found foundI
 		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 		defer cancel()
 		found, err = d.findImage(ctx, policy, task, cfg)
+		if bus := (busError{}); errors.As(err, &bus) {
+			return task, found, spec, recoverable(err)
+		}
 		spec, err = translate(policy, task, cfg, found, err)
 		return task, found, spec, err
+	}
+	if running {
+		task.PullPolicy = string(image.Missing)
 	}
 	source, err := newSource(policy, task, cfg)
 	if _, err := translate(policy, task, cfg, found, err); err != nil {
@@ -111,17 +127,19 @@ func (d *Driver) newSpec(cfg *drivers.TaskConfig) (task TaskConfig, found foundI
 	if found, err = d.pull(policy, task, cfg, source); err != nil {
 		return task, found, spec, err
 	}
-	spec, err = translate(policy, task, cfg, found, nil)
+	if spec, err = translate(policy, task, cfg, found, nil); err != nil {
+		found.Release()
+	}
 	return task, found, spec, err
 }
 
 // translate tells all that is wrong, with what is wrong of the image.
-func translate(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foundImage, imageErr error) (nspawn.Spec, error) {
+func translate(policy Config, task TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (nspawn.Spec, error) {
 	dns, err := readHostDNS()
 	if err != nil {
 		return nspawn.Spec{}, err
 	}
-	spec, err := newSpec(policy, task, cfg, image, dns)
+	spec, err := newSpec(policy, task, cfg, found, dns)
 	if err := errors.Join(err, imageErr); err != nil {
 		return spec, fmt.Errorf("config: %w", err)
 	}
@@ -296,7 +314,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	d.tasks.remove(id)
 	err := d.machines.Remove(ctx, machine)
 	if err != nil {
-		d.reapSoon()
+		d.reaper.again(machine)
 	}
 	return err
 }

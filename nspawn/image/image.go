@@ -22,21 +22,29 @@ import (
 type Source struct {
 	Reference oci.Reference    // in a registry, or in a local archive or layout
 	Download  download.Request // of a tarball
+	Version   string           // of a local file, which may be replaced
 }
 
 // Name is what the store knows the source by. It has no credentials either, but
 // tells those of two users apart.
 func (s Source) Name() string {
 	if s.Reference != (oci.Reference{}) {
-		return s.Reference.String()
+		return s.Reference.String() + version(s.Version)
 	}
 	request := s.Download
-	name := request.String() + "#" + cmp.Or(request.SHA256, string(request.Verify))
+	name := request.String() + "#" + cmp.Or(request.SHA256, string(request.Verify)) + version(s.Version)
 	if request.String() != request.URL {
 		sum := sha256.Sum256([]byte(request.URL))
 		name += "#" + hex.EncodeToString(sum[:8])
 	}
 	return name
+}
+
+func version(v string) string {
+	if v == "" {
+		return ""
+	}
+	return "#" + v
 }
 
 // String is for people. It has no credentials.
@@ -50,8 +58,7 @@ func (s Source) String() string {
 // Policy says when a source is looked at although the store knows it.
 type Policy string
 
-// The policies. A digest never changes what it stands for, so it is not looked at
-// again with Always either.
+// The policies.
 const (
 	Always  Policy = "always"
 	Missing Policy = "missing"
@@ -97,30 +104,50 @@ const (
 )
 
 // Pull returns an image of the store, after it was brought there if need be.
-// Any number of calls, also of other processes, fetch a layer once. The image may
-// be collected as soon as Pull returns, unless it is young: see store.Acquire.
-func (p Puller) Pull(ctx context.Context, r Request) (store.Image, error) {
-	found, _, err := p.Store.Lookup(r.Source.Name())
+// Any number of calls, also of other processes, fetch a layer once. The image is
+// not collected until release is called, which whoever acquires it does
+// afterwards.
+func (p Puller) Pull(ctx context.Context, r Request) (image store.Image, release func(), err error) {
+	pull := p.Store.Begin()
+	image, err = p.get(ctx, pull, r)
+	if err == nil {
+		err = pull.Add(ctx, image, r.Source.Name())
+	}
+	if err != nil {
+		pull.Close()
+		return store.Image{}, nil, err
+	}
+	return image, pull.Close, nil
+}
+
+func (p Puller) get(ctx context.Context, pull *store.Pull, r Request) (store.Image, error) {
+	found, err := p.lookup(ctx, pull, r.Source)
 	switch {
-	case err == nil && (r.Policy != Always || r.Source.Reference.Digest != ""):
+	case err == nil && r.Policy != Always:
 		return found, nil
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return store.Image{}, err
 	case r.Policy == Never && err != nil:
 		return store.Image{}, fmt.Errorf("image %s is not on this client, and pull_policy is never", r.Source)
+	case r.Source.Reference != (oci.Reference{}):
+		return p.pullOCI(ctx, pull, r)
 	}
-	pull := p.Store.Begin()
-	defer pull.Close()
-	var image store.Image
-	if r.Source.Reference != (oci.Reference{}) {
-		image, err = p.pullOCI(ctx, pull, r)
-	} else {
-		image, err = p.pullTarball(ctx, pull, r)
-	}
+	return p.pullTarball(ctx, pull, r)
+}
+
+// lookup finds an image that the store has, and holds its layers.
+func (p Puller) lookup(ctx context.Context, pull *store.Pull, source Source) (store.Image, error) {
+	found, _, err := p.Store.Lookup(source.Name())
 	if err != nil {
 		return store.Image{}, err
 	}
-	return image, pull.Add(ctx, image, r.Source.Name())
+	for _, digest := range found.Layers {
+		absent := func(context.Context, string) error { return store.ErrNotFound } // collected just now
+		if _, err := pull.Layer(ctx, digest, absent); err != nil {
+			return store.Image{}, err
+		}
+	}
+	return found, nil
 }
 
 // Temporary says whether another try may succeed.

@@ -86,6 +86,15 @@ func (l *lab) source(t *testing.T, image string) Source {
 	return Source{Reference: reference}
 }
 
+// pull pulls an image and lets go of it at once.
+func (l *lab) pull(ctx context.Context, r Request) (store.Image, error) {
+	image, release, err := l.puller.Pull(ctx, r)
+	if err == nil {
+		release()
+	}
+	return image, err
+}
+
 func tarOf(t *testing.T, files map[string]string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -103,7 +112,7 @@ func TestPull(t *testing.T) {
 	lower, upper := map[string]string{"a": "lower"}, map[string]string{"a": "upper", ".wh.b": ""}
 	source := l.push(t, "app:1", lower, upper)
 	var done, total int64
-	image, err := l.puller.Pull(t.Context(), Request{Source: source, Progress: func(d, t int64) { done, total = d, t }})
+	image, err := l.pull(t.Context(), Request{Source: source, Progress: func(d, t int64) { done, total = d, t }})
 	must.NoError(t, err)
 	must.Positive(t, total)
 	must.Eq(t, total, done)
@@ -119,16 +128,16 @@ func TestPull(t *testing.T) {
 	must.Eq(t, oci.Config{Cmd: []string{"run"}, StopSignal: "SIGQUIT"}, config)
 
 	fetched := l.blobs.Load()
-	again, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Missing})
+	again, err := l.pull(t.Context(), Request{Source: source, Policy: Missing})
 	must.NoError(t, err)
 	must.Eq(t, image.Layers, again.Layers)
 	must.Eq(t, fetched, l.blobs.Load())
 
 	l.push(t, "app:1", lower) // the tag moves
-	moved, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Missing})
+	moved, err := l.pull(t.Context(), Request{Source: source, Policy: Missing})
 	must.NoError(t, err)
 	must.Eq(t, image.Layers, moved.Layers)
-	moved, err = l.puller.Pull(t.Context(), Request{Source: source, Policy: Always})
+	moved, err = l.pull(t.Context(), Request{Source: source, Policy: Always})
 	must.NoError(t, err)
 	must.Eq(t, trees[1:], l.puller.Store.Trees(moved))
 	must.Eq(t, fetched+1, l.blobs.Load()) // the config
@@ -137,12 +146,12 @@ func TestPull(t *testing.T) {
 func TestPullNever(t *testing.T) {
 	l := newLab(t)
 	source := l.push(t, "app:1", map[string]string{"a": ""})
-	_, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Never})
+	_, err := l.pull(t.Context(), Request{Source: source, Policy: Never})
 	must.ErrorContains(t, err, "pull_policy is never")
 	must.False(t, Temporary(err))
-	image, err := l.puller.Pull(t.Context(), Request{Source: source})
+	image, err := l.pull(t.Context(), Request{Source: source})
 	must.NoError(t, err)
-	again, err := l.puller.Pull(t.Context(), Request{Source: source, Policy: Never})
+	again, err := l.pull(t.Context(), Request{Source: source, Policy: Never})
 	must.NoError(t, err)
 	must.Eq(t, image.Layers, again.Layers)
 }
@@ -151,14 +160,53 @@ func TestPullNever(t *testing.T) {
 func TestPullLayersOfAnOverlay(t *testing.T) {
 	l := newLab(t)
 	a, b, opaque := map[string]string{"a": ""}, map[string]string{"b": ""}, map[string]string{"c": "", ".wh..wh..opq": ""}
-	image, err := l.puller.Pull(t.Context(), Request{Source: l.push(t, "twice:1", a, b, a)})
+	image, err := l.pull(t.Context(), Request{Source: l.push(t, "twice:1", a, b, a)})
 	must.NoError(t, err)
 	must.SliceLen(t, 2, image.Layers)
 	top := image.Layers[0]
-	image, err = l.puller.Pull(t.Context(), Request{Source: l.push(t, "opaque:1", b, opaque, a)})
+	image, err = l.pull(t.Context(), Request{Source: l.push(t, "opaque:1", b, opaque, a)})
 	must.NoError(t, err)
 	must.SliceLen(t, 2, image.Layers)
 	must.Eq(t, top, image.Layers[0])
+}
+
+// The same bytes are a tarball, with plain files, and an OCI layer, with
+// whiteouts. Neither is taken for the other.
+func TestPullTarballIsNoLayer(t *testing.T) {
+	l := newLab(t)
+	files := map[string]string{"etc/.wh.shadow": ""}
+	path := filepath.Join(t.TempDir(), "image.tar")
+	must.NoError(t, os.WriteFile(path, tarOf(t, files), 0o644))
+	local := Source{Download: download.Request{URL: path, Verify: download.VerifyNo}}
+	image, err := l.pull(t.Context(), Request{Source: local})
+	must.NoError(t, err)
+	_, err = os.Stat(filepath.Join(l.puller.Store.Trees(image)[0], "etc/.wh.shadow"))
+	must.NoError(t, err)
+	image, err = l.pull(t.Context(), Request{Source: l.push(t, "app:1", files)})
+	must.NoError(t, err)
+	info, err := os.Stat(filepath.Join(l.puller.Store.Trees(image)[0], "etc/shadow"))
+	must.NoError(t, err)
+	must.NotEq(t, 0, info.Mode()&os.ModeCharDevice)
+}
+
+// What is held is not collected, be it pulled now or before.
+func TestPullHolds(t *testing.T) {
+	l := newLab(t)
+	source := l.push(t, "app:1", map[string]string{"a": ""})
+	for range 2 {
+		image, release, err := l.puller.Pull(t.Context(), Request{Source: source})
+		must.NoError(t, err)
+		removed, err := l.puller.Store.Collect(t.Context(), store.CollectOptions{UnusedFor: time.Nanosecond})
+		must.NoError(t, err)
+		must.SliceEmpty(t, removed)
+		_, err = l.puller.Store.Acquire(t.Context(), "machine", image.Digest)
+		must.NoError(t, err)
+		must.NoError(t, l.puller.Store.Release(t.Context(), "machine"))
+		release()
+	}
+	removed, err := l.puller.Store.Collect(t.Context(), store.CollectOptions{UnusedFor: time.Nanosecond})
+	must.NoError(t, err)
+	must.SliceLen(t, 1, removed)
 }
 
 func TestPullOnce(t *testing.T) {
@@ -167,7 +215,7 @@ func TestPullOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			_, err := l.puller.Pull(t.Context(), Request{Source: source})
+			_, err := l.pull(t.Context(), Request{Source: source})
 			must.NoError(t, err)
 		})
 	}
@@ -184,7 +232,7 @@ func TestPullThatStalls(t *testing.T) {
 		l.stall.Store(&stall)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		_, err = l.puller.Pull(ctx, Request{Source: source, Inactivity: 50 * time.Millisecond})
+		_, err = l.pull(ctx, Request{Source: source, Inactivity: 50 * time.Millisecond})
 		must.ErrorContains(t, err, "nothing has come for 50ms")
 		must.True(t, Temporary(err))
 		must.NoError(t, ctx.Err())
@@ -203,7 +251,10 @@ func TestNames(t *testing.T) {
 		must.StrNotContains(t, source.Name()+source.String(), "secret")
 		names[source.Name()] = true
 	}
-	must.MapLen(t, 4, names)
+	changed := plain
+	changed.Version = "2"
+	names[changed.Name()] = true
+	must.MapLen(t, 5, names)
 	must.Eq(t, Always, Source{Reference: oci.Reference{Repository: "a", Tag: "latest"}}.DefaultPolicy())
 	must.Eq(t, Missing, Source{Reference: oci.Reference{Repository: "a", Tag: "1"}}.DefaultPolicy())
 	must.Eq(t, Missing, plain.DefaultPolicy())

@@ -52,7 +52,11 @@ func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request) (store
 // resolve reads documents of some kilobytes: as long as nothing may come, that is
 // all that they may take.
 func (p Puller) resolve(ctx context.Context, r Request) (*oci.Image, error) {
-	ctx, _, cancel := watchdog(ctx, r.Inactivity)
+	limit := r.Inactivity
+	if r.Source.Reference.Path != "" {
+		limit = 0 // an archive may be read whole
+	}
+	ctx, _, cancel := watchdog(ctx, limit)
 	defer cancel()
 	found, err := p.Registry.Resolve(ctx, r.Source.Reference, r.Auth, r.AuthSoft)
 	return found, cause(ctx, err)

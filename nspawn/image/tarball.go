@@ -2,6 +2,9 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -15,8 +18,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// pullTarball downloads a tarball, verifies it, and only then unpacks it. It is
-// a layer of the digest of the file as it is served.
+// pullTarball downloads a tarball, verifies it, and only then unpacks it.
 func (p Puller) pullTarball(ctx context.Context, pull *store.Pull, r Request) (store.Image, error) {
 	request := r.Source.Download
 	if err := checkFormat(request.URL); err != nil {
@@ -38,7 +40,8 @@ func (p Puller) pullTarball(ctx context.Context, pull *store.Pull, r Request) (s
 			return store.Image{}, err
 		}
 	}
-	_, err = pull.Layer(ctx, digest, func(ctx context.Context, dir string) error {
+	tree := layerOf(digest)
+	_, err = pull.Layer(ctx, tree, func(ctx context.Context, dir string) error {
 		if info, err := file.Stat(); err != nil {
 			return err
 		} else if info.Size() == 0 {
@@ -53,15 +56,24 @@ func (p Puller) pullTarball(ctx context.Context, pull *store.Pull, r Request) (s
 	if err != nil {
 		return store.Image{}, err
 	}
-	return store.Image{Digest: digest, Layers: []string{digest}}, nil
+	return store.Image{Digest: digest, Layers: []string{tree}}, nil
+}
+
+// layerOf is the digest that the tree of a tarball is stored by. It is not that of
+// the file: the same bytes may be an OCI layer, which is unpacked otherwise, with
+// whiteouts.
+func layerOf(digest string) string {
+	sum := sha256.Sum256([]byte("tarball " + digest))
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // checkFormat takes tarballs.
 func checkFormat(address string) error {
-	name := address
-	if u, err := url.Parse(address); err == nil {
-		name = path.Base(u.Path)
+	u, err := url.Parse(address)
+	if err != nil { // which would show it
+		return errors.New("the URL of the image is malformed; special characters, in a password too, must be written as %XX")
 	}
+	name := path.Base(u.Path)
 	kind, _, err := download.Format(name)
 	if err != nil {
 		return err

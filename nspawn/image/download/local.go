@@ -20,13 +20,18 @@ type localFile struct {
 // openLocal opens a regular file. O_NONBLOCK: to open a FIFO would wait for a
 // writer.
 func openLocal(ctx context.Context, path string) (*localFile, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	// Who has checked where the path leads has resolved it: no link comes later.
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errAbsent
 	}
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
+	file := os.NewFile(uintptr(fd), path)
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", path)

@@ -10,7 +10,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of an archive's table of contents. The images with the most layers
@@ -61,7 +62,20 @@ func readArchive(ctx context.Context, path string) (*archive, error) {
 }
 
 func openArchive(path string) (*os.File, int64, error) {
-	return regular(os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)) // O_NONBLOCK: opening a FIFO would wait
+	return regular(openPlain(path, unix.O_NONBLOCK)) // O_NONBLOCK: opening a FIFO would wait
+}
+
+// openPlain opens a path that whoever has checked it has resolved: no symbolic
+// link may have come since.
+func openPlain(path string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags:   flags | unix.O_RDONLY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 func explainTar(err error) error {

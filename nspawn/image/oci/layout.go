@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Annotations that name a manifest of a layout: the tag (OCI image spec,
@@ -103,7 +104,12 @@ func (l layout) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 type directory string
 
 func (d directory) open(name string) (io.ReadCloser, int64, error) {
-	root, err := os.OpenRoot(string(d))
+	dir, err := openPlain(string(d), unix.O_DIRECTORY)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer dir.Close()
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
 	if err != nil {
 		return nil, 0, err
 	}
