@@ -39,11 +39,11 @@ func TestNewSourceOfTask(t *testing.T) {
 	must.NotEq(t, "", source.Version)
 
 	for image, want := range map[string]string{
-		"oci-archive:local/x":         "is not in the task's directory",
-		"oci-archive:../../x":         "",
-		"oci:private":                 "in private",
-		"docker-archive:/etc/passwd":  "image_paths",
-		"oci-archive:local/missing":   "find local/missing on this client",
+		"oci-archive:local/x":        "is not in the task's directory",
+		"oci-archive:../../x":        "",
+		"oci:private":                "in private",
+		"docker-archive:/etc/passwd": "image_paths",
+		"oci-archive:local/missing":  "find local/missing on this client",
 	} {
 		_, err := newSource(Config{}, TaskConfig{Image: image}, cfg)
 		must.ErrorContains(t, err, want, must.Sprint(image))

@@ -118,7 +118,7 @@ cut -d ' ' -f 5 /proc/self/mountinfo | grep -v ^/var/lib/nomad/alloc/ | sed 's/^
 find /run/netns -mindepth 1 -printf 'netns %p\n'
 ip -oneline link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'
 nft list table ip io.systemd.nat 2>/dev/null | sed -n '/elements/,/}/ s/^/forwarded /p'
-find /run/nomad-driver-nspawn /var/lib/nomad-driver-nspawn -mindepth 2 -maxdepth 2 -printf 'file %p %l\n'
+find /run/nomad-driver-nspawn /var/lib/nomad-driver-nspawn -mindepth 2 -maxdepth 2 -not '(' -path '*/images/*' -type d -empty ')' -printf 'file %p %l\n'
 find /run/systemd/nspawn* -mindepth 2 -maxdepth 2 -printf 'nspawn %p\n'
 find /var/log/journal -type l -printf 'journal %p\n'
 find /sys/fs/cgroup -name '*nspawn-*' -printf 'cgroup %p\n'
