@@ -129,11 +129,12 @@ func (d *Driver) reapOnce(config DanglingMachines) error {
 	return errors.Join(errs...)
 }
 
-// dangling says whether a machine that is of no task we know is nobody's: Nomad
-// has wanted it to be removed. Or, without a unit it does not run, and who starts it has it locked. With one, it is
-// started before a time and was not recovered until then, and of our node or of
-// an allocation that Nomad has removed. Another client on this host has another
-// node; before our first task we do not know ours.
+// dangling says whether a machine that is of no task we know is nobody's. Nomad
+// has wanted it to be removed; or it has no unit, so that it does not run, and who
+// starts it has it locked; or it was started before a time, was not recovered
+// until then, and is of our node or of an allocation that Nomad has removed.
+// Another client on this host has another node; before our first task we do not
+// know ours.
 func (d *Driver) dangling(record nspawn.Record, nodes map[string]bool, before time.Time) bool {
 	if _, ok := d.reaper.unfinished.Load(record.Machine); ok || record.Invocation == "" {
 		return true
