@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 // natFamily is one of the families that systemd has a table of. Addresses differ
@@ -108,7 +110,7 @@ func describe(all ...nftables.SetElement) []string {
 }
 
 func TestRemoveForwards(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	type want struct{ ports, masqueraded []string }
 	var wants []want
 	for _, f := range natFamilies {
@@ -134,7 +136,7 @@ func TestRemoveForwards(t *testing.T) {
 }
 
 func TestRemoveForwardsWithoutAny(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	for state, lay := range map[string]func(*testing.T, natFamily){
 		"no table":  func(*testing.T, natFamily) {},
 		"no map":    func(t *testing.T, f natFamily) { f.layTable(t) },
@@ -160,7 +162,7 @@ func TestRemoveForwardsWithoutAny(t *testing.T) {
 
 // TestRemoveForwardsTogether removes ports while others remove some of them.
 func TestRemoveForwardsTogether(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	var forwards []Forward
 	for host := range uint16(100) {
 		forwards = append(forwards, Forward{"tcp", 8000 + host})
@@ -189,7 +191,7 @@ func TestRemoveForwardsTogether(t *testing.T) {
 }
 
 func TestRemoveForwardsRefuses(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	f := natFamilies[0]
 	f.lay(t, f.forward(unix.IPPROTO_TCP, 8080, 80))
 	before := elements(t, f.ports())

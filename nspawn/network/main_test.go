@@ -2,45 +2,21 @@ package network
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"testing"
 
 	"github.com/shoenig/test/must"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-const inPrivateNamespace = "NETWORK_TEST_PRIVATE"
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
 
 // TestMain runs the tests in a network namespace of their own, which is their
 // host. A disposable host is the tests' already.
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 || os.Getenv(inPrivateNamespace) != "" || os.Getenv("NSPAWN_HOST_TESTS") != "" {
-		os.Exit(m.Run())
-	}
-	again := exec.Command("/proc/self/exe", os.Args[1:]...)
-	again.Env = append(os.Environ(), inPrivateNamespace+"=1")
-	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
-	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about this thread.
-	if err := again.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("SKIPPED: this test needs root")
+	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNET)
 }
 
 // fakeMachine is a process in a network namespace of its own, as systemd-nspawn
@@ -54,7 +30,7 @@ type fakeMachine struct {
 // if that is "".
 func startMachine(t *testing.T, hostEnd string) fakeMachine {
 	t.Helper()
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	// No Pdeathsig: it acts when the thread ends that started the process, and
 	// Prepare ends threads.
 	leader := exec.Command("sleep", "100")

@@ -109,7 +109,7 @@ func TestConfigureMachineEnds(t *testing.T) {
 }
 
 func TestConfigureRefuses(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	t.Run("host network", func(t *testing.T) {
 		_, err := Configure(deadline(t, time.Second), os.Getpid())
 		must.ErrorContains(t, err, "started with --network-veth")

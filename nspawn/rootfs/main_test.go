@@ -3,45 +3,20 @@ package rootfs
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
-)
 
-const inPrivateNamespace = "ROOTFS_TEST_PRIVATE_MOUNTS"
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
 
 // TestMain runs the tests in a mount namespace of their own. In a disposable
 // host there is no need, and its systemd must see the mounts.
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 || os.Getenv(inPrivateNamespace) != "" || os.Getenv("NSPAWN_HOST_TESTS") != "" {
-		os.Exit(m.Run())
-	}
-	again := exec.Command("/proc/self/exe", os.Args[1:]...)
-	again.Env = append(os.Environ(), inPrivateNamespace+"=1")
-	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
-	again.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about this thread.
-	if err := again.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("SKIPPED: this test needs root")
+	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNS)
 }
 
 // newOverlay returns an overlay over one layer: a root of mode 0751 with
@@ -49,7 +24,7 @@ func requireRoot(t *testing.T) {
 // at the end of the test.
 func newOverlay(t *testing.T, base uint32) Overlay {
 	t.Helper()
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	top := t.TempDir()
 	lower := filepath.Join(top, "lower")
 	write(t, filepath.Join(lower, "etc/shadow"), "secret", 0o640, 0, 42)

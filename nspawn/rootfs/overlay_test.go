@@ -14,6 +14,8 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 const (
@@ -306,7 +308,7 @@ func linkTo(t *testing.T, dir string) string {
 }
 
 func TestProbe(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	dir := t.TempDir()
 	before := mounts(t)
 	must.NoError(t, Probe(dir))

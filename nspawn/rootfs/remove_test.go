@@ -9,6 +9,8 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 func TestRemove(t *testing.T) {
@@ -44,7 +46,7 @@ func TestRemoveFollowsNoLink(t *testing.T) {
 }
 
 func TestRemoveWeirdEntries(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	dir := filepath.Join(t.TempDir(), "dir")
 	must.NoError(t, os.MkdirAll(dir+"/sub/immutable/in it", 0o000))
 	write(t, dir+"/sub/immutable/file", "", 0, 65536, 65536)
@@ -110,7 +112,7 @@ func TestRemoveDeep(t *testing.T) {
 }
 
 func TestRemoveKeepsOutOfMounts(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	top := t.TempDir()
 	precious := filepath.Join(top, "precious")
 	write(t, precious+"/sub/file", "kept", 0o644, 0, 0)

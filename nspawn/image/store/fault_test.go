@@ -13,12 +13,14 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 // mountTmpfs returns a store on a file system of 1 MiB.
 func mountTmpfs(t *testing.T) (s Store, top string) {
 	t.Helper()
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	top = t.TempDir()
 	must.NoError(t, unix.Mount("tmpfs", top, "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(top, 0)) })
@@ -97,7 +99,7 @@ func TestReadOnly(t *testing.T) {
 // TestPowerCut looks at a copy of the block device made when a pull is done: all
 // that a power cut would have left.
 func TestPowerCut(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	top := t.TempDir()
 	disk, copied := filepath.Join(top, "disk"), filepath.Join(top, "copied")
 	must.NoError(t, os.WriteFile(disk, nil, 0o600))

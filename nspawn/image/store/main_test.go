@@ -6,17 +6,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"testing"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
-)
 
-const inPrivateNamespace = "STORE_TEST_PRIVATE_MOUNTS"
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
 
 // TestMain runs the tests in a mount namespace of their own, and is what
 // startChild starts.
@@ -25,29 +22,7 @@ func TestMain(m *testing.M) {
 		act(Store{Dir: os.Getenv(childDir)})
 		return
 	}
-	if os.Geteuid() != 0 || os.Getenv(inPrivateNamespace) != "" {
-		os.Exit(m.Run())
-	}
-	again := exec.Command("/proc/self/exe", os.Args[1:]...)
-	again.Env = append(os.Environ(), inPrivateNamespace+"=1")
-	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
-	again.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about this thread.
-	if err := again.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func requireRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("SKIPPED: this test needs root")
+	hosttest.RunPrivate(m, unix.CLONE_NEWNS)
 }
 
 func newStore(t *testing.T) Store {

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 // What a child process is to do, in which store and for which machine.
@@ -151,7 +153,7 @@ func TestKilledIsSwept(t *testing.T) {
 }
 
 func TestPermissionDenied(t *testing.T) {
-	requireRoot(t)
+	hosttest.RequireRoot(t)
 	s := newStore(t)
 	must.NoError(t, os.Chmod(filepath.Dir(filepath.Dir(s.Dir)), 0o755))
 	mustPull(t, s, imageOfLayers("image", "b"), "name")
