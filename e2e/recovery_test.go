@@ -142,7 +142,7 @@ func testHostRebooted(l *lab) {
 	l.onHost("systemctl", "stop", unitOf(al))
 	l.onHost("systemctl", "reset-failed", unitOf(al))
 	l.onHost("umount", runDir+"/machines/"+machineOf(al)+"/root")
-	l.onHost("sh", "-c", "rm -r "+runDir+"/*")
+	l.onHost("sh", "-c", "rm -r "+runDir+"/* /run/systemd/nspawn/locks/inode-*")
 	must.NoError(l, l.agent.Start(l.ctx))
 
 	must.Eq(l, "ready\nready\n", l.waitLog(al, agent.Stdout, "ready\nready\n"))
