@@ -37,9 +37,6 @@ import (
 	"strings"
 )
 
-// DefaultDir is where the driver keeps images.
-const DefaultDir = "/var/lib/nomad-driver-nspawn/images"
-
 // ErrNotFound says that an image is not in the store, or is there but damaged,
 // which the error tells. Either way it has to be fetched.
 var ErrNotFound = errors.New("not in the store")
