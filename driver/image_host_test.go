@@ -207,9 +207,10 @@ func TestHostImageThatIsNotThere(t *testing.T) {
 	cleanStore(t)
 	r := newRegistry(t)
 	there := r.push(t, "app:1", v1.Config{})
+	unseen := r.push(t, "unseen:1", v1.Config{}) // no other case pulls it
 	for name, c := range map[string]struct{ config, want string }{
 		"no such tag":   {pulled(r.address+"/app:2", ""), "404"},
-		"not pulled":    {pulled(there, `pull_policy = "never"`), "pull_policy is never"},
+		"not pulled":    {pulled(unseen, `pull_policy = "never"`), "pull_policy is never"},
 		"no command":    {pulled(there, ""), "command: is required"},
 		"no TLS":        {pulled("127.0.0.1:1/app:1", ""), "plain HTTP"},
 		"no reference":  {pulled("docker://UPPER", ""), "want [REGISTRY/]REPOSITORY"},
