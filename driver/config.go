@@ -19,6 +19,7 @@ import (
 // lets the author of a job out of a machine is off until it is turned on here.
 type Config struct {
 	Enabled               bool             `codec:"enabled"`
+	AllowDiskImages       bool             `codec:"allow_disk_images"`
 	AllowInPlace          bool             `codec:"allow_in_place"`
 	AllowPrivileged       bool             `codec:"allow_privileged"`
 	AllowUnverifiedImages bool             `codec:"allow_unverified_images"`
@@ -34,6 +35,7 @@ type Config struct {
 
 var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"enabled":                 withDefault("enabled", "bool", "true"),
+	"allow_disk_images":       withDefault("allow_disk_images", "bool", "false"),
 	"allow_in_place":          withDefault("allow_in_place", "bool", "false"),
 	"allow_privileged":        withDefault("allow_privileged", "bool", "false"),
 	"allow_unverified_images": withDefault("allow_unverified_images", "bool", "false"),
@@ -80,6 +82,7 @@ type TaskConfig struct {
 	Hostname         string            `codec:"hostname"`
 	Image            string            `codec:"image"`
 	ImageDownload    *ImageDownload    `codec:"image_download"`
+	ImagePolicy      string            `codec:"image_policy"`
 	Inaccessible     []string          `codec:"inaccessible"`
 	LinkJournal      string            `codec:"link_journal"`
 	Logging          *Logging          `codec:"logging"`
@@ -124,10 +127,11 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"image_download": hclspec.NewBlock("image_download", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"force":  withDefault("force", "bool", "false"),
 		"sha256": hclspec.NewAttr("sha256", "string", false),
-		"type":   withDefault("type", "string", `"tar"`),
+		"type":   hclspec.NewAttr("type", "string", false),
 		"url":    hclspec.NewAttr("url", "string", false),
 		"verify": hclspec.NewAttr("verify", "string", false),
 	})),
+	"image_policy": hclspec.NewAttr("image_policy", "string", false),
 	"inaccessible": hclspec.NewAttr("inaccessible", "list(string)", false),
 	"link_journal": hclspec.NewAttr("link_journal", "string", false),
 	"logging": hclspec.NewBlock("logging", false, hclspec.NewObject(map[string]*hclspec.Spec{

@@ -25,31 +25,56 @@ func (e busError) Unwrap() error { return e.error }
 // foundImage is an image that is on this host.
 type foundImage struct {
 	Tree   string     // directory tree; or, if it is empty,
+	Disk   string     // raw disk or block device; or
 	Stored string     // digest in the store
 	Config oci.Config // how the image says that it is run
 	// Release lets the store collect it, if no machine uses it. It may be nil.
 	Release func()
 }
 
-// findImage finds the directory tree that an image is: a path below one of the
-// operator's image_paths or in the task's directory, or a name that machined
-// knows.
+// findImage finds the directory tree or the disk that an image is: a path below
+// one of the operator's image_paths or in the task's directory, or a name that
+// machined knows.
 func (d *Driver) findImage(ctx context.Context, policy Config, task TaskConfig, cfg *drivers.TaskConfig) (foundImage, error) {
 	if task.Image == "" {
 		return foundImage{}, nil // reported with all else by Validate
 	}
 	locate := func() (string, error) { return d.askMachined(ctx, task.Image) }
-	if task.imageKind() == localTree {
+	if task.imageKind() == localImage {
 		locate = func() (string, error) { return allowedPath(policy, task.Image, cfg) }
 	}
-	dir, err := locate()
-	if err == nil {
-		err = checkTree(dir, task.mode())
+	path, err := locate()
+	if err != nil {
+		return foundImage{}, fmt.Errorf("image: %w", err)
+	}
+	disk, err := isDisk(path)
+	switch {
+	case err != nil:
+	case disk && taskPath(task.Image) && !policy.AllowDiskImages:
+		return foundImage{}, errDiskImage
+	case disk:
+		return foundImage{Disk: path}, nil
+	default:
+		err = checkTree(path, task.mode())
 	}
 	if err != nil {
 		return foundImage{}, fmt.Errorf("image: %w", err)
 	}
-	return foundImage{Tree: dir}, nil
+	return foundImage{Tree: path}, nil
+}
+
+// isDisk tells a disk from a directory.
+func isDisk(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", path, err)
+	}
+	mode := info.Mode()
+	isDevice := mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0
+	if !info.IsDir() && !mode.IsRegular() && !isDevice {
+		return false, fmt.Errorf("%s is neither a directory nor a disk", path)
+	}
+	return !info.IsDir(), nil
 }
 
 func (d *Driver) askMachined(ctx context.Context, image string) (string, error) {
@@ -64,8 +89,6 @@ func (d *Driver) askMachined(ctx context.Context, image string) (string, error) 
 			"an image of a registry has a tag, as %s:latest", image, image)
 	case err != nil:
 		return "", busError{err}
-	case found.Type != "directory" && found.Type != "subvolume":
-		return "", fmt.Errorf("%q is of type %s: only directory trees are supported", image, found.Type)
 	}
 	return filepath.EvalSymlinks(found.Path)
 }
@@ -108,13 +131,6 @@ var inits = []string{"usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/ini
 
 // checkTree refuses what systemd-nspawn would, in words that say what to do.
 func checkTree(dir string, mode nspawn.Mode) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
-	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory: only directory trees are supported", dir)
-	}
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {
 			_, err := os.Lstat(filepath.Join(dir, name))

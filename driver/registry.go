@@ -55,12 +55,13 @@ func (c TaskConfig) validateImage() error {
 	refuse(c.Auth == nil || kind == ociImage, "auth: only images of registries are logged in for")
 	refuse(len(c.Entrypoint) == 0 || kind == ociImage, "entrypoint: only OCI images have one; put it into command")
 	refuse(len(c.Entrypoint) == 0 || c.mode() != "boot", "entrypoint: cannot be combined with boot")
+	refuse(c.ImagePolicy == "" || kind != ociImage, "image_policy: %q is no disk image", c.Image)
 	refuse(c.PullPolicy == "" || c.stored(), "pull_policy: %q is not pulled", c.Image)
 	refuse(c.Ephemeral || !c.stored(), "ephemeral: an image of the store is shared and cannot be run in place")
 	if d := c.ImageDownload; d != nil {
-		refuse(kind == tarballImage, "image_download: %q is no tarball: set image_download.url", c.Image)
-		refuse(d.Type == "tar", "image_download.type: %q is not supported yet, only tar is", d.Type)
+		refuse(kind == fileImage || d.Type == dockerType, "image_download: %q is no file to download: set image_download.url", c.Image)
 		errs = append(errs,
+			oneOf("image_download.type", d.Type, []string{string(download.Tar), string(download.Raw), string(download.QCOW2), dockerType}),
 			oneOf("image_download.verify", d.Verify, []string{string(download.VerifySignature), string(download.VerifyChecksum), string(download.VerifyNo)}),
 			matches("image_download.sha256", d.SHA256, sha256Pattern, "64 hexadecimal digits"))
 	}

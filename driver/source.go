@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/url"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -21,21 +23,24 @@ type imageKind int
 
 const (
 	machinedImage imageKind = iota // a name without /, : and @
-	localTree                      // a directory by its path
+	localImage                     // a directory, a raw disk or a block device by its path
 	ociImage                       // of a registry, an archive or a layout
-	tarballImage                   // an URL, or a file by its path
+	fileImage                      // to be unpacked: a tarball or a disk, by its URL or path
 )
 
 func (c TaskConfig) imageKind() imageKind {
 	name := c.Image
 	switch {
+	case c.ImageDownload != nil && c.ImageDownload.Type == dockerType:
+		return ociImage
 	case c.ImageDownload != nil && c.ImageDownload.URL != "", image.IsDownload(name):
-		return tarballImage
+		return fileImage
 	case filepath.IsAbs(name), taskPath(name):
-		if kind, _, err := download.Format(name); err == nil && kind == download.Tar {
-			return tarballImage
+		kind, compression, err := download.Format(name)
+		if err == nil && (kind != download.Raw || compression != "") {
+			return fileImage
 		}
-		return localTree
+		return localImage
 	case strings.ContainsAny(name, "/:@"):
 		return ociImage
 	}
@@ -49,9 +54,13 @@ func taskPath(name string) bool {
 }
 
 // stored says whether the image is run from the store.
-func (c TaskConfig) stored() bool { return c.imageKind() == ociImage || c.imageKind() == tarballImage }
+func (c TaskConfig) stored() bool { return c.imageKind() == ociImage || c.imageKind() == fileImage }
 
-// ImageDownload is how a tarball from the web is found and verified. The older
+// dockerType is a value of image_download.type: its URL is that of a registry's
+// image, as image takes it.
+const dockerType = "docker"
+
+// ImageDownload is how a file from the web is found and verified. The older
 // community driver has this block, too.
 type ImageDownload struct {
 	Force  bool   `codec:"force"`
@@ -69,10 +78,14 @@ type Auth struct {
 
 // newSource is where an image of the store comes from, if the operator allows it.
 func newSource(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (image.Source, error) {
-	if task.imageKind() == tarballImage {
+	if task.imageKind() == fileImage {
 		return newDownload(policy, task, cfg)
 	}
-	reference, err := oci.ParseReference(task.Image)
+	name := task.Image
+	if d := task.ImageDownload; d != nil {
+		name = cmp.Or(d.URL, name)
+	}
+	reference, err := oci.ParseReference(name)
 	if err != nil || reference.Path == "" {
 		return image.Source{Reference: reference}, prefixed("image: ", err)
 	}
@@ -105,6 +118,13 @@ func newDownload(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (sourc
 		}
 		request.SHA256, request.Verify = d.SHA256, download.Verify(d.Verify)
 	}
+	kind, err := fileKind(task, request.URL)
+	if err != nil {
+		return source, prefixed("image: ", err)
+	}
+	if kind != download.Tar && !filepath.IsAbs(request.URL) && !policy.AllowDiskImages {
+		return source, errDiskImage
+	}
 	if !image.IsDownload(request.URL) {
 		if strings.Contains(request.URL, "://") { // it is not shown: it may hold a password
 			return source, errors.New("image_download.url: want http://…, https://…, or a path")
@@ -112,7 +132,7 @@ func newDownload(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (sourc
 		// The operator vouches for it, or the artifact block.
 		request.URL, err = allowedPath(policy, request.URL, cfg)
 		request.Verify = cmp.Or(request.Verify, download.VerifyNo)
-		return image.Source{Download: request, Version: version(request.URL)}, prefixed("image: ", err)
+		return image.Source{Download: request, Kind: kind, Version: version(request.URL)}, prefixed("image: ", err)
 	}
 	switch {
 	case request.Verify == download.VerifyNo && request.SHA256 == "" && !policy.AllowUnverifiedImages:
@@ -123,5 +143,23 @@ func newDownload(policy Config, task TaskConfig, cfg *drivers.TaskConfig) (sourc
 	case request.Verify == "":
 		request.Verify = download.VerifySignature // who changes the file can change its checksum
 	}
-	return image.Source{Download: request}, nil
+	return image.Source{Download: request, Kind: kind}, nil
+}
+
+// errDiskImage: file systems are made to be read from disks that one has written
+// oneself. Kernels have had holes that a crafted one opens.
+var errDiskImage = errors.New("image: a disk image of the web or of the task's directory has the kernel read a file system that anybody may have made; " +
+	"the operator has to allow it with allow_disk_images = true in the plugin's config, or put the image below image_paths")
+
+// fileKind tells what a file is by its name, or as the job names it.
+func fileKind(task TaskConfig, address string) (download.Kind, error) {
+	u, err := url.Parse(address)
+	if err != nil { // which would show it
+		return "", errors.New("the URL is malformed; special characters, in a password too, must be written as %XX")
+	}
+	var named download.Kind
+	if task.ImageDownload != nil {
+		named = download.Kind(task.ImageDownload.Type)
+	}
+	return download.KindOf(path.Base(u.Path), named)
 }

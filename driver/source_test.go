@@ -13,10 +13,10 @@ import (
 
 func TestImageKind(t *testing.T) {
 	for name, want := range map[string]imageKind{
-		"debian": machinedImage, "/srv/debian": localTree, "local/debian": localTree, "./debian": localTree,
+		"debian": machinedImage, "/srv/debian": localImage, "local/debian": localImage, "./debian": localImage,
 		"alpine:3": ociImage, "docker://alpine": ociImage, "team/app": ociImage, "app@sha256:00": ociImage,
-		"oci-archive:local/a.tar": ociImage, "https://example.org/a.tar.xz": tarballImage, "/srv/a.tar.gz": tarballImage,
-		"local/a.tar": tarballImage, "/srv/a.raw": localTree,
+		"oci-archive:local/a.tar": ociImage, "https://example.org/a.tar.xz": fileImage, "/srv/a.tar.gz": fileImage,
+		"local/a.tar": fileImage, "/srv/a.raw": localImage,
 	} {
 		must.Eq(t, want, TaskConfig{Image: name}.imageKind(), must.Sprint(name))
 	}

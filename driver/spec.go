@@ -30,7 +30,7 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 	user, userErr := taskUser(task, cfg, image)
 	limits, limitsErr := newLimits(cfg.Resources)
 	environment, environmentErr := newEnvironment(task, cfg, image)
-	err := errors.Join(networkErr, bindsErr, commandErr, userErr, limitsErr, environmentErr,
+	err := errors.Join(imagePolicy(task, image), networkErr, bindsErr, commandErr, userErr, limitsErr, environmentErr,
 		privileges(policy, task), unsupported(task, cfg))
 	if err != nil {
 		return nspawn.Spec{}, err
@@ -52,6 +52,8 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 		LogToJournal:     logsToJournal(policy, task),
 		Root: nspawn.Root{
 			Image:         image.Tree,
+			Disk:          image.Disk,
+			DiskPolicy:    task.ImagePolicy,
 			Stored:        image.Stored,
 			InPlace:       !task.Ephemeral,
 			ReadOnly:      task.ReadOnly,
@@ -66,6 +68,14 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 	}
 	spec.Root.Files, spec.ResolvConf = nameFiles(task, cfg, network, dns)
 	return spec, nil
+}
+
+// imagePolicy is for disks, which a name may turn out not to be.
+func imagePolicy(task TaskConfig, image foundImage) error {
+	if task.ImagePolicy != "" && image.Tree != "" {
+		return fmt.Errorf("image_policy: %q is a directory tree", task.Image)
+	}
+	return nil
 }
 
 // privileges are what lets a job out of its machine, or into others'.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/image/store"
 	"nomad-driver-nspawn/nspawn/rootfs"
@@ -22,11 +23,12 @@ type Manager struct {
 	dirs   Dirs
 	ranges rootfs.Ranges
 	images store.Store
+	disks  disk.Mounts
 }
 
 // NewManager uses the systemd behind bus.
 func NewManager(bus *systemd.Conn, dirs Dirs) *Manager {
-	return &Manager{bus: bus, dirs: dirs, ranges: rootfs.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()}}
+	return &Manager{bus: bus, dirs: dirs, ranges: rootfs.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()}, disks: disk.Mounts{Dir: dirs.disks()}}
 }
 
 // killTimeout bounds the wait for a machine that was killed. The kernel's work

@@ -105,5 +105,8 @@ func (d Dirs) writable(name string) string { return filepath.Join(d.State, "mach
 // ranges records which machine has which UID range.
 func (d Dirs) ranges() string { return filepath.Join(d.Run, "uid") }
 
+// disks is where disk images are mounted.
+func (d Dirs) disks() string { return filepath.Join(d.Run, "disks") }
+
 // Images is the store of images.
 func (d Dirs) Images() string { return filepath.Join(d.State, "images") }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
@@ -39,12 +40,12 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 			return err
 		}
 	}
-	if s.Root.InPlace {
-		return m.claim(s.Machine, s.Root)
-	}
-	lower, err := m.lower(ctx, *s)
+	lower, err := m.lower(ctx, s)
 	if err != nil {
 		return err
+	}
+	if s.Root.InPlace {
+		return m.claim(s.Machine, s.Root)
 	}
 	overlay := rootfs.Overlay{
 		Lower:   lower,
@@ -55,17 +56,57 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 	if err := overlay.Mount(); err != nil {
 		return err
 	}
+	if s.Root.Disk != "" {
+		if err := mountPartitions(s.Root.Image, overlay); err != nil {
+			return err
+		}
+	}
 	return furnish(m.dirs.root(s.Machine), *s)
 }
 
 // lower are the layers that the machine's root lies on. Those of the store are
-// referred to from now on, so that they are not collected.
-func (m *Manager) lower(ctx context.Context, s Spec) ([]string, error) {
-	if s.Root.Stored == "" {
-		return []string{s.Root.Image}, nil
+// referred to from now on, so that they are not collected. A disk is mounted.
+func (m *Manager) lower(ctx context.Context, s *Spec) (layers []string, err error) {
+	if s.Root.Stored != "" {
+		image, err := m.images.Acquire(ctx, s.Machine, s.Root.Stored)
+		if err != nil || image.Disk == "" {
+			return m.images.Trees(image), err
+		}
+		s.Root.Disk = m.images.DiskFile(image)
 	}
-	image, err := m.images.Acquire(ctx, s.Machine, s.Root.Stored)
-	return m.images.Trees(image), err
+	if s.Root.Disk != "" {
+		s.Root.Image, err = m.disks.Attach(ctx, s.Machine, disk.Image{
+			Path:     s.Root.Disk,
+			Policy:   s.Root.DiskPolicy,
+			Writable: s.Root.InPlace && !s.Root.ReadOnly,
+		})
+	}
+	return []string{s.Root.Image}, err
+}
+
+// mountPartitions covers the further partitions of a disk, as /usr or /var, which
+// are mounted below its root, like the root itself. An EFI partition is not for
+// machines, nor can it be a layer (vfat).
+func mountPartitions(disk string, root rootfs.Overlay) error {
+	partitions, err := rootfs.MountsBelow(disk)
+	if err != nil {
+		return err
+	}
+	for i, partition := range partitions {
+		if partition.FSType == "vfat" {
+			continue
+		}
+		overlay := rootfs.Overlay{
+			Lower:   []string{filepath.Join(disk, partition.Path)},
+			RW:      filepath.Join(root.RW, fmt.Sprintf("partition%d", i)),
+			Target:  filepath.Join(root.Target, partition.Path),
+			UIDBase: root.UIDBase,
+		}
+		if err := overlay.Mount(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mapBinds finds out which binds cannot be ID-mapped.
@@ -217,6 +258,7 @@ func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 	if err := errors.Join(
 		rootfs.Remove(m.dirs.writable(machine)),
 		m.ranges.Release(machine),
+		m.disks.Detach(machine),
 		m.images.Release(ctx, machine),
 		m.dirs.removeJournalLink(machine),
 		removeEmpty(machine),

@@ -42,9 +42,13 @@ type Spec struct {
 
 // Root is the root file system of a machine.
 type Root struct {
-	// Image is the directory tree to run, an absolute path on the host; or
-	// Stored the digest of an image in the store.
-	Image, Stored string
+	// Image is the directory tree to run, an absolute path on the host; or Disk
+	// that of a raw disk image or block device, or Stored the digest of an image
+	// in the store. A disk is mounted, and Image is where, when the machine is
+	// started.
+	Image, Disk, Stored string
+	// DiskPolicy is the image policy of a disk, see disk.Image.
+	DiskPolicy string
 	// InPlace runs Image itself, exclusively, instead of a copy-on-write
 	// layer over it that is discarded with the machine.
 	InPlace bool

@@ -150,9 +150,8 @@ func findDevices() []device {
 		"/dev/full", "/dev/fuse", "/dev/loop-control", "/dev/net/tun", "/dev/null",
 		"/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero",
 	}
-	loops, _ := filepath.Glob("/dev/loop[0-9]*")
 	var found []device
-	for _, path := range append(paths, loops...) {
+	for _, path := range paths {
 		var st unix.Stat_t
 		if unix.Stat(path, &st) == nil {
 			found = append(found, device{path, st.Mode, st.Rdev})
@@ -174,7 +173,41 @@ func makeDevices(devices []device) error {
 			return fmt.Errorf("make device %s: %w", d.path, err)
 		}
 	}
+	if err := makeLoops(); err != nil {
+		return err
+	}
 	return os.Symlink("pts/ptmx", "/dev/ptmx")
+}
+
+// loopMajor is fixed (Documentation/admin-guide/devices.txt of the kernel), and
+// the minor is the number of the device unless the machine's kernel has
+// loop.max_part.
+const loopMajor, loops, partitions = 7, 64, 8
+
+// makeLoops makes the nodes of loop devices, which the kernel makes and removes
+// as they are used. Their partitions have other numbers each time, so these are
+// links to what the kernel shows of them in the only devtmpfs that there is.
+func makeLoops() error {
+	const kernel = ".devtmpfs"
+	if err := os.Mkdir("/dev/"+kernel, 0o700); err != nil {
+		return err
+	}
+	if err := mount("devtmpfs", "/dev/"+kernel, "devtmpfs", 0, ""); err != nil {
+		return err
+	}
+	for i := range loops {
+		name := fmt.Sprintf("loop%d", i)
+		if err := unix.Mknod("/dev/"+name, unix.S_IFBLK|0o600, int(unix.Mkdev(loopMajor, uint32(i)))); err != nil {
+			return fmt.Errorf("make device %s: %w", name, err)
+		}
+		for n := range partitions {
+			part := fmt.Sprintf("%sp%d", name, n+1)
+			if err := os.Symlink(kernel+"/"+part, "/dev/"+part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // writeFiles gives the host its identity and turns IP forwarding on. The

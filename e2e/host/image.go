@@ -98,6 +98,26 @@ func linkApplets(ctx context.Context, tool, dir string) error {
 	return nil
 }
 
+// BusyboxDisk returns a file: an ext4 file system with the tree of BusyboxImage.
+// It must not be changed.
+func BusyboxDisk(ctx context.Context) (string, error) {
+	tree, err := BusyboxImage(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir, err := cached(ctx, "images", "busybox-disk", tree, func(ctx context.Context, dir string) error {
+		const tool = "/sbin/mke2fs"
+		if err := need(ctx, map[string]string{tool: "e2fsprogs"}); err != nil {
+			return err
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		return run(ctx, tool, "-q", "-t", "ext4", "-d", tree, filepath.Join(dir, "disk.raw"), "16M")
+	})
+	return filepath.Join(dir, "disk.raw"), err
+}
+
 const guestPackages = "systemd,systemd-sysv,dbus,nginx-light,iproute2,systemd-resolved,procps,libidn2-0"
 
 // prepareGuest leaves no machine id and no host name: each container gets its

@@ -1,5 +1,5 @@
 // Package image brings images into the store: from registries, from archives,
-// and tarballs from the web.
+// and tarballs and disks from the web.
 package image
 
 import (
@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 // Source is where an image comes from: Reference, or Download if that is zero.
 type Source struct {
 	Reference oci.Reference    // in a registry, or in a local archive or layout
-	Download  download.Request // of a tarball
+	Download  download.Request // of a file
+	Kind      download.Kind    // of that file; empty is Tar
 	Version   string           // of a local file, which may be replaced
 }
 
@@ -32,7 +34,7 @@ func (s Source) Name() string {
 		return s.Reference.String() + version(s.Version)
 	}
 	request := s.Download
-	name := request.String() + "#" + cmp.Or(request.SHA256, string(request.Verify)) + version(s.Version)
+	name := request.String() + "#" + string(s.Kind) + "#" + cmp.Or(request.SHA256, string(request.Verify)) + version(s.Version)
 	if request.String() != request.URL {
 		sum := sha256.Sum256([]byte(request.URL))
 		name += "#" + hex.EncodeToString(sum[:8])
@@ -132,7 +134,7 @@ func (p Puller) get(ctx context.Context, pull *store.Pull, r Request) (store.Ima
 	case r.Source.Reference != (oci.Reference{}):
 		return p.pullOCI(ctx, pull, r)
 	}
-	return p.pullTarball(ctx, pull, r)
+	return p.pullFile(ctx, pull, r)
 }
 
 // lookup finds an image that the store has, and holds its layers.
@@ -147,7 +149,10 @@ func (p Puller) lookup(ctx context.Context, pull *store.Pull, source Source) (st
 			return store.Image{}, err
 		}
 	}
-	return found, nil
+	if found.Disk != "" {
+		_, err = pull.Disk(ctx, found.Disk, func(context.Context, *os.File) error { return store.ErrNotFound })
+	}
+	return found, err
 }
 
 // Temporary says whether another try may succeed.

@@ -59,6 +59,24 @@ func mountIn(dir string) (string, error) {
 	return "", nil
 }
 
+// Mount is something that is mounted.
+type Mount struct {
+	Path   string // relative to a directory
+	FSType string
+}
+
+// MountsBelow returns what is mounted below dir, an absolute path without
+// symbolic links, in the order of mounting.
+func MountsBelow(dir string) (below []Mount, err error) {
+	table, err := mountTable()
+	for _, m := range table {
+		if path, ok := strings.CutPrefix(m.point, dir+"/"); ok {
+			below = append(below, Mount{Path: path, FSType: m.fsType})
+		}
+	}
+	return below, err
+}
+
 // fsType returns the type of the file system path is on, or "unknown".
 func fsType(path string) string {
 	var stat unix.Statx_t

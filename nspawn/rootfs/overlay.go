@@ -107,7 +107,7 @@ func (o Overlay) prepare() error {
 	if err := os.MkdirAll(o.Target, 0o755); err != nil {
 		return err
 	}
-	mounted, err := isMountPoint(o.Target)
+	mounted, err := Mounted(o.Target)
 	if err != nil {
 		return err
 	}
@@ -145,9 +145,9 @@ func (o Overlay) prepareUpper() error {
 	return os.Rename(raw, upper)
 }
 
-// isMountPoint tells whether a mount's root is at path (statx attribute since
+// Mounted tells whether a mount's root is at path (statx attribute since
 // kernel 5.8).
-func isMountPoint(path string) (bool, error) {
+func Mounted(path string) (bool, error) {
 	var stat unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stat)
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 // Guest images, read-only in every host that the test command boots: one of a
 // static busybox, one of Debian that boots.
 const (
-	Busybox = "/srv/busybox"
-	Debian  = "/srv/debian"
+	Busybox     = "/srv/busybox"
+	BusyboxDisk = "/srv/busybox.raw" // the same, an ext4 file system
+	Debian      = "/srv/debian"
 )
 
 // PluginVariable is the environment variable with the path of the built plugin.

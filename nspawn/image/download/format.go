@@ -38,6 +38,19 @@ func Format(name string) (Kind, Compression, error) {
 	return "", "", fmt.Errorf("image file %q ends in none of .tar, .raw and .qcow2, with or without .gz, .bz2, .xz or .zst", name)
 }
 
+// KindOf is the kind that Format tells, which a kind that is named must not
+// differ from; a name that tells nothing may have any.
+func KindOf(name string, named Kind) (Kind, error) {
+	kind, _, err := Format(name)
+	switch {
+	case err != nil && named != "":
+		return named, nil
+	case err == nil && named != "" && named != kind:
+		return "", fmt.Errorf("image file %q is of type %s, not %s", name, kind, named)
+	}
+	return kind, err
+}
+
 func cutCompression(name string) (string, Compression) {
 	for _, c := range []struct {
 		suffix, plain string
