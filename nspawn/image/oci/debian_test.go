@@ -28,6 +28,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/shoenig/test/must"
 	"golang.org/x/crypto/bcrypt"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 // TestRealRegistry speaks with the registry of the CNCF as Debian has it.
@@ -81,35 +83,11 @@ func pushToRegistry(t *testing.T, ref, ca string, index v1.ImageIndex) {
 		remote.WithAuth(&authn.Basic{Username: "me", Password: "hunter2"})))
 }
 
-// installRegistry makes sure that docker-registry is there.
-func installRegistry(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("docker-registry")
-	if err == nil {
-		return path
-	}
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("this test needs docker-registry, or root to install it")
-		}
-		t.Skip("SKIPPED: this test needs docker-registry, or root to install it")
-	}
-	for _, args := range [][]string{{"update", "-q"}, {"install", "-qy", "--no-install-recommends", "docker-registry"}} {
-		cmd := exec.Command("apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		out, err := cmd.CombinedOutput()
-		must.NoError(t, err, must.Sprint(string(out)))
-	}
-	path, err = exec.LookPath("docker-registry")
-	must.NoError(t, err)
-	return path
-}
-
 // startRegistry runs docker-registry with TLS and htpasswd until the end of the
 // test. It returns its host:port and the file of its certificate.
 func startRegistry(t *testing.T, user, password string) (host, ca string) {
 	t.Helper()
-	program := installRegistry(t)
+	program := hosttest.Program(t, "docker-registry", "docker-registry")
 	dir := t.TempDir()
 	ca = writeCertificate(t, dir)
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
