@@ -261,7 +261,7 @@ args    = ["-c", "echo it runs"]
 		"missing checksum": {pulled(server.URL+"/missing.tar.gz", command), "missing.tar.gz"},
 		"cut":              {pulled(server.URL+"/cut.tar.gz", command), "unpack"},
 		"not verified":     {pulled(server.URL+"/missing.tar.gz", command+`image_download { verify = "no" }`), "allow_unverified_images"},
-		"a disk":           {pulled(server.URL+"/disk.raw", command), "not supported yet"},
+		"a disk":           {pulled(server.URL+"/disk.raw", command), "allow_disk_images"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			harness := newHarness(t, policy)

@@ -16,7 +16,7 @@ func TestImageKind(t *testing.T) {
 		"debian": machinedImage, "/srv/debian": localImage, "local/debian": localImage, "./debian": localImage,
 		"alpine:3": ociImage, "docker://alpine": ociImage, "team/app": ociImage, "app@sha256:00": ociImage,
 		"oci-archive:local/a.tar": ociImage, "https://example.org/a.tar.xz": fileImage, "/srv/a.tar.gz": fileImage,
-		"local/a.tar": fileImage, "/srv/a.raw": localImage,
+		"local/a.tar": fileImage, "/srv/a.raw": localImage, "/srv/a.qcow2": fileImage, "local/a.raw.xz": fileImage, "/dev/vg/lv": localImage,
 	} {
 		must.Eq(t, want, TaskConfig{Image: name}.imageKind(), must.Sprint(name))
 	}
