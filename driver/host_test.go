@@ -48,7 +48,8 @@ func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
 }
 
 func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig string) {
-	config := parsePolicy(t, fmt.Sprintf("image_paths = [%q, %q, %q]\n%s", images, hosttest.Busybox, hosttest.Debian, pluginConfig))
+	config := parsePolicy(t, fmt.Sprintf("image_paths = [%q, %q, %q, %q, %q]\n%s",
+		images, hosttest.Busybox, hosttest.Debian, hosttest.MkosiTree, hosttest.MkosiDisk, pluginConfig))
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &config))
 	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: data}))

@@ -83,18 +83,23 @@ func test(ctx context.Context, args []string) error {
 
 // bindGuests shows the guest images where hosttest says they are.
 func bindGuests(ctx context.Context) ([]host.Bind, error) {
-	busybox, err := host.BusyboxImage(ctx)
-	if err != nil {
-		return nil, err
+	var binds []host.Bind
+	for _, guest := range []struct {
+		make   func(context.Context) (string, error)
+		target string
+	}{
+		{host.BusyboxImage, hosttest.Busybox},
+		{host.DebianImage, hosttest.Debian},
+		{host.MkosiTree, hosttest.MkosiTree},
+		{host.MkosiDisk, hosttest.MkosiDisk},
+	} {
+		image, err := guest.make(ctx)
+		if err != nil {
+			return nil, err
+		}
+		binds = append(binds, host.Bind{Source: image, Target: guest.target, ReadOnly: true})
 	}
-	debian, err := host.DebianImage(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return []host.Bind{
-		{Source: busybox, Target: hosttest.Busybox, ReadOnly: true},
-		{Source: debian, Target: hosttest.Debian, ReadOnly: true},
-	}, nil
+	return binds, nil
 }
 
 // pluginName is that of the module, too.
