@@ -49,7 +49,8 @@ func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
 
 func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig string) {
 	if !strings.Contains(pluginConfig, "image_paths") {
-		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q]", images, hosttest.Busybox, hosttest.Debian)
+		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q]",
+			images, hosttest.Busybox, hosttest.Debian, hosttest.MkosiTree, hosttest.MkosiDisk)
 	}
 	config := parsePolicy(t, pluginConfig)
 	var data []byte

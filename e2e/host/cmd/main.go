@@ -196,9 +196,12 @@ func run(ctx context.Context, args []string) error {
 }
 
 func image(ctx context.Context, args []string) error {
-	makers := map[string]func(context.Context) (string, error){"busybox": host.BusyboxImage, "debian": host.DebianImage}
+	makers := map[string]func(context.Context) (string, error){
+		"busybox": host.BusyboxImage, "debian": host.DebianImage,
+		"mkosi": host.MkosiTree, "mkosi-disk": host.MkosiDisk,
+	}
 	if len(args) != 1 || makers[args[0]] == nil {
-		return errors.New("image: want busybox or debian")
+		return errors.New("image: want busybox, debian, mkosi or mkosi-disk")
 	}
 	return printPath(makers[args[0]](ctx))
 }

@@ -91,6 +91,8 @@ func bindGuests(ctx context.Context) ([]host.Bind, error) {
 		{host.BusyboxImage, hosttest.Busybox},
 		{host.BusyboxDisk, hosttest.BusyboxDisk},
 		{host.DebianImage, hosttest.Debian},
+		{host.MkosiTree, hosttest.MkosiTree},
+		{host.MkosiDisk, hosttest.MkosiDisk},
 	} {
 		image, err := guest.make(ctx)
 		if err != nil {

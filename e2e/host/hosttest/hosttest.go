@@ -8,12 +8,15 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// Guest images, read-only in every host that the test command boots: one of a
-// static busybox, one of Debian that boots.
+// Guest images, read-only in every host that the test command boots: trees of a
+// static busybox, of Debian that boots, of the same made by mkosi, and that as a
+// disk image.
 const (
 	Busybox     = "/srv/busybox"
 	BusyboxDisk = "/srv/busybox.raw" // the same, an ext4 file system
 	Debian      = "/srv/debian"
+	MkosiTree   = "/srv/mkosi"
+	MkosiDisk   = "/srv/mkosi.raw"
 )
 
 // PluginVariable is the environment variable with the path of the built plugin.

@@ -19,7 +19,10 @@ func TestHostSystemd(t *testing.T) {
 	comm, err := os.ReadFile("/proc/1/comm")
 	must.NoError(t, err)
 	must.EqOp(t, "systemd", strings.TrimSpace(string(comm)))
-	for _, path := range []string{"hosttest.go", hosttest.Busybox + "/bin/sh", hosttest.Debian + "/sbin/init"} {
+	for _, path := range []string{
+		"hosttest.go", hosttest.Busybox + "/bin/sh",
+		hosttest.Debian + "/sbin/init", hosttest.MkosiTree + "/sbin/init", hosttest.MkosiDisk,
+	} {
 		_, err := os.Lstat(path)
 		must.NoError(t, err)
 	}

@@ -1,0 +1,30 @@
+package driver
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// A tree as mkosi leaves it boots, has the machine ID of its allocation, not one
+// of its own, and is powered off.
+func TestHostMkosiTree(t *testing.T) {
+	harness := newHarness(t, "")
+	task := newTask(t, harness, `image = "`+hosttest.MkosiTree+`"`)
+	startTask(t, harness, task)
+	awaitEvent(t, harness, "Machine is ready")
+	for want, command := range map[string][]string{
+		"running\n": {"systemctl", "is-system-running", "--wait"},
+		strings.ReplaceAll(task.AllocID, "-", "") + "\n": {"cat", "/etc/machine-id"},
+	} {
+		result, err := harness.ExecTask(task.ID, command, time.Minute)
+		must.NoError(t, err)
+		must.EqOp(t, want, string(result.Stdout))
+	}
+	must.NoError(t, harness.StopTask(task.ID, 20*time.Second, ""))
+	must.Zero(t, waitTask(t, harness, task).ExitCode)
+}
