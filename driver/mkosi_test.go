@@ -1,6 +1,8 @@
 package driver
 
 import (
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,11 +12,17 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// A tree as mkosi leaves it boots, has the machine ID of its allocation, not one
-// of its own, and is powered off.
-func TestHostMkosiTree(t *testing.T) {
+// A tree or disk as mkosi leaves it boots, has the machine ID of its allocation,
+// not one of its own, and is powered off.
+func TestHostMkosi(t *testing.T) {
+	for _, image := range []string{hosttest.MkosiTree, hosttest.MkosiDisk} {
+		t.Run(filepath.Base(image), func(t *testing.T) { bootMkosi(t, image) })
+	}
+}
+
+func bootMkosi(t *testing.T, image string) {
 	harness := newHarness(t, "")
-	task := newTask(t, harness, `image = "`+hosttest.MkosiTree+`"`)
+	task := newTask(t, harness, fmt.Sprintf("image = %q", image))
 	startTask(t, harness, task)
 	awaitEvent(t, harness, "Machine is ready")
 	for want, command := range map[string][]string{
