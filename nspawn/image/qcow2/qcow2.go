@@ -17,8 +17,10 @@ import (
 // sparse where the disk has nothing or zeros. The disk has at most maxBytes;
 // memory of some clusters (of at most 2 MiB) is used, whatever the file says.
 //
-// It is an error if the disk is not in this file alone and whole, and in plain
-// text. No other file is ever opened. After an error to holds a part of the disk.
+// It is an error if the disk is not in this file alone, whole and unencrypted. No
+// other file is ever opened. Clusters that several entries point to, as QEMU never
+// has it, are just written several times. After an error to holds a part of the
+// disk.
 func Convert(ctx context.Context, in io.ReaderAt, to *os.File, maxBytes int64) error {
 	h, err := readHeader(in)
 	if err == nil {
@@ -28,8 +30,7 @@ func Convert(ctx context.Context, in io.ReaderAt, to *os.File, maxBytes int64) e
 		err = to.Truncate(int64(h.Size))
 	}
 	if err == nil {
-		c := converter{h, in, to, newDecompress(h.Compression), make([]byte, h.clusterSize()), make([]byte, 2*h.clusterSize())}
-		err = c.run(ctx)
+		err = newConverter(h, in, to).run(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("convert qcow2 disk: %w", err)
@@ -45,6 +46,14 @@ type converter struct {
 
 	cluster    []byte // of the disk
 	compressed []byte // as in the file
+}
+
+func newConverter(h header, in io.ReaderAt, to *os.File) *converter {
+	return &converter{
+		h, in, to, newDecompress(h.Compression),
+		make([]byte, h.clusterSize()),
+		make([]byte, 2*h.clusterSize()), // no entry can name more sectors
+	}
 }
 
 // Bits of entries.

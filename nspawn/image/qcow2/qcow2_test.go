@@ -36,7 +36,8 @@ func newFile(t testing.TB) []byte {
 	put64(file, 24, 100*512-12) // size
 	put32(file, 36, 2)          // entries of L1
 	put64(file, 40, l1At)       // offset of L1
-	put64(file, 48, 0x600)      // of refcounts, which nobody looks at
+	put64(file, 48, 0x600)      // of refcounts, at which only QEMU looks
+	put32(file, 56, 1)          // and how many clusters those fill
 	put32(file, 96, 4)          // refcount order
 	put32(file, 100, 104)       // length
 	put64(file, l1At, l2At|isCopied)
