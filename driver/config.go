@@ -88,6 +88,8 @@ type TaskConfig struct {
 	Logging          *Logging          `codec:"logging"`
 	NetworkVeth      *bool             `codec:"network_veth"`
 	NotifyReady      bool              `codec:"notify_ready"`
+	Overlay          []string          `codec:"overlay"`
+	OverlayReadOnly  []string          `codec:"overlay_read_only"`
 	Ports            []string          `codec:"ports"`
 	ProcessTwo       *bool             `codec:"process_two"`
 	PullPolicy       string            `codec:"pull_policy"`
@@ -139,6 +141,8 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	})),
 	"network_veth":      hclspec.NewAttr("network_veth", "bool", false),
 	"notify_ready":      hclspec.NewAttr("notify_ready", "bool", false),
+	"overlay":           hclspec.NewAttr("overlay", "list(string)", false),
+	"overlay_read_only": hclspec.NewAttr("overlay_read_only", "list(string)", false),
 	"ports":             hclspec.NewAttr("ports", "list(string)", false),
 	"process_two":       hclspec.NewAttr("process_two", "bool", false),
 	"pull_policy":       hclspec.NewAttr("pull_policy", "string", false),
@@ -170,6 +174,7 @@ var (
 
 // Validate reports every mistake that the block shows by itself, at once.
 func (c TaskConfig) Validate() error {
+	_, overlayErr := c.overlayOptions()
 	errs := []error{
 		required("image", c.Image),
 		oneOf("link_journal", c.LinkJournal, linkJournals),
@@ -182,6 +187,7 @@ func (c TaskConfig) Validate() error {
 		c.validateCommand(),
 		validateBinds("bind", c.Bind),
 		validateBinds("bind_read_only", c.BindReadOnly),
+		overlayErr,
 	}
 	if c.Logging != nil {
 		errs = append(errs, oneOf("logging.driver", c.Logging.Driver, logDrivers))

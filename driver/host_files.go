@@ -30,29 +30,51 @@ func readOptional(path string) (string, error) {
 	return string(text), err
 }
 
-// resolveBinds checks that each source exists, and that one of the task's own
-// directory is still there when symbolic links are followed: the task itself
-// may have made them (compare CVE-2026-14896 of Nomad's docker driver).
-func resolveBinds(binds []nspawn.Bind, cfg *drivers.TaskConfig) error {
+// resolvePaths follows the symbolic links of what the machine sees of the host.
+// Each must exist, and one of the task's own directory still be there then: the
+// task itself may have made them (compare CVE-2026-14896 of Nomad's docker driver).
+func resolvePaths(spec nspawn.Spec, cfg *drivers.TaskConfig) error {
 	alloc, err := filepath.EvalSymlinks(cfg.AllocDir)
 	if err != nil {
 		return fmt.Errorf("find the allocation's directory: %w", err)
 	}
-	private := filepath.Join(alloc, filepath.Base(cfg.TaskDir().Dir), allocdir.TaskPrivate)
 	var errs []error
-	for i, bind := range binds {
-		source, err := filepath.EvalSymlinks(bind.Source)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("bind to %s: %w", bind.Destination, err))
-		case within(filepath.Clean(cfg.AllocDir), bind.Source) && !within(bound(alloc, bind.Source, cfg), source):
-			errs = append(errs, fmt.Errorf("bind to %s: %s is a symbolic link that leads out of the task's directory, to %s", bind.Destination, bind.Source, source))
-		case within(filepath.Clean(cfg.AllocDir), bind.Source) && exposes(source, private):
-			errs = append(errs, fmt.Errorf("bind to %s: %s shows Nomad's own files of the task, in private: bind a directory beside it", bind.Destination, bind.Source))
+	resolve := func(kind, destination string, path *string) {
+		found, err := resolvePath(alloc, *path, cfg)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s to %s: %w", kind, destination, err))
 		}
-		binds[i].Source = source
+		*path = found
+	}
+	for i, bind := range spec.Binds {
+		resolve("bind", bind.Destination, &spec.Binds[i].Source)
+	}
+	for i, overlay := range spec.Overlays {
+		for j, layer := range overlay.Lower {
+			if !layer.InRoot {
+				resolve("overlay", overlay.Destination, &overlay.Lower[j].Path)
+			}
+		}
+		if overlay.Upper != "" {
+			resolve("overlay", overlay.Destination, &spec.Overlays[i].Upper)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+func resolvePath(alloc, path string, cfg *drivers.TaskConfig) (string, error) {
+	found, err := filepath.EvalSymlinks(path)
+	switch {
+	case err != nil:
+		return "", err
+	case !within(filepath.Clean(cfg.AllocDir), path):
+		return found, nil
+	case !within(bound(alloc, path, cfg), found):
+		return "", fmt.Errorf("%s is a symbolic link that leads out of the task's directory, to %s", path, found)
+	case exposes(found, filepath.Join(alloc, filepath.Base(cfg.TaskDir().Dir), allocdir.TaskPrivate)):
+		return "", fmt.Errorf("%s shows Nomad's own files of the task, in private: bind a directory beside it", path)
+	}
+	return found, nil
 }
 
 // exposes says whether a bind shows something of a directory.

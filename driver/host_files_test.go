@@ -11,7 +11,7 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-func TestResolveBinds(t *testing.T) {
+func TestResolvePaths(t *testing.T) {
 	cfg := &drivers.TaskConfig{Name: "web", AllocDir: t.TempDir()}
 	dirs := cfg.TaskDir()
 	private := filepath.Join(dirs.Dir, "private")
@@ -36,11 +36,17 @@ func TestResolveBinds(t *testing.T) {
 		dirs.Dir:                                "shows Nomad's own files of the task, in private",
 		link("private", "../private"):           "shows Nomad's own files of the task, in private",
 	} {
-		err := resolveBinds([]nspawn.Bind{{Source: source, Destination: "/x"}}, cfg)
-		if want == "" {
-			must.NoError(t, err)
-		} else {
-			must.ErrorContains(t, err, want, must.Sprint(source))
+		for _, spec := range []nspawn.Spec{
+			{Binds: []nspawn.Bind{{Source: source, Destination: "/x"}}},
+			{Overlays: []nspawn.Overlay{{Lower: []nspawn.Layer{{Path: source}}, Destination: "/x"}}},
+			{Overlays: []nspawn.Overlay{{Upper: source, Lower: []nspawn.Layer{{Path: "/not/of/the/host", InRoot: true}}, Destination: "/x"}}},
+		} {
+			err := resolvePaths(spec, cfg)
+			if want == "" {
+				must.NoError(t, err)
+			} else {
+				must.ErrorContains(t, err, want, must.Sprint(source))
+			}
 		}
 	}
 }

@@ -26,11 +26,13 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 	}
 	network, networkErr := newNetwork(task, cfg)
 	binds, bindsErr := newBinds(policy, task, cfg)
+	overlays, overlaysErr := newOverlays(policy, task, cfg.TaskDir().Dir)
 	command, commandErr := payload(task, image)
 	user, userErr := taskUser(task, cfg, image)
 	limits, limitsErr := newLimits(cfg.Resources)
 	environment, environmentErr := newEnvironment(task, cfg, image)
-	err := errors.Join(imagePolicy(task, image), networkErr, bindsErr, commandErr, userErr, limitsErr, environmentErr,
+	err := errors.Join(imagePolicy(task, image), networkErr, bindsErr, overlaysErr, distinct(binds, overlays), commandErr,
+		userErr, limitsErr, environmentErr,
 		privileges(policy, task), unsupported(task, cfg))
 	if err != nil {
 		return nspawn.Spec{}, err
@@ -62,9 +64,10 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 			Inaccessible:  task.Inaccessible,
 			UserNamespace: task.UserNamespacing,
 		},
-		Binds:   binds,
-		Network: network,
-		Limits:  limits,
+		Binds:    binds,
+		Overlays: overlays,
+		Network:  network,
+		Limits:   limits,
 	}
 	spec.Root.Files, spec.ResolvConf = nameFiles(task, cfg, network, dns)
 	return spec, nil
@@ -267,15 +270,14 @@ func newBinds(policy Config, task TaskConfig, cfg *drivers.TaskConfig) ([]nspawn
 		readOnly bool
 	}{{"bind", task.Bind, false}, {"bind_read_only", task.BindReadOnly, true}} {
 		for _, source := range slices.Sorted(maps.Keys(option.binds)) {
-			bind, err := hostBind(policy, dirs.Dir, source, option.binds[source])
+			path, err := hostPath(policy, dirs.Dir, source)
 			if err != nil {
-				err = fmt.Errorf("%s[%q]: %w", option.name, source, err)
+				errs = append(errs, fmt.Errorf("%s[%q]: %w", option.name, source, err))
 			}
-			bind.ReadOnly = option.readOnly
-			binds, errs = append(binds, bind), append(errs, err)
+			binds = append(binds, nspawn.Bind{Source: path, Destination: filepath.Clean(option.binds[source]), ReadOnly: option.readOnly})
 		}
 	}
-	return binds, errors.Join(append(errs, distinct(binds))...)
+	return binds, errors.Join(errs...)
 }
 
 func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
@@ -299,32 +301,35 @@ func volume(mount *drivers.MountConfig) (nspawn.Bind, error) {
 	return bind, nil
 }
 
-// hostBind is a path of the host, if the operator allows it. A relative path
-// is one of the task's own directory and cannot leave it.
-func hostBind(policy Config, taskDir, source, destination string) (nspawn.Bind, error) {
-	bind := nspawn.Bind{Source: filepath.Clean(source), Destination: filepath.Clean(destination)}
-	if filepath.IsAbs(source) {
-		if !policy.Volumes {
-			return bind, errors.New("paths of the host are not allowed; the operator has to allow them with volumes = true in the plugin's config, or the path be relative to the task's directory")
-		}
-		return bind, nil
+// hostPath is a path of the host, if the operator allows it. A relative path is
+// one of the task's own directory and cannot leave it.
+func hostPath(policy Config, taskDir, path string) (string, error) {
+	switch {
+	case filepath.IsAbs(path) && !policy.Volumes:
+		return path, errors.New("paths of the host are not allowed; the operator has to allow them with volumes = true in the plugin's config, or the path be relative to the task's directory")
+	case filepath.IsAbs(path):
+		return filepath.Clean(path), nil
+	case !filepath.IsLocal(path):
+		return path, errors.New("leaves the task's directory")
 	}
-	if !filepath.IsLocal(source) {
-		return bind, errors.New("leaves the task's directory")
-	}
-	bind.Source = filepath.Join(taskDir, source)
-	return bind, nil
+	return filepath.Join(taskDir, path), nil
 }
 
-// distinct refuses two binds to one place, of which one would be lost.
-func distinct(binds []nspawn.Bind) error {
+// distinct refuses two mounts at one place, of which one would be lost.
+func distinct(binds []nspawn.Bind, overlays []nspawn.Overlay) error {
 	var errs []error
 	seen := map[string]string{}
-	for _, bind := range binds {
-		if other, ok := seen[bind.Destination]; ok {
-			errs = append(errs, fmt.Errorf("bind: both %s and %s are bound to %s", other, bind.Source, bind.Destination))
+	add := func(source, destination string) {
+		if other, ok := seen[destination]; ok {
+			errs = append(errs, fmt.Errorf("bind: both %s and %s are bound to %s", other, source, destination))
 		}
-		seen[bind.Destination] = bind.Source
+		seen[destination] = source
+	}
+	for _, bind := range binds {
+		add(bind.Source, bind.Destination)
+	}
+	for _, overlay := range overlays {
+		add("an overlay", overlay.Destination)
 	}
 	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package driver
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,15 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	result := nspawn.Describe(spec, goldenVersion)
 	for _, file := range spec.Root.Files {
 		result += "\n# " + file.Path + "\n" + file.Content
+	}
+	for i, overlay := range spec.Overlays {
+		result += fmt.Sprintf("\n# overlays/%d\n", i)
+		for _, layer := range overlay.Lower {
+			result += fmt.Sprintf("lower %s (in root: %t)\n", layer.Path, layer.InRoot)
+		}
+		if !overlay.ReadOnly {
+			result += fmt.Sprintf("upper %q\n", overlay.Upper)
+		}
 	}
 	return result
 }

@@ -143,7 +143,7 @@ func translate(policy Config, task TaskConfig, cfg *drivers.TaskConfig, found fo
 	if err := errors.Join(err, imageErr); err != nil {
 		return spec, fmt.Errorf("config: %w", err)
 	}
-	if err := resolveBinds(spec.Binds, cfg); err != nil {
+	if err := resolvePaths(spec, cfg); err != nil {
 		return spec, fmt.Errorf("config: %w", err)
 	}
 	return spec, nil

@@ -83,7 +83,7 @@ func testInPlace(l *lab) {
 	second := l.start(job{tasks: []task{{config: script("true")}}})
 	now, err := second.Ended(l.ctx)
 	must.NoError(l, err)
-	must.StrContains(l, l.refusal(now), "image "+image+" is run in place by machine "+machineOf(first))
+	must.StrContains(l, l.refusal(now), "directory "+image+" is written to by machine "+machineOf(first))
 
 	_, err = first.Stop(l.ctx)
 	must.NoError(l, err)

@@ -45,7 +45,7 @@ func argv(s Spec, t tool, d Dirs) []string {
 		args = append(args, "--restrict-address-families=")
 	}
 	args = append(args, networkArgs(s.Network)...)
-	args = append(args, bindArgs(s, t)...)
+	args = append(args, bindArgs(s, t, d)...)
 	args = append(args, environmentArgs(s.Environment)...)
 	args = append(args, "--")
 	return append(args, payload(s)...)
@@ -121,8 +121,8 @@ func networkArgs(n Network) []string {
 	return args
 }
 
-func bindArgs(s Spec, t tool) []string {
-	binds := slices.Clone(s.Binds)
+func bindArgs(s Spec, t tool, d Dirs) []string {
+	binds := s.binds(d)
 	if s.shimmed() {
 		binds = append(binds, Bind{Source: t.shim, Destination: shimPath, ReadOnly: true})
 	}

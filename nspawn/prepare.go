@@ -25,6 +25,9 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 	if err := os.WriteFile(m.dirs.environment(s.Machine), []byte(environmentFile(s.Environment)), 0o600); err != nil {
 		return fmt.Errorf("write the environment of machine %s: %w", s.Machine, err)
 	}
+	if err := m.makeOverlayTargets(*s); err != nil {
+		return err
+	}
 	if s.Root.UserNamespace {
 		base, err := m.ranges.Acquire(s.Machine)
 		if err != nil {
@@ -40,12 +43,24 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 			return err
 		}
 	}
+	if err := m.prepareRoot(ctx, s); err != nil {
+		return err
+	}
+	return m.mountOverlays(*s)
+}
+
+// prepareRoot mounts a copy-on-write root, or claims an image that is written to
+// in place.
+func (m *Manager) prepareRoot(ctx context.Context, s *Spec) error {
 	lower, err := m.lower(ctx, s)
 	if err != nil {
 		return err
 	}
-	if s.Root.InPlace {
-		return m.claim(s.Machine, s.Root)
+	switch {
+	case s.Root.InPlace && s.Root.ReadOnly:
+		return nil
+	case s.Root.InPlace:
+		return m.claim(s.Root.Image, m.dirs.root(s.Machine))
 	}
 	overlay := rootfs.Overlay{
 		Lower:   lower,
@@ -61,7 +76,7 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 			return err
 		}
 	}
-	return furnish(m.dirs.root(s.Machine), *s)
+	return furnish(m.dirs.root(s.Machine), *s, s.binds(m.dirs))
 }
 
 // lower are the layers that the machine's root lies on. Those of the store are
@@ -130,7 +145,7 @@ func mapBinds(s *Spec) error {
 // furnish puts the spec's files and the mount points of its binds into the
 // root. The image decides what is at their paths, so they are reached without
 // ever leaving the root.
-func furnish(dir string, s Spec) error {
+func furnish(dir string, s Spec, binds []Bind) error {
 	tree, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the root of the machine: %w", err)
@@ -146,7 +161,7 @@ func furnish(dir string, s Spec) error {
 			return fmt.Errorf("write %s of the machine: %w", file.Path, err)
 		}
 	}
-	for _, bind := range s.Binds {
+	for _, bind := range binds {
 		if err := makeMountPoint(tree, bind, owner); err != nil {
 			return fmt.Errorf("make the mount point %s of the machine: %w", bind.Destination, err)
 		}
@@ -207,46 +222,11 @@ func writeFile(tree *os.Root, file File, owner int) error {
 	return tree.Lchown(name, owner, owner)
 }
 
-// claim records that the machine runs its image in place. A directory that
-// may be written to has only one machine.
-func (m *Manager) claim(machine string, root Root) error {
-	if root.ReadOnly {
-		return nil
-	}
-	lock, err := m.lock("/") // of all claims: no machine is named so
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	claims, err := filepath.Glob(filepath.Join(m.dirs.machines(), "*", "root"))
-	if err != nil {
-		return err
-	}
-	for _, claim := range claims {
-		if image, err := os.Readlink(claim); err == nil && overlap(image, root.Image) {
-			return &BusyError{Image: root.Image, Holder: filepath.Base(filepath.Dir(claim))}
-		}
-	}
-	if err := os.Symlink(root.Image, m.dirs.root(machine)); err != nil {
-		return fmt.Errorf("claim image %s: %w", root.Image, err)
-	}
-	return nil
-}
-
-// overlap says whether one directory is the other or holds it.
-func overlap(a, b string) bool {
-	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
-}
-
-// BusyError says that a machine runs the image in place already.
-type BusyError struct{ Image, Holder string }
-
-func (e *BusyError) Error() string {
-	return fmt.Sprintf("image %s is run in place by machine %s: stop that task, or set ephemeral = true to run a private copy", e.Image, e.Holder)
-}
-
 // removeFiles removes what prepare made, and what nspawn leaves.
 func (m *Manager) removeFiles(ctx context.Context, machine string) error {
+	if err := m.removeOverlays(machine); err != nil {
+		return err
+	}
 	root := m.dirs.root(machine)
 	if target, err := os.Readlink(root); err == nil {
 		if err := os.Remove(root); err != nil {

@@ -35,9 +35,10 @@ type Spec struct {
 	NotifyReady      bool   // the payload sends READY=1; a booted system always does
 	LogToJournal     bool   // the output goes to the host's journal, not to Streams
 
-	Binds   []Bind
-	Network Network
-	Limits  Limits
+	Binds    []Bind
+	Overlays []Overlay
+	Network  Network
+	Limits   Limits
 }
 
 // Root is the root file system of a machine.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -56,19 +58,29 @@ func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 	if err := attachAll(layers); err != nil {
 		return -1, err
 	}
-	return mountOverlay(len(o.Lower))
+	options, writable, err := o.options()
+	defer closeAll(writable)
+	if err != nil {
+		return -1, err
+	}
+	return mountOverlay(len(o.Lower), options)
 }
 
-// openLayers returns detached, ID-mapped mounts: of RW, then of every lower
-// layer.
+// openLayers returns detached mounts: of every lower layer, then of the writable
+// directory. They are ID-mapped, but for what lies in the machine's root.
 func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
-	for i, dir := range append([]string{o.RW}, o.Lower...) {
-		layer, err := openLayer(dir, i > 0)
+	dirs := slices.Clone(o.Lower)
+	if dir := o.writable().dir; dir != "" {
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
+		// RW is the caller's own, where links may lead to it.
+		layer, err := openLayer(dir, dir != o.RW)
 		if err != nil {
 			return layers, fmt.Errorf("open layer %s: %w", dir, err)
 		}
 		layers = append(layers, layer)
-		if users == nil {
+		if users == nil || o.shifted(dir) {
 			continue
 		}
 		idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
@@ -79,12 +91,12 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 	return layers, nil
 }
 
-// openLayer clones the mount of a directory. Symbolic links in the path of an
-// image were resolved when it was permitted: one that is there now was put there
-// meanwhile, by a machine that runs a directory above in place.
-func openLayer(dir string, image bool) (int, error) {
+// openLayer clones the mount of a directory. Symbolic links in the path of one
+// that a job names were resolved when it was permitted: one that is there now was
+// put there meanwhile, by a machine that may write to a directory above.
+func openLayer(dir string, named bool) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC}
-	if image {
+	if named {
 		how.Resolve = unix.RESOLVE_NO_SYMLINKS
 	}
 	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
@@ -109,19 +121,38 @@ func attachAll(layers []int) error {
 	return nil
 }
 
-// mountOverlay merges layers 1 to lowers under layer 0, all in the working
-// directory, and returns a detached mount of it.
-func mountOverlay(lowers int) (tree int, err error) {
-	if err := unix.Mkdir("merged", 0o700); err != nil {
-		return -1, fmt.Errorf("make mount point of overlay: %w", err)
-	}
-	names := make([]string, lowers)
-	for i := range names {
-		names[i] = strconv.Itoa(i + 1)
+// options are those of overlayfs for the layers in the working directory. The
+// writable ones are open until it is mounted, and named by their descriptors: a
+// machine that may write beside them can put no link in their place.
+func (o Overlay) options() (options string, open []int, err error) {
+	lower := make([]string, len(o.Lower))
+	for i := range lower {
+		lower[i] = strconv.Itoa(i)
 	}
 	// index=off: where the kernel is built with it on, a layer that was copied
 	// or pulled anew fails with ESTALE.
-	options := "lowerdir=" + strings.Join(names, ":") + ",upperdir=0/upper,workdir=0/work,index=off"
+	options = "index=off,lowerdir=" + strings.Join(lower, ":")
+	w := o.writable()
+	if w.dir == "" {
+		return options, nil, nil
+	}
+	for _, dir := range []struct{ option, name string }{{"upperdir", w.upper}, {"workdir", w.work}} {
+		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+		fd, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(strconv.Itoa(len(lower)), dir.name), &how)
+		if err != nil {
+			return "", open, fmt.Errorf("open %s: %w", filepath.Join(w.dir, dir.name), err)
+		}
+		open = append(open, fd)
+		options += fmt.Sprintf(",%s=/proc/self/fd/%d", dir.option, fd)
+	}
+	return options, open, nil
+}
+
+// mountOverlay returns a detached mount of an overlay of some lower layers.
+func mountOverlay(lowers int, options string) (tree int, err error) {
+	if err := unix.Mkdir("merged", 0o700); err != nil {
+		return -1, fmt.Errorf("make mount point of overlay: %w", err)
+	}
 	// nodev: device nodes of an image are never needed, systemd-nspawn mounts a
 	// /dev of its own.
 	if err := unix.Mount("overlay", "merged", "overlay", unix.MS_NODEV, options); err != nil {
@@ -157,6 +188,8 @@ func explainOverlay(err error) error {
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: overlayfs with ID-mapped layers needs kernel 5.19 and a writable layer on a local file system"+
 			" other than overlayfs; the kernel log tells more", err)
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%w: a layer is, or lies in, another", err)
 	}
 	return err
 }

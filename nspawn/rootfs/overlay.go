@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,12 +30,28 @@ const RangeSize = 65536
 // maxLayers is the kernel's OVL_MAX_STACK.
 const maxLayers = 500
 
-// Overlay describes the root file system of one machine.
+// Overlay describes the root file system of one machine, or another merged tree
+// that it sees. Without RW and Upper it is read-only, of two layers at least.
 type Overlay struct {
 	Lower   []string // read-only layers, the topmost first
 	RW      string   // directory on a real file system that takes the changes, in upper/
+	Upper   string   // takes the changes itself, instead of RW; symbolic links are not followed
+	Work    string   // name of the directory that overlayfs needs beside Upper; made if missing, not removed
+	Root    string   // root of the machine: layers that lie in it are shifted already; may be empty
 	Target  string   // where the merged tree appears; made if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of RangeSize; 0: no user namespace
+}
+
+// writable is a directory with one that takes the changes and one that overlayfs
+// works in, which have to be on one mount.
+type writable struct{ dir, upper, work string }
+
+// writable has no dir if the tree is read-only.
+func (o Overlay) writable() writable {
+	if o.Upper != "" {
+		return writable{dir: filepath.Dir(o.Upper), upper: filepath.Base(o.Upper), work: o.Work}
+	}
+	return writable{dir: o.RW, upper: "upper", work: "work"}
 }
 
 // Mount makes the merged tree appear at Target. Upon an error nothing stays
@@ -44,21 +61,23 @@ type Overlay struct {
 // machine is owned by host root in there.
 func (o Overlay) Mount() error {
 	if err := o.validate(); err != nil {
-		return fmt.Errorf("mount root: %w", err)
+		return fmt.Errorf("mount overlay: %w", err)
 	}
 	if err := o.prepare(); err != nil {
-		return fmt.Errorf("prepare root %s: %w", o.Target, err)
+		return fmt.Errorf("prepare overlay %s: %w", o.Target, err)
 	}
 	tree, err := o.assemble()
 	if err != nil {
-		return fmt.Errorf("assemble root %s: %w", o.Target, err)
+		return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
 	}
 	defer unix.Close(tree)
-	if err := refuseReadOnly(tree); err != nil {
-		return fmt.Errorf("assemble root %s: %w", o.Target, err)
+	if o.writable().dir != "" {
+		if err := refuseReadOnly(tree); err != nil {
+			return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
+		}
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, o.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach root to %s: %w", o.Target, err)
+		return fmt.Errorf("attach overlay to %s: %w", o.Target, err)
 	}
 	return nil
 }
@@ -80,7 +99,7 @@ func Unmount(target string) error {
 	case errors.Is(err, unix.EINVAL): // umount(2): target is not a mount point
 		return nil
 	}
-	return fmt.Errorf("unmount root %s: %w", target, err)
+	return fmt.Errorf("unmount overlay %s: %w", target, err)
 }
 
 func (o Overlay) validate() error {
@@ -90,8 +109,8 @@ func (o Overlay) validate() error {
 	if len(o.Lower) > maxLayers {
 		return fmt.Errorf("%d lower layers, overlayfs takes %d", len(o.Lower), maxLayers)
 	}
-	for _, dir := range append([]string{o.RW, o.Target}, o.Lower...) {
-		if !filepath.IsAbs(dir) {
+	for _, dir := range append([]string{o.RW, o.Upper, o.Target}, o.Lower...) {
+		if dir != "" && !filepath.IsAbs(dir) {
 			return fmt.Errorf("path %q is not absolute", dir)
 		}
 	}
@@ -114,10 +133,31 @@ func (o Overlay) prepare() error {
 	if mounted {
 		return fmt.Errorf("something is mounted there already: %w", unix.EBUSY)
 	}
-	if err := os.MkdirAll(filepath.Join(o.RW, "work"), 0o700); err != nil {
+	switch {
+	case o.Upper != "":
+		return o.prepareWork()
+	case o.RW != "":
+		if err := os.MkdirAll(filepath.Join(o.RW, "work"), 0o700); err != nil {
+			return err
+		}
+		return o.prepareUpper()
+	}
+	return nil
+}
+
+func (o Overlay) prepareWork() error {
+	mounted, err := Mounted(o.Upper)
+	if err != nil {
 		return err
 	}
-	return o.prepareUpper()
+	if mounted {
+		return fmt.Errorf("something is mounted at %s: overlayfs has to have a work directory beside it on the same mount, use a directory in it", o.Upper)
+	}
+	err = os.Mkdir(filepath.Join(filepath.Dir(o.Upper), o.Work), 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // prepareUpper makes RW/upper look like the root of the topmost layer, since
@@ -136,6 +176,9 @@ func (o Overlay) prepareUpper() error {
 	if err := os.MkdirAll(raw, 0o700); err != nil {
 		return err
 	}
+	if o.shifted(o.Lower[0]) {
+		root.Uid, root.Gid = o.unshift(root.Uid), o.unshift(root.Gid)
+	}
 	if err := os.Chown(raw, int(root.Uid), int(root.Gid)); err != nil {
 		return err
 	}
@@ -143,6 +186,20 @@ func (o Overlay) prepareUpper() error {
 		return fmt.Errorf("chmod %s: %w", raw, err)
 	}
 	return os.Rename(raw, upper)
+}
+
+// shifted says whether the owners in a layer are those of the machine already.
+func (o Overlay) shifted(layer string) bool {
+	return o.Root != "" && strings.HasPrefix(layer+"/", o.Root+"/")
+}
+
+// unshift is the ID on disk of a machine's owner. Host root, who makes mount
+// points in the root, stands for the machine's.
+func (o Overlay) unshift(id uint32) uint32 {
+	if id < o.UIDBase {
+		return 0
+	}
+	return id - o.UIDBase
 }
 
 // Mounted tells whether a mount's root is at path (statx attribute since

@@ -1,0 +1,170 @@
+package nspawn
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// newLayers are directories with files that say where they are from: base/low,
+// base/both and top/both, of 7:7, and an empty upper.
+func newLayers(t *testing.T) (dir string) {
+	hosttest.Require(t)
+	dir, err := os.MkdirTemp("/var/lib/machines", "layers") // is no overlay itself
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
+	for _, layer := range []string{"base", "top", "upper"} {
+		must.NoError(t, os.Mkdir(filepath.Join(dir, layer), 0o755))
+	}
+	for _, file := range []string{"base/low", "base/both", "top/both"} {
+		path := filepath.Join(dir, file)
+		must.NoError(t, os.WriteFile(path, []byte(file+"\n"), 0o644))
+		must.NoError(t, os.Chown(path, 7, 7))
+	}
+	return dir
+}
+
+// Each root has overlays of every kind: the host's layers with an upper layer
+// that is kept, with one that is discarded, read-only, and over the image's /etc.
+func TestHostOverlay(t *testing.T) {
+	m := newManager(t)
+	const read = "cat low both && stat -c %u:%g . low both"
+	const change = "echo mine >mine && rm low && ! ls low"
+	const seen = "base/low\ntop/both\n0:0\n7:7\n7:7\n"
+	for name, c := range map[string]struct {
+		root        Root
+		destination string // of the first
+	}{
+		"copy-on-write":          {Root{UserNamespace: true}, "/new/dir"},
+		"read-only":              {Root{UserNamespace: true, ReadOnly: true}, "/new/dir"},
+		"without user namespace": {Root{}, "/new/dir"},
+		"image in place":         {Root{UserNamespace: true, InPlace: true, ReadOnly: true}, "/home"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newLayers(t)
+			lower := []Layer{{Path: dir + "/base"}, {Path: dir + "/top"}}
+			spec := newMachine(t, m, "set -e; cd "+c.destination+"; "+read+"; "+change+"; cd /var; "+read+"; "+change+
+				"; cd /root; "+read+"; ! touch x; stat -c %u:%g /etc/passwd; cat /etc/low; echo mine >/etc/passwd")
+			c.root.Image = spec.Root.Image
+			spec.Root = c.root
+			spec.Overlays = []Overlay{
+				{Lower: lower, Upper: dir + "/upper", Destination: c.destination},
+				{Lower: lower, Destination: "/var"},
+				{Lower: lower, ReadOnly: true, Destination: "/root"},
+				{Lower: []Layer{lower[0], {Path: "/../etc", InRoot: true}}, Destination: "/etc"},
+			}
+			out := mustStart(t, m, spec)
+			exit := mustWait(t, m, spec.Machine)
+			must.NoError(t, m.Remove(t.Context(), spec.Machine))
+			must.Eq(t, seen+seen+seen+"0:0\nbase/low\n", <-out.stdout)
+			must.Eq(t, Exit{}, exit, must.Sprint(<-out.stderr))
+
+			must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir)) // and no work directory
+			must.Eq(t, []string{"both", "low"}, namesIn(t, dir+"/base"))
+			must.Eq(t, []string{"low", "mine"}, namesIn(t, dir+"/upper")) // one is a whiteout
+			must.FileContains(t, dir+"/upper/mine", "mine\n")
+			var stat unix.Stat_t
+			must.NoError(t, unix.Stat(dir+"/upper/mine", &stat))
+			must.Eq(t, 0, stat.Uid)
+		})
+	}
+}
+
+func namesIn(t *testing.T, dir string) (names []string) {
+	entries, err := os.ReadDir(dir)
+	must.NoError(t, err)
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// An upper layer has one machine, which may have been killed, or be the rest of
+// one that was to be started.
+func TestHostOverlayUpperIsClaimed(t *testing.T) {
+	m := newManager(t)
+	dir := newLayers(t)
+	spec := func(script string) Spec {
+		spec := newMachine(t, m, script)
+		spec.Overlays = []Overlay{{Lower: []Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
+		return spec
+	}
+	refused := func(spec Spec, holder string) {
+		_, err := start(t, m, spec)
+		var busy *BusyError
+		must.True(t, errors.As(err, &busy), must.Sprint(err))
+		must.Eq(t, holder, busy.Holder)
+	}
+	first, second := spec("while :; do sleep 1000 & wait $!; done"), spec("cat /x/low")
+	mustStart(t, m, first)
+	refused(second, first.Machine)
+	inPlace := newMachine(t, m, "true")
+	inPlace.Root.Image, inPlace.Root.InPlace = dir, true
+	refused(inPlace, first.Machine)
+
+	must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(first.Machine), "main", int(unix.SIGKILL)))
+	mustWait(t, m, first.Machine)
+	must.NoError(t, m.Remove(t.Context(), first.Machine))
+	must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))
+
+	must.NoError(t, m.prepare(t.Context(), &first)) // and the plugin is killed
+	refused(second, first.Machine)
+	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, first.Machine)))
+	must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))
+
+	out := mustStart(t, m, second)
+	must.Eq(t, Exit{}, mustWait(t, m, second.Machine))
+	must.NoError(t, m.Remove(t.Context(), second.Machine))
+	must.Eq(t, "base/low\n", <-out.stdout)
+}
+
+// After a reboot nothing is mounted, and what was claimed is free.
+func TestHostOverlayAfterReboot(t *testing.T) {
+	m := newManager(t)
+	dir := newLayers(t)
+	before := newMachine(t, m, "true")
+	before.Overlays = []Overlay{{Lower: []Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
+	work := filepath.Join(dir, overlayWork(before.Machine, "0"))
+	must.NoError(t, os.MkdirAll(filepath.Dir(m.dirs.overlayRW(before.Machine, "0")), 0o700))
+	must.NoError(t, os.Symlink(dir+"/upper", m.dirs.overlayRW(before.Machine, "0")))
+	must.NoError(t, os.MkdirAll(work+"/work", 0o700))
+
+	after := newMachine(t, m, "cat /x/low && echo mine >/x/mine")
+	after.Overlays = before.Overlays
+	out := mustStart(t, m, after)
+	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, before.Machine)))
+	must.Eq(t, Exit{}, mustWait(t, m, after.Machine))
+	must.NoError(t, m.Remove(t.Context(), after.Machine))
+	must.Eq(t, "base/low\n", <-out.stdout)
+	must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))
+	must.Eq(t, []string{"mine"}, namesIn(t, dir+"/upper"))
+}
+
+func TestHostOverlayErrorLeavesNothing(t *testing.T) {
+	m := newManager(t)
+	for name, c := range map[string]struct {
+		spoil func(*Overlay)
+		want  string
+	}{
+		"missing in image": {func(o *Overlay) { o.Lower = []Layer{{Path: "/nope", InRoot: true}} }, "find /nope in the image: no such file"},
+		"lower is upper":   {func(o *Overlay) { o.Lower[0].Path = o.Upper }, "a layer is, or lies in, another"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newLayers(t)
+			spec := newMachine(t, m, "true")
+			spec.Overlays = []Overlay{{Lower: []Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
+			c.spoil(&spec.Overlays[0])
+			_, err := start(t, m, spec)
+			must.ErrorContains(t, err, "overlay /x: ")
+			must.ErrorContains(t, err, c.want)
+			must.Eq(t, nil, traces(t, m, spec.Machine))
+			must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))
+		})
+	}
+}
