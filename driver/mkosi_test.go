@@ -12,6 +12,14 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
+// mkosi's machine-id is "uninitialized", a first boot (machine-id(5)): without
+// the argument systemd-firstboot asks for a root password at a console where
+// nobody is, and the machine is never ready.
+const mkosiBoot = `
+  boot    = true
+  command = ["systemd.firstboot=no"]
+`
+
 // A tree or disk as mkosi leaves it boots, has the machine ID of its allocation,
 // not one of its own, and is powered off.
 func TestHostMkosi(t *testing.T) {
@@ -22,7 +30,7 @@ func TestHostMkosi(t *testing.T) {
 
 func bootMkosi(t *testing.T, image string) {
 	harness := newHarness(t, "")
-	task := newTask(t, harness, fmt.Sprintf("image = %q", image))
+	task := newTask(t, harness, fmt.Sprintf("image = %q", image)+mkosiBoot)
 	startTask(t, harness, task)
 	awaitEvent(t, harness, "Machine is ready")
 	for want, command := range map[string][]string{
