@@ -47,6 +47,8 @@ func TestHostBinary(t *testing.T) {
 				startTask(t, harness, task)
 				if name == "boot" {
 					awaitEvent(t, harness, "Machine is ready")
+				} else {
+					awaitLog(t, task, "stdout", "up\n")
 				}
 				return task
 			}
@@ -74,7 +76,7 @@ func TestHostBinaryKilled(t *testing.T) {
 	handles := map[*drivers.TaskConfig]*drivers.TaskHandle{}
 	for _, task := range []*drivers.TaskConfig{running, ending} {
 		handles[task] = startTask(t, first, task)
-		must.Eq(t, "up\n", readLog(t, task, "stdout"))
+		awaitLog(t, task, "stdout", "up\n")
 	}
 	must.NoError(t, unix.Kill(process.ReattachConfig().Pid, unix.SIGKILL))
 	tell := func(task *drivers.TaskConfig) {
