@@ -96,7 +96,11 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 func cleanStore(t *testing.T) {
 	hosttest.Require(t)
 	t.Cleanup(func() {
-		must.NoError(t, pruneImages(context.Background(), imageStore, false, io.Discard))
+		ctx := context.Background()
+		must.NoError(t, pruneImages(ctx, imageStore, false, io.Discard))
+		left, err := imageStore.List(ctx)
+		must.NoError(t, err)
+		must.SliceEmpty(t, left.Images)
 	})
 }
 
@@ -145,9 +149,18 @@ func TestHostImageIsFetchedOnce(t *testing.T) {
 	for range 10 {
 		task := newTask(t, harness, pulled(image, ""))
 		all.Go(func() {
-			_, _, err := harness.StartTask(task)
-			must.NoError(t, err)
-			must.Zero(t, waitTask(t, harness, task).ExitCode)
+			if _, _, err := harness.StartTask(task); err != nil {
+				t.Errorf("start: %v", err)
+				return
+			}
+			results, err := harness.WaitTask(t.Context(), task.ID)
+			if err != nil {
+				t.Errorf("wait: %v", err)
+				return
+			}
+			if result := <-results; result == nil || !result.Successful() {
+				t.Errorf("the task has ended with %v", result)
+			}
 		})
 	}
 	all.Wait()
