@@ -136,7 +136,7 @@ func testNotifyReady(l *lab) {
 image        = "debian"
 network_veth = false
 notify_ready = true
-command      = ["/bin/sh", "-c", "systemd-notify --ready; exec sleep 1000"]
+command      = ["/bin/sh", "-c", "systemd-notify --pid=1 --ready && exec sleep 1000"]
 `})
 		l.awaitReady(al, 1)
 	})

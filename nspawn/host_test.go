@@ -218,6 +218,18 @@ func TestHostSignalReachesPayload(t *testing.T) {
 	}
 }
 
+// A command says itself when it is ready. Nspawn heeds only what comes from PID 1
+// ("Received notify message from process that is not the payload's PID 1"), in
+// whose name root may speak.
+func TestHostNotifyReady(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		spec := newMachine(t, m, "systemd-notify --pid=1 --ready && exec sleep 1000")
+		spec.Mode, spec.Root.Image, spec.NotifyReady = mode, hosttest.Debian, true
+		awaitEvent(t, mustStart(t, m, spec), Ready)
+	}
+}
+
 // A stop that comes before the guest can take it loses nothing: the guest has
 // done nothing yet.
 func TestHostBootStopsAtOnce(t *testing.T) {
