@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn"
 )
 
 // newBinaryHarness is the built plugin in a process of its own, as Nomad has it.
-func newBinaryHarness(t *testing.T) (*testutils.DriverHarness, *goplugin.Client) {
+func newBinaryHarness(t *testing.T, pluginConfig string) (*testutils.DriverHarness, *goplugin.Client) {
 	hosttest.Require(t)
 	logger := testlog.HCLogger(t)
 	client := goplugin.NewClient(&goplugin.ClientConfig{
@@ -34,19 +35,21 @@ func newBinaryHarness(t *testing.T) (*testutils.DriverHarness, *goplugin.Client)
 	raw, err := protocol.Dispense(base.PluginTypeDriver)
 	must.NoError(t, err)
 	harness := testutils.NewDriverHarness(t, raw.(drivers.DriverPlugin))
-	configure(t, harness, "")
+	configure(t, harness, pluginConfig)
 	return harness, client
 }
 
 func TestHostBinary(t *testing.T) {
 	for name, config := range modes {
 		t.Run(name, func(t *testing.T) {
-			harness, _ := newBinaryHarness(t)
+			harness, _ := newBinaryHarness(t, "")
 			start := func() *drivers.TaskConfig {
 				task := newTask(t, harness, config)
 				startTask(t, harness, task)
 				if name == "boot" {
 					awaitEvent(t, harness, "Machine is ready")
+				} else {
+					awaitLog(t, task, "stdout", "up\n")
 				}
 				return task
 			}
@@ -67,14 +70,14 @@ func TestHostBinary(t *testing.T) {
 // A plugin that is killed takes nothing with it: the next one has the tasks, their
 // output goes on, and the code of one that ended meanwhile is told.
 func TestHostBinaryKilled(t *testing.T) {
-	second, _ := newBinaryHarness(t)
-	first, process := newBinaryHarness(t)
+	second, _ := newBinaryHarness(t, "")
+	first, process := newBinaryHarness(t, "")
 	const word = "read word <>/local/go; echo $word; exit 7"
 	running, ending := newTask(t, second, script("mkfifo /local/go; echo up; "+word)), newTask(t, second, script("mkfifo /local/go; echo up; "+word))
 	handles := map[*drivers.TaskConfig]*drivers.TaskHandle{}
 	for _, task := range []*drivers.TaskConfig{running, ending} {
 		handles[task] = startTask(t, first, task)
-		must.Eq(t, "up\n", readLog(t, task, "stdout"))
+		awaitLog(t, task, "stdout", "up\n")
 	}
 	must.NoError(t, unix.Kill(process.ReattachConfig().Pid, unix.SIGKILL))
 	tell := func(task *drivers.TaskConfig) {
@@ -91,5 +94,29 @@ func TestHostBinaryKilled(t *testing.T) {
 		must.Eq(t, 7, waitTask(t, second, task).ExitCode)
 		awaitLog(t, task, "stdout", "up\nword\n")
 		must.NoError(t, second.DestroyTask(task.ID, false))
+	}
+}
+
+// Nomad starts no log collector where the plugin says so, and a task writes to the
+// journal.
+func TestHostBinaryWithoutLogCollection(t *testing.T) {
+	for config, want := range map[string]bool{"": false, "disable_log_collection = true": true} {
+		harness, _ := newBinaryHarness(t, config)
+		capabilities, err := harness.Impl().Capabilities() // the harness's own server leaves it out
+		must.NoError(t, err)
+		must.Eq(t, want, capabilities.DisableLogCollection)
+		must.True(t, capabilities.Exec)
+		if !want {
+			continue
+		}
+		task := newTask(t, harness, script("echo hello"))
+		task.StdoutPath, task.StderrPath = "", "" // as without a log collector
+		startTask(t, harness, task)
+		must.Zero(t, waitTask(t, harness, task).ExitCode)
+		must.NoError(t, harness.DestroyTask(task.ID, false))
+		must.NoError(t, exec.Command("journalctl", "--sync").Run())
+		lines, err := exec.Command("journalctl", "--output=cat", "--identifier="+nspawn.MachineName(task.AllocID, task.Name)).Output()
+		must.NoError(t, err)
+		must.Eq(t, "hello\n", string(lines))
 	}
 }

@@ -146,10 +146,13 @@ const command = `
 
 func script(text string) string { return command + fmt.Sprintf("args = [\"-c\", %q]\n", text) }
 
+// untilStopped says "up" when SIGTERM will end it with 5.
+const untilStopped = "trap 'exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"
+
 // modes are the ways to run a task that goes on until it is stopped.
 var modes = map[string]string{
-	"process_one": script("trap 'exit 5' TERM; while :; do sleep 1000 & wait $!; done") + "process_two = false\n",
-	"process_two": script("trap 'exit 5' TERM; while :; do sleep 1000 & wait $!; done"),
+	"process_one": script(untilStopped) + "process_two = false\n",
+	"process_two": script(untilStopped),
 	"boot":        `image = "` + hosttest.Debian + `"`,
 }
 
@@ -162,25 +165,23 @@ func TestHostExitCode(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, drivers.TaskStateExited, status.State)
 	must.NoError(t, harness.DestroyTask(task.ID, false))
-	must.Eq(t, "hello\n", readLog(t, task, "stdout"))
-	must.Eq(t, "oops\n", readLog(t, task, "stderr"))
+	awaitLog(t, task, "stdout", "hello\n")
+	awaitLog(t, task, "stderr", "oops\n")
 }
 
-// readLog waits for Nomad's log collector, which copies what the task wrote.
-func readLog(t *testing.T, task *drivers.TaskConfig, stream string) string {
-	return pollLog(t, task, stream, func(text string) bool { return text != "" })
-}
-
+// awaitLog waits for Nomad's log collector, which copies what the task writes,
+// piece by piece.
 func awaitLog(t *testing.T, task *drivers.TaskConfig, stream, want string) {
-	must.Eq(t, want, pollLog(t, task, stream, func(text string) bool { return text == want }))
-}
-
-func pollLog(t *testing.T, task *drivers.TaskConfig, stream string, until func(string) bool) string {
+	t.Helper()
 	path := filepath.Join(task.TaskDir().LogDir, task.Name+"."+stream+".0")
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		text, err := os.ReadFile(path)
-		if err == nil && until(string(text)) || time.Now().After(deadline) {
-			return string(text)
+		if err == nil && string(text) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			must.NoError(t, err)
+			must.Eq(t, want, string(text))
 		}
 	}
 }
@@ -250,9 +251,9 @@ func TestHostStopAndSignal(t *testing.T) {
 
 func TestHostStopWithUnknownSignal(t *testing.T) {
 	harness := newHarness(t, "")
-	task := newTask(t, harness, script("trap 'exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"))
+	task := newTask(t, harness, modes["process_two"])
 	startTask(t, harness, task)
-	must.Eq(t, "up\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "up\n")
 	must.NoError(t, harness.StopTask(task.ID, 20*time.Second, "SIGNOPE"))
 	must.Eq(t, 5, waitTask(t, harness, task).ExitCode)
 }

@@ -96,7 +96,11 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 func cleanStore(t *testing.T) {
 	hosttest.Require(t)
 	t.Cleanup(func() {
-		must.NoError(t, pruneImages(context.Background(), imageStore, false, io.Discard))
+		ctx := context.Background()
+		must.NoError(t, pruneImages(ctx, imageStore, false, io.Discard))
+		left, err := imageStore.List(ctx)
+		must.NoError(t, err)
+		must.SliceEmpty(t, left.Images)
 	})
 }
 
@@ -125,12 +129,12 @@ func TestHostImageOfRegistry(t *testing.T) {
 	}, map[string]string{"etc/motd": "lower\n", "etc/gone": "", "etc/kept": ""}, map[string]string{"etc/motd": "upper\n", "etc/.wh.gone": ""})
 	harness := newHarness(t, r.policy())
 	task, code := run(t, harness, pulled(image, ""))
-	must.Eq(t, "blue hello\nupper\n/etc/kept\n/etc\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "blue hello\nupper\n/etc/kept\n/etc\n")
 	must.Eq(t, 7, code)
 
 	fetched := r.blobs.Load()
 	task, code = run(t, harness, pulled(image, `args = ["echo again"]`))
-	must.Eq(t, "again\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "again\n")
 	must.Zero(t, code)
 	must.Eq(t, fetched, r.blobs.Load())
 }
@@ -145,9 +149,18 @@ func TestHostImageIsFetchedOnce(t *testing.T) {
 	for range 10 {
 		task := newTask(t, harness, pulled(image, ""))
 		all.Go(func() {
-			_, _, err := harness.StartTask(task)
-			must.NoError(t, err)
-			must.Zero(t, waitTask(t, harness, task).ExitCode)
+			if _, _, err := harness.StartTask(task); err != nil {
+				t.Errorf("start: %v", err)
+				return
+			}
+			results, err := harness.WaitTask(t.Context(), task.ID)
+			if err != nil {
+				t.Errorf("wait: %v", err)
+				return
+			}
+			if result := <-results; result == nil || !result.Successful() {
+				t.Errorf("the task has ended with %v", result)
+			}
 		})
 	}
 	all.Wait()
@@ -165,7 +178,7 @@ func TestHostImageStopSignal(t *testing.T) {
 	harness := newHarness(t, r.policy())
 	task := newTask(t, harness, pulled(image, ""))
 	startTask(t, harness, task)
-	must.Eq(t, "up\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "up\n")
 	must.NoError(t, harness.StopTask(task.ID, time.Minute, ""))
 	must.Eq(t, 5, waitTask(t, harness, task).ExitCode)
 }
@@ -254,7 +267,7 @@ args    = ["-c", "echo it runs"]
 `
 	harness := newHarness(t, policy)
 	task, code := run(t, harness, pulled(server.URL+"/busybox.tar.gz", command))
-	must.Eq(t, "it runs\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "it runs\n")
 	must.Zero(t, code)
 	for name, c := range map[string]struct{ config, want string }{
 		"wrong checksum":   {pulled(server.URL+"/wrong.tar.gz", command), "checksum"},
@@ -283,5 +296,5 @@ func TestHostImageOfTask(t *testing.T) {
 	must.NoError(t, exec.Command("tar", "-C", hosttest.Busybox, "-cf", filepath.Join(task.TaskDir().LocalDir, "image.tar"), ".").Run())
 	startTask(t, harness, task)
 	must.Zero(t, waitTask(t, harness, task).ExitCode)
-	must.Eq(t, "it runs\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "it runs\n")
 }

@@ -21,7 +21,7 @@ func TestHostOverlay(t *testing.T) {
 	startTask(t, harness, task)
 	must.Zero(t, waitTask(t, harness, task).ExitCode)
 	must.NoError(t, harness.DestroyTask(task.ID, false))
-	must.Eq(t, "default\n/etc/passwd\n0\n0\n", readLog(t, task, "stdout"))
+	awaitLog(t, task, "stdout", "default\n/etc/passwd\n0\n0\n")
 	must.FileContains(t, local+"/conf/app", "default")
 	must.FileContains(t, local+"/changes/app", "new")
 	left, err := filepath.Glob(local + "/.*")

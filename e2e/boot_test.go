@@ -18,6 +18,7 @@ var bootTests = []test{
 	{"booted: exit codes", testBootExit},
 	{"booted: reboot", testBootReboot},
 	{"booted: stop", testBootStop},
+	{"a command says that it is ready", testNotifyReady},
 }
 
 // booted is a task that boots the Debian image.
@@ -29,21 +30,32 @@ func (l *lab) booted() *agent.Alloc {
 	return al
 }
 
-// awaitBoots waits until the driver has told so many times that the system
-// in the machine is up.
+// awaitBoots waits until the system in the machine has come up so many times,
+// with all of its units.
 func (l *lab) awaitBoots(al *agent.Alloc, times int) {
 	l.Helper()
-	_, err := al.Await(l.ctx, "booted", func(now *api.Allocation) bool {
-		up := 0
-		for _, event := range events(now, api.TaskDriverMessage) {
-			if event.DisplayMessage == "Machine is ready" {
-				up++
-			}
-		}
-		return up >= times
-	})
+	l.awaitReady(al, times)
+	out, err := al.Exec(l.ctx, "main", "", "sh", "-c", "systemctl is-system-running --wait || systemctl --failed --no-legend --plain")
 	must.NoError(l, err)
-	must.Eq(l, "running\n", l.exec(al, "systemctl", "is-system-running"))
+	must.Eq(l, "running\n", out.Stdout)
+}
+
+// awaitReady waits until the driver has told so many times that the machine is
+// ready.
+func (l *lab) awaitReady(al *agent.Alloc, times int) {
+	l.Helper()
+	_, err := al.Await(l.ctx, "ready", func(now *api.Allocation) bool { return told(now, "Machine is ready") >= times })
+	must.NoError(l, err)
+}
+
+// told counts the driver's messages of a text.
+func told(now *api.Allocation, message string) (times int) {
+	for _, event := range events(now, api.TaskDriverMessage) {
+		if event.DisplayMessage == message {
+			times++
+		}
+	}
+	return times
 }
 
 func testBootTools(l *lab) {
@@ -61,6 +73,7 @@ func testBootTools(l *lab) {
 	l.exec(al, "systemd-cat", "echo", "a line for the journal")
 	l.exec(al, "journalctl", "--sync")
 	must.StrContains(l, l.onHost("journalctl", "--machine="+machine, "--no-pager", "--output=cat"), "a line for the journal\n")
+	l.waitLog(al, agent.Stdout, "a line for the journal") // forward_journal
 	l.onHost("journalctl", "--sync")
 	found := l.onHost("journalctl", "--unit="+unit, "--no-pager", "--output=json", "NOMAD_ALLOC_ID="+al.ID)
 	must.StrContains(l, found, `"NOMAD_TASK_NAME":"main"`)
@@ -103,7 +116,8 @@ func testBootReboot(l *lab) {
 	l.exec(al, "stat", "/var/kept")
 	now, err := al.Stop(l.ctx)
 	must.NoError(l, err)
-	must.SliceLen(l, 1, events(now, "Started"), must.Sprint(agent.Events(now)))
+	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
+	must.One(l, told(now, "Machine rebooted from inside"), must.Sprint(agent.Events(now)))
 }
 
 func testBootStop(l *lab) {
@@ -114,4 +128,16 @@ func testBootStop(l *lab) {
 	must.Less(l, 20*time.Second, time.Since(began))
 	must.Zero(l, l.exitCode(now))
 	l.gone(al)
+}
+
+func testNotifyReady(l *lab) {
+	l.eachMode(func(l *lab, config string) {
+		al := l.running(task{config: config + `
+image        = "debian"
+network_veth = false
+notify_ready = true
+command      = ["/bin/sh", "-c", "systemd-notify --pid=1 --ready && exec sleep 1000"]
+`})
+		l.awaitReady(al, 1)
+	})
 }

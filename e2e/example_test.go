@@ -3,13 +3,17 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/agent"
 )
@@ -74,17 +78,30 @@ func testExampleBridge(l *lab) {
 	must.Eq(l, 8081, services[0].Port)
 }
 
-// get asks a port of the host from this machine, outside of the host.
+// get asks a port of the host from this machine, outside of the host. A task runs
+// before its server listens and before nspawn, which tells nobody, has seen the
+// address inside and forwards the port.
 func (l *lab) get(port int) string {
 	l.Helper()
-	request, err := http.NewRequestWithContext(l.ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/", l.agent.Host.Addr(), port), nil)
-	must.NoError(l, err)
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
-	must.NoError(l, err)
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	must.NoError(l, err)
-	must.Eq(l, http.StatusOK, response.StatusCode, must.Sprint(string(text)))
-	return string(text)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	for {
+		request, err := http.NewRequestWithContext(l.ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/", l.agent.Host.Addr(), port), nil)
+		must.NoError(l, err)
+		response, err := client.Do(request)
+		if err == nil {
+			defer response.Body.Close()
+			text, err := io.ReadAll(response.Body)
+			must.NoError(l, err)
+			must.Eq(l, http.StatusOK, response.StatusCode, must.Sprint(string(text)))
+			return string(text)
+		}
+		var network net.Error
+		timeout := errors.As(err, &network) && network.Timeout()
+		must.True(l, timeout || errors.Is(err, unix.ECONNREFUSED), must.Sprint(err))
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-l.ctx.Done():
+			l.Fatalf("port %d does not answer: %v", port, err)
+		}
+	}
 }

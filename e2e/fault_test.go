@@ -36,7 +36,7 @@ func TestFaults(t *testing.T) {
 // during a fault is removed soon after it, of which nothing tells.
 func awaitInventory(t *testing.T, a *agent.Agent, before []string) {
 	t.Helper()
-	for deadline := time.Now().Add(removalTimeout); ; {
+	for deadline := time.Now().Add(removalTimeout); ; time.Sleep(200 * time.Millisecond) {
 		now := inventory(t, a)
 		if slices.Equal(before, now) {
 			return
@@ -50,6 +50,10 @@ func awaitInventory(t *testing.T, a *agent.Agent, before []string) {
 // removalTimeout is twice the longest time between two attempts, for a fault of
 // half a minute.
 const removalTimeout = time.Minute
+
+// faultTimeout is for the longest: a call to a bus that does not answer is given
+// up after 2 min, and tasks start before and after.
+const faultTimeout = 5 * time.Minute
 
 func testFaults(t *testing.T) {
 	t.Parallel()
@@ -65,7 +69,7 @@ func testFaults(t *testing.T) {
 			t.Run(fault.name, func(t *testing.T) {
 				before := inventory(t, a)
 				t.Run("fault", func(t *testing.T) {
-					l := newLab(t, a)
+					l := newLabFor(t, a, faultTimeout)
 					_, err := a.AwaitDriver(l.ctx, true) // the fault before may have killed it
 					must.NoError(l, err)
 					fault.run(l)
@@ -127,7 +131,7 @@ func (d disturbance) test(l *lab) {
 	running := l.ready(task{script: handler, more: `kill_timeout = "` + patience + `"`})
 	ending := l.ready(task{script: waiter})
 	booted := l.start(job{tasks: []task{booting}})
-	l.awaitBoot(booted)
+	l.awaitReady(booted, 1)
 	leaders := []hostproc.Process{l.leader(running), l.leader(booted)}
 	last := l.process(hostproc.Nspawn(machineOf(ending)))
 
@@ -151,14 +155,6 @@ func (d disturbance) test(l *lab) {
 	must.NoError(l, err)
 	must.Zero(l, l.exitCode(now))
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
-}
-
-// awaitBoot waits for the driver's first message, which tells that the system in
-// the machine is up.
-func (l *lab) awaitBoot(al *agent.Alloc) {
-	l.Helper()
-	_, err := al.Await(l.ctx, "booted", func(now *api.Allocation) bool { return len(events(now, api.TaskDriverMessage)) > 0 })
-	must.NoError(l, err)
 }
 
 func (l *lab) leader(al *agent.Alloc) hostproc.Process {
@@ -198,11 +194,12 @@ func (l *lab) oneContainer(al *agent.Alloc) {
 // deaths are the ends of a machine that are not the payload's will: the task
 // is restarted as the job says.
 var deaths = []test{
-	{"nspawn killed", func(l *lab) { testDeath(l, command, hostproc.Nspawn) }},
-	{"stub init killed", func(l *lab) { testDeath(l, command, hostproc.Leader) }},
-	{"payload killed", func(l *lab) { testDeath(l, command, hostproc.Payload) }},
-	{"nspawn of a booted machine killed", func(l *lab) { testDeath(l, booting, hostproc.Nspawn) }},
-	{"init of a booted machine killed", func(l *lab) { testDeath(l, booting, hostproc.Leader) }},
+	{"nspawn killed", func(l *lab) { testDeath(l, asService(command), hostproc.Nspawn) }},
+	{"nspawn with a forwarded port killed", func(l *lab) { testDeath(l, serving, hostproc.Nspawn) }},
+	{"stub init killed", func(l *lab) { testDeath(l, asService(command), hostproc.Leader) }},
+	{"payload killed", func(l *lab) { testDeath(l, asService(command), hostproc.Payload) }},
+	{"nspawn of a booted machine killed", func(l *lab) { testDeath(l, asService(booting), hostproc.Nspawn) }},
+	{"init of a booted machine killed", func(l *lab) { testDeath(l, asService(booting), hostproc.Leader) }},
 }
 
 const restartOnce = `restart {
@@ -216,16 +213,32 @@ kill_timeout = "` + patience + `"`
 var (
 	command = task{script: handler, more: restartOnce}
 	booting = task{config: `image = "debian"`, more: restartOnce}
+	serving = job{
+		kind: service, group: httpPort,
+		tasks: []task{{config: forwardHTTP, script: webServer + handler, more: restartOnce}},
+	}
 )
 
-func testDeath(l *lab, what task, kind func(machine string) hostproc.Kind) {
-	al := l.start(job{kind: service, tasks: []task{what}})
-	must.NoError(l, al.Running(l.ctx))
-	if what.script != "" {
-		l.waitLog(al, agent.Stdout, "ready\n")
-	} else {
-		l.awaitBoot(al)
+func asService(t task) job { return job{kind: service, tasks: []task{t}} }
+
+// awaitServing wants the port of a task, if it has one, to be forwarded.
+func (l *lab) awaitServing(al *agent.Alloc, what job) {
+	l.Helper()
+	if what.group != "" {
+		must.Eq(l, al.ID+"\n", l.get(l.port(al)))
 	}
+}
+
+func testDeath(l *lab, what job, kind func(machine string) hostproc.Kind) {
+	boots := what.tasks[0].script == ""
+	al := l.start(what)
+	must.NoError(l, al.Running(l.ctx))
+	if boots {
+		l.awaitReady(al, 1)
+	} else {
+		l.waitLog(al, agent.Stdout, "ready\n")
+	}
+	l.awaitServing(al, what)
 	before := l.leader(al)
 	must.NoError(l, l.process(kind(machineOf(al))).Signal(unix.SIGKILL))
 
@@ -234,10 +247,13 @@ func testDeath(l *lab, what task, kind func(machine string) hostproc.Kind) {
 	l.awaitRecovery(al)
 	must.NotEq(l, before, l.leader(al))
 	l.oneContainer(al)
+	l.awaitServing(al, what)
 	must.SliceLen(l, 1, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
 	end := events(now, api.TaskTerminated)[0].Details
 	must.False(l, end["exit_code"] == "0" && end["signal"] == "0", must.Sprintf("a death is told as success: %v", end))
-	if what.script != "" {
+	if boots {
+		l.awaitReady(al, 2) // one that is not does not take the signal to stop
+	} else {
 		must.Eq(l, 2, l.runs(al))
 	}
 
@@ -245,10 +261,10 @@ func testDeath(l *lab, what task, kind func(machine string) hostproc.Kind) {
 	must.NoError(l, err)
 	must.Eq(l, uint64(1), now.TaskStates["main"].Restarts)
 	must.SliceLen(l, 2, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
-	if what.script != "" {
-		must.Eq(l, 9, l.exitCode(now))
-	} else {
+	if boots {
 		must.Zero(l, l.exitCode(now))
+	} else {
+		must.Eq(l, 9, l.exitCode(now))
 	}
 }
 
@@ -266,16 +282,19 @@ func startFaults() (tests []test) {
 		{"payload", "/var/lib/nomad/alloc/*/alloc/data/runs"},
 	} {
 		appear := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, step.file) }
-		tests = append(tests, test{"plugin killed at " + step.name, func(l *lab) { testStart(l, appear, killPlugin) }})
+		tests = append(tests, test{"plugin killed at " + step.name, func(l *lab) { testStart(l, asService(command), appear, killPlugin) }})
 	}
 	mounted := func(l *lab) error { return hostproc.Mounted(l.ctx, l.agent.Host, runDir+"/machines/") }
 	started := func(l *lab) error {
 		return hostproc.Appear(l.ctx, l.agent.Host, "/run/systemd/transient/nomad-nspawn-*.service")
 	}
 	return append(tests,
-		test{"plugin killed at mount", func(l *lab) { testStart(l, mounted, killPlugin) }},
-		test{"plugin stopped during a start", func(l *lab) { testStart(l, mounted, pausePlugin) }},
-		test{"agent killed during a start", func(l *lab) { testStart(l, started, killAgentDuringStart) }},
+		test{"plugin killed at mount", func(l *lab) { testStart(l, asService(command), mounted, killPlugin) }},
+		test{"plugin stopped during a start", func(l *lab) { testStart(l, asService(command), mounted, pausePlugin) }},
+		test{"agent killed during a start", func(l *lab) { testStart(l, asService(command), started, killAgentDuringStart) }},
+		test{"plugin killed at mount, with a forwarded port", func(l *lab) { testStart(l, serving, mounted, killPlugin) }},
+		test{"plugin killed at unit, with a forwarded port", func(l *lab) { testStart(l, serving, started, killPlugin) }},
+		test{"agent killed during a start, with a forwarded port", func(l *lab) { testStart(l, serving, started, killAgentDuringStart) }},
 	)
 }
 
@@ -310,7 +329,7 @@ func killAgentDuringStart(l *lab, _ hostproc.Process) error {
 	return l.agent.Start(l.ctx)
 }
 
-func testStart(l *lab, step func(*lab) error, strike func(*lab, hostproc.Process) error) {
+func testStart(l *lab, what job, step func(*lab) error, strike func(*lab, hostproc.Process) error) {
 	plugin := l.process(hostproc.Plugin)
 	struck := make(chan error, 1)
 	go func() {
@@ -320,7 +339,7 @@ func testStart(l *lab, step func(*lab) error, strike func(*lab, hostproc.Process
 		}
 		struck <- err
 	}()
-	al := l.start(job{kind: service, tasks: []task{command}})
+	al := l.start(what)
 	select {
 	case err := <-struck:
 		must.NoError(l, err)
@@ -331,6 +350,7 @@ func testStart(l *lab, step func(*lab) error, strike func(*lab, hostproc.Process
 	l.awaitRecovery(al)
 	l.awaitOutput(al, "ready\n")
 	l.oneContainer(al)
+	l.awaitServing(al, what)
 	// The payload of a start of which Nomad was not told yet is replaced.
 	must.Between(l, 1, l.runs(al), 2)
 	now, err := al.Stop(l.ctx)

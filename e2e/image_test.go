@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -58,12 +59,26 @@ func testOCIArchive(l *lab) {
 	al := l.ready(task{config: "network_veth = false\nimage = \"docker-archive:" + path + "\""})
 	must.StrHasPrefix(l, "1234\n/etc\nblue main\n", l.waitLog(al, agent.Stdout, "ready\n"))
 	must.Eq(l, "1234\n", l.exec(al, "id", "-u"))
-	must.StrContains(l, l.onHost(agent.Plugin, "images"), machineOf(al))
-	must.StrContains(l, l.onHost(agent.Plugin, "images", "prune"), "removed 0 images")
+	digest := l.imageOf(al)
+	must.StrNotContains(l, l.onHost(agent.Plugin, "images", "prune"), digest)
 	now, err := al.Stop(l.ctx)
 	must.NoError(l, err)
 	must.Eq(l, 5, l.exitCode(now))
 	must.StrContains(l, agent.Events(now), "Pulled image docker-archive:"+path)
-	must.One(l, strings.Count(l.onHost(agent.Plugin, "images", "prune"), "removed sha256:"))
+	must.One(l, strings.Count(l.onHost(agent.Plugin, "images", "prune"), "removed "+digest))
+	must.StrNotContains(l, l.onHost(agent.Plugin, "images"), digest)
 	l.gone(al)
+}
+
+// imageOf is the digest of the stored image that an allocation uses.
+func (l *lab) imageOf(al *agent.Alloc) string {
+	l.Helper()
+	list := l.onHost(agent.Plugin, "images")
+	for line := range strings.Lines(list) {
+		if fields := strings.Fields(line); strings.Contains(line, machineOf(al)) {
+			return fields[slices.IndexFunc(fields, func(field string) bool { return strings.HasPrefix(field, "sha256:") })]
+		}
+	}
+	l.Fatalf("no image is used by %s:\n%s", machineOf(al), list)
+	return ""
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
@@ -27,8 +28,10 @@ type lab struct {
 	jobs  atomic.Int32
 }
 
-func newLab(t *testing.T, a *agent.Agent) *lab {
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+func newLab(t *testing.T, a *agent.Agent) *lab { return newLabFor(t, a, testTimeout) }
+
+func newLabFor(t *testing.T, a *agent.Agent, timeout time.Duration) *lab {
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	t.Cleanup(cancel)
 	return &lab{T: t, ctx: ctx, agent: a}
 }

@@ -42,12 +42,17 @@ func testNetworkModes(l *lab) {
 	})
 }
 
-// webServer serves its allocation's ID. It is in the background, and "ready" is
-// written, when it listens.
-const webServer = "mkdir /www; echo $NOMAD_ALLOC_ID >/www/index.html; httpd -p 80 -h /www\n" + loop
+// webServer serves its allocation's ID. It listens when it goes to the background.
+const webServer = "mkdir /www; echo $NOMAD_ALLOC_ID >/www/index.html; httpd -p 80 -h /www\n"
+
+// A port of the group, and of a task that it is forwarded to.
+const (
+	httpPort    = "network {\nport \"http\" {\nto = 80\n}\n}"
+	forwardHTTP = "network_veth = true\nports = [\"http\"]"
+)
 
 func testVeth(l *lab) {
-	al := l.ready(task{config: "network_veth = true", script: webServer})
+	al := l.ready(task{config: "network_veth = true", script: webServer + loop})
 	fields := strings.Fields(l.exec(al, "ip", "-4", "-oneline", "address", "show", "host0"))
 	must.Greater(l, 3, len(fields))
 	address, _, _ := strings.Cut(fields[3], "/")
@@ -57,15 +62,20 @@ func testVeth(l *lab) {
 
 func testForwardedPort(l *lab) {
 	al := l.start(job{
-		kind: service, group: "network {\nport \"http\" {\nto = 80\n}\n}",
-		tasks: []task{{config: "network_veth = true\nports = [\"http\"]", script: webServer}},
+		kind: service, group: httpPort,
+		tasks: []task{{config: forwardHTTP, script: webServer + loop}},
 	})
 	must.NoError(l, al.Running(l.ctx))
 	l.waitLog(al, agent.Stdout, "ready\n")
-	now, err := al.Await(l.ctx, "running", func(*api.Allocation) bool { return true })
+	must.Eq(l, al.ID+"\n", l.get(l.port(al)))
+}
+
+// port is the first one of the allocation's group, on the host.
+func (l *lab) port(al *agent.Alloc) int {
+	l.Helper()
+	now, err := al.Await(l.ctx, "known", func(*api.Allocation) bool { return true })
 	must.NoError(l, err)
-	port := now.AllocatedResources.Shared.Ports[0].Value
-	must.Eq(l, al.ID+"\n", l.get(port))
+	return now.AllocatedResources.Shared.Ports[0].Value
 }
 
 func testNames(l *lab) {

@@ -59,6 +59,7 @@ while true; do n=$((n + 1)); echo "line $n"; sleep 0.05; done`,
 	l.awaitRecovery(al)
 	must.Eq(l, pid, l.pid(al))
 	must.NoError(l, al.Signal(l.ctx, "main", "SIGUSR1"))
+	l.awaitStats(al, func(usage *api.ResourceUsage) bool { return usage.MemoryStats.RSS > 0 })
 	text := l.waitLog(al, agent.Stdout, "got USR1\n")
 	last := lastLine(text)
 	must.Greater(l, before, last)

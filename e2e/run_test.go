@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 var runTests = []test{
 	{"exit codes and logs", testExitCodes},
+	{"output in the host's journal", testJournald},
 	{"exec", testExec},
 	{"exec at a terminal", testExecTTY},
 	{"signals", testSignals},
@@ -46,6 +48,16 @@ func testExitCodes(l *lab) {
 			must.Eq(l, agent.Output{Code: code, Stdout: "out\n", Stderr: "err\n"}, out)
 		}
 	})
+}
+
+func testJournald(l *lab) {
+	al := l.start(job{tasks: []task{{config: "logging {\ndriver = \"journald\"\n}", script: "echo out; echo err >&2"}}})
+	_, err := al.Ended(l.ctx)
+	must.NoError(l, err)
+	l.onHost("journalctl", "--sync")
+	lines := strings.Fields(l.onHost("journalctl", "--identifier="+machineOf(al), "--output=cat", "--no-pager"))
+	slices.Sort(lines) // they come by streams of their own
+	must.Eq(l, []string{"err", "out"}, lines)
 }
 
 // loop is the end of a script that goes on and handles signals at once.
@@ -129,8 +141,8 @@ read line; echo "read $line"; exit 5`
 
 func testSignals(l *lab) {
 	l.eachMode(func(l *lab, config string) {
-		al := l.ready(task{config: config, script: "trap 'echo got HUP' HUP\ntrap 'echo got USR1' USR1\n" + loop})
-		for _, name := range []string{"HUP", "USR1"} {
+		al := l.ready(task{config: config, script: "trap 'echo got HUP' HUP\ntrap 'echo got USR1' USR1\ntrap 'echo got RTMIN+1' 35\n" + loop})
+		for _, name := range []string{"HUP", "USR1", "RTMIN+1"} {
 			must.NoError(l, al.Signal(l.ctx, "main", "SIG"+name))
 			l.waitLog(al, agent.Stdout, "got "+name+"\n")
 		}
@@ -177,6 +189,13 @@ func testStopHandled(l *lab) {
 		must.NoError(l, err)
 		must.Eq(l, 8, l.exitCode(now))
 	})
+	l.sub("unknown kill_signal", func(l *lab) {
+		al := l.ready(task{script: "trap 'exit 9' TERM\n" + loop, more: "kill_signal = \"SIGNOPE\"\nkill_timeout = \"" + patience + `"`})
+		now, err := al.Stop(l.ctx)
+		must.NoError(l, err)
+		must.Eq(l, 9, l.exitCode(now))
+		must.StrContains(l, agent.Events(now), `unknown signal "SIGNOPE"`)
+	})
 }
 
 func testStopUnhandled(l *lab) {
@@ -217,17 +236,16 @@ func testStopDuringExec(l *lab) {
 	}
 }
 
-func testStats(l *lab) {
-	al := l.running(task{script: "while true; do :; done"})
-	// Nomad does not tell when there are new numbers; it takes them each second.
-	for ticker := time.NewTicker(500 * time.Millisecond); ; {
+// awaitStats waits for numbers. Nomad does not tell when there are new ones; it
+// takes them each second.
+func (l *lab) awaitStats(al *agent.Alloc, until func(*api.ResourceUsage) bool) *api.ResourceUsage {
+	l.Helper()
+	ticker := time.NewTicker(500 * time.Millisecond)
+	defer ticker.Stop()
+	for {
 		usage, err := al.Stats(l.ctx)
-		if err == nil && usage.CpuStats.Percent > 10 && usage.MemoryStats.RSS > 0 {
-			must.SliceNotContains(l, usage.CpuStats.Measured, "Total Ticks")
-			must.SliceContains(l, usage.CpuStats.Measured, "Percent")
-			must.SliceContains(l, usage.MemoryStats.Measured, "RSS")
-			must.Positive(l, usage.CpuStats.TotalTicks)
-			break
+		if err == nil && until(usage) {
+			return usage
 		}
 		select {
 		case <-ticker.C:
@@ -235,6 +253,17 @@ func testStats(l *lab) {
 			l.Fatalf("no usage is told: %v, %+v", err, usage)
 		}
 	}
+}
+
+func testStats(l *lab) {
+	al := l.running(task{script: "while true; do :; done"})
+	usage := l.awaitStats(al, func(usage *api.ResourceUsage) bool {
+		return usage.CpuStats.Percent > 10 && usage.MemoryStats.RSS > 0
+	})
+	must.SliceNotContains(l, usage.CpuStats.Measured, "Total Ticks")
+	must.SliceContains(l, usage.CpuStats.Measured, "Percent")
+	must.SliceContains(l, usage.MemoryStats.Measured, "RSS")
+	must.Positive(l, usage.CpuStats.TotalTicks)
 	text := l.onHost("env", "NOMAD_CLI_SHOW_HINTS=0", "nomad", "alloc", "status", "-stats", al.ID)
 	must.StrContains(l, text, "Percent  System Mode  User Mode\n")
 }

@@ -3,12 +3,15 @@ package nspawn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -81,8 +84,20 @@ func TestLock(t *testing.T) {
 			second.Close()
 		}
 	}()
+	for !awaited(t, first) && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 	must.NoError(t, ctx.Err())
 	must.NoError(t, first.Close())
 	<-ctx.Done()
 	must.ErrorIs(t, ctx.Err(), context.Canceled)
+}
+
+// awaited tells whether somebody waits for a lock on the file (proc_locks(5)).
+func awaited(t *testing.T, file *os.File) bool {
+	var stat unix.Stat_t
+	must.NoError(t, unix.Fstat(int(file.Fd()), &stat))
+	locks, err := os.ReadFile("/proc/locks")
+	must.NoError(t, err)
+	return regexp.MustCompile(fmt.Sprintf(`-> OFDLCK .* \w+:\w+:%d `, stat.Ino)).Match(locks)
 }

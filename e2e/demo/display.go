@@ -36,11 +36,11 @@ func (d *display) show(jobs map[string]*agent.Alloc) {
 	d.onHost("machinectl", "list", "--no-pager")
 
 	d.title("Its nginx, from outside of the host, through a port that systemd-nspawn forwards")
-	d.outside("curl", "--silent", "--show-error", "--max-time", "10", "--head", d.url("8080"))
+	d.outside("curl", "--silent", "--show-error", "--max-time", "5", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", "--head", d.url("8080"))
 
 	d.title("A web server in a user namespace and Nomad's bridge network")
 	d.onHost("nomad", "alloc", "exec", bridge, "cat", "/proc/self/uid_map")
-	d.outside("curl", "--silent", "--show-error", "--max-time", "10", d.url("8081"))
+	d.outside("curl", "--silent", "--show-error", "--max-time", "5", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", d.url("8081"))
 	if d.err == nil {
 		d.next(boot)
 	}

@@ -140,7 +140,7 @@ func exitCode(event *api.TaskEvent) (code int, own bool) {
 // replaced is how often the task may have been started anew without Nomad
 // knowing: the agent was killed before it has recorded a start.
 func (s *soak) replaced(state *api.TaskState) (times int) {
-	const window = 20 * time.Second // for the agent to come back
+	const window = time.Minute // for the agent to come back
 	for _, kill := range s.agentKills {
 		for _, event := range state.Events {
 			if since := time.Unix(0, event.Time).Sub(kill); event.Type == api.TaskStarted && since > 0 && since < window {

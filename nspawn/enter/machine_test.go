@@ -81,7 +81,7 @@ func launchMachine(t testing.TB, s setup) *machine {
 
 	args := []string{
 		"--unit=" + m.unit, "--quiet", "-p", "Type=notify", "-p", "Delegate=yes", "-p", "KillMode=mixed",
-		"-p", "PrivateMounts=yes", "-p", "RestartForceExitStatus=133", "-p", "TimeoutStopSec=20",
+		"-p", "PrivateMounts=yes", "-p", "RestartForceExitStatus=133", "-p", "TimeoutStopSec=60",
 	}
 	for _, property := range s.properties {
 		args = append(args, "-p", property)

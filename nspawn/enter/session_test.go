@@ -17,16 +17,19 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// waitFor looks every 5 ms, for 10 s, at what no event tells to a test.
+// patience is for what takes a moment on an idle machine. What it tells apart
+// from that lasts 90 s or longer: a guest's shutdown that waits for a process that
+// it cannot get rid of, the sleep of a command.
+const patience = 30 * time.Second
+
+// waitFor looks every 5 ms at what no event tells to a test.
 func waitFor(t testing.TB, condition func() bool) {
 	t.Helper()
-	for range 2000 {
-		if condition() {
-			return
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("condition not met within %s", patience)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
-	t.Fatal("condition not met within 10 s")
 }
 
 // transcript collects what a session writes, for others to wait for.
@@ -83,13 +86,13 @@ func (s *session) expect(t testing.TB, text string) {
 	waitFor(t, func() bool { return strings.Contains(s.output.String(), text) })
 }
 
-func (s *session) ended(t testing.TB, limit time.Duration) int {
+func (s *session) ended(t testing.TB) int {
 	t.Helper()
 	select {
 	case code := <-s.code:
 		return code
-	case <-time.After(limit):
-		t.Fatalf("still runs after %s; output so far: %q", limit, s.output.String())
+	case <-time.After(patience):
+		t.Fatalf("still runs after %s; output so far: %q", patience, s.output.String())
 		return -1
 	}
 }
@@ -120,7 +123,7 @@ func checkTerminal(t *testing.T, m *machine, user string) {
 	s := m.session(t, Command{TTY: true, User: user, Argv: []string{"sh", "-c", `
 		trap 'stty size' WINCH
 		tty; echo again >$(tty); echo direct >/dev/tty; echo $TERM; test -t 0 && test -t 1 && test -t 2 && echo terminals
-		while :; do read -r line; echo "<$line>"; test "$line" != quit || exit 5; done`}})
+		while :; do read -r line || continue; echo "<$line>"; test "$line" != quit || exit 5; done`}})
 	s.expect(t, "\r\nagain\r\ndirect\r\nxterm\r\nterminals\r\n")
 	s.resize <- Size{Rows: 33, Cols: 77}
 	s.expect(t, "33 77\r\n")
@@ -129,7 +132,7 @@ func checkTerminal(t *testing.T, m *machine, user string) {
 	s.say(t, "hello\n")
 	s.expect(t, "hello\r\n<hello>\r\n") // echo and answer
 	s.say(t, "quit\n")
-	must.EqOp(t, 5, s.ended(t, 5*time.Second))
+	must.EqOp(t, 5, s.ended(t))
 }
 
 func TestHostTerminalControls(t *testing.T) {
@@ -137,7 +140,7 @@ func TestHostTerminalControls(t *testing.T) {
 	s := m.session(t, Command{TTY: true, Argv: []string{"sh", "-c", "echo ready; sleep 1000"}})
 	s.expect(t, "ready")
 	s.say(t, "\x03")
-	must.EqOp(t, 130, s.ended(t, 5*time.Second))
+	must.EqOp(t, 130, s.ended(t))
 
 	// The end of the input is one for the terminal's reader, too.
 	e := m.do(t, Command{TTY: true, Argv: []string{"sh", "-c", "stty -echo; cat; echo end"}, Stdin: strings.NewReader("text\n")})
@@ -167,7 +170,7 @@ func TestHostBackground(t *testing.T) {
 			e := m.do(t, Command{TTY: tty, Argv: []string{"sh", "-c", "trap '' HUP; echo before; sleep 777 & echo after; exit 3"}})
 			must.EqOp(t, 3, e.code)
 			must.EqOp(t, "before\nafter\n", strings.ReplaceAll(e.stdout, "\r", ""))
-			must.Less(t, time.Second, time.Since(begin))
+			must.Less(t, patience, time.Since(begin))
 		}
 		// Even one that writes all the time.
 		e := m.do(t, Command{TTY: tty, Argv: []string{"sh", "-c", "yes & exit 4"}})
@@ -218,8 +221,8 @@ func TestHostCancel(t *testing.T) {
 		waitFor(t, func() bool { return strings.Contains(m.processes(t), "503") })
 		begin := time.Now()
 		s.cancel()
-		must.EqOp(t, 137, s.ended(t, 5*time.Second))
-		must.Less(t, time.Second, time.Since(begin))
+		must.EqOp(t, 137, s.ended(t))
+		must.Less(t, patience, time.Since(begin))
 		waitFor(t, func() bool { return m.processes(t) == before })
 	}
 }
@@ -281,8 +284,7 @@ func TestHostLeaks(t *testing.T) {
 		must.Error(t, err)
 		m.do(t, Command{TTY: n%2 == 0, Argv: []string{"nothing"}})
 	}
-	must.EqOp(t, fds, descriptors())
-	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
+	waitFor(t, func() bool { return descriptors() <= fds && runtime.NumGoroutine() <= goroutines })
 	must.EqOp(t, "", zombies(t))
 	must.EqOp(t, before, m.processes(t))
 }
@@ -319,10 +321,10 @@ func TestHostStop(t *testing.T) {
 			tty.expect(t, "ready")
 			begin := time.Now()
 			m.stop()
-			must.Less(t, 2*time.Second, time.Since(begin))
+			must.Less(t, patience, time.Since(begin))
 			t.Log("stopped in", time.Since(begin))
-			must.Positive(t, plain.ended(t, time.Second))
-			must.Positive(t, tty.ended(t, time.Second))
+			must.Positive(t, plain.ended(t))
+			must.Positive(t, tty.ended(t))
 		})
 	}
 }
@@ -332,7 +334,7 @@ func TestHostKilledMachine(t *testing.T) {
 	s := m.session(t, Command{Argv: []string{"sh", "-c", "echo ready; sleep 1000"}})
 	s.expect(t, "ready")
 	run(t, "systemctl", "kill", "--kill-whom=main", "--signal=KILL", m.unit)
-	must.EqOp(t, 137, s.ended(t, 2*time.Second))
+	must.EqOp(t, 137, s.ended(t))
 }
 
 func BenchmarkHostRun(b *testing.B) {

@@ -56,6 +56,8 @@ func hostWorld(t *testing.T) *world {
 		machined: restartMachined,
 		restartBus: func(t *testing.T) {
 			before := systemctl(t, "show", "--property=MainPID", "dbus")
+			// The others' restarts count against the limit, 5 in 10 s.
+			systemctl(t, "reset-failed", "dbus")
 			systemctl(t, "restart", "dbus")
 			must.NotEq(t, before, systemctl(t, "show", "--property=MainPID", "dbus"))
 		},

@@ -167,7 +167,10 @@ func TestOpenKeyring(t *testing.T) {
 // TestVerifyGPG takes what GnuPG makes, as most publishers do.
 func TestVerifyGPG(t *testing.T) {
 	if _, err := exec.LookPath("gpg"); err != nil {
-		t.Skip("SKIPPED: needs gpg")
+		if os.Getenv("CI") == "true" {
+			t.Fatal("gpg is missing: install the package gpg")
+		}
+		t.Skip("SKIPPED: gpg is missing: install the package gpg")
 	}
 	home := t.TempDir()
 	gpg := func(input io.Reader, args ...string) []byte {

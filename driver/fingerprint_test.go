@@ -1,0 +1,70 @@
+package driver
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+func TestFingerprint(t *testing.T) {
+	good := nspawn.Host{
+		Systemd: "257.13-1~deb13u1", Version: 257, Nspawn: "/usr/bin/systemd-nspawn",
+		Controllers: []string{"memory", "cpu"}, Machined: true, Networkd: true, Resolved: true,
+	}
+	with := func(problems ...error) nspawn.Host {
+		host := good
+		host.Problems = problems
+		return host
+	}
+	bare := with(errors.New("systemd-nspawn is not installed"), errors.New("no bus"))
+	bare.Nspawn, bare.Version = "", 0
+	const enabled, disabled = "", "enabled = false"
+	for name, c := range map[string]struct {
+		plugin      string
+		host        nspawn.Host
+		health      drivers.HealthState
+		description string
+	}{
+		"good":        {enabled, good, drivers.HealthStateHealthy, drivers.DriverHealthy},
+		"disabled":    {disabled, good, drivers.HealthStateUndetected, "disabled: the plugin's config has enabled = false"},
+		"no machined": {enabled, with(errors.New("no machined")), drivers.HealthStateUnhealthy, "no machined"},
+		"two":         {enabled, with(errors.New("too old"), errors.New("is not cgroup v2")), drivers.HealthStateUnhealthy, "too old; is not cgroup v2"},
+		"no nspawn":   {enabled, bare, drivers.HealthStateUndetected, "systemd-nspawn is not installed; no bus"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fingerprint := newFingerprint(parsePolicy(t, c.plugin), c.host)
+			must.Eq(t, c.health, fingerprint.Health)
+			must.Eq(t, c.description, fingerprint.HealthDescription)
+			must.NoError(t, fingerprint.Err) // it would end Nomad's asking
+		})
+	}
+}
+
+// Jobs put constraints on these.
+func TestAttributes(t *testing.T) {
+	host := nspawn.Host{Version: 252, Controllers: []string{"memory", "cpu"}, Machined: true, UserNamespaces: errors.New("off")}
+	show := func(plugin string, host nspawn.Host) map[string]string {
+		shown := map[string]string{}
+		for name, value := range newFingerprint(parsePolicy(t, plugin), host).Attributes {
+			shown[name] = value.GoString()
+		}
+		return shown
+	}
+	got := show("volumes = true", host)
+	for name, want := range map[string]string{
+		"driver.nspawn": "true", "driver.nspawn.systemd.version": "252", "driver.nspawn.cgroup.controllers": "cpu,memory",
+		"driver.nspawn.machined": "true", "driver.nspawn.networkd": "false", "driver.nspawn.resolved": "false",
+		"driver.nspawn.userns": "false", "driver.nspawn.overlay.idmapped": "true",
+		"driver.nspawn.volumes.enabled": "true", "driver.nspawn.privileged.enabled": "false", "driver.nspawn.version": Version,
+	} {
+		must.StrContains(t, got[name], want, must.Sprint(name))
+		delete(got, name)
+	}
+	must.MapEmpty(t, got)
+	// What is no longer so is told: Nomad keeps what it is not told.
+	must.MapLen(t, 11, show("", nspawn.Host{}))
+}
