@@ -166,10 +166,7 @@ func payload(task TaskConfig, image foundImage) ([]string, error) {
 	command, _, _ := words(task.Command)
 	command = append(command, task.Args...)
 	if task.mode() == nspawn.Boot {
-		if task.ForwardJournal {
-			command = slices.Insert(command, len(command)-len(task.Args), "systemd.journald.forward_to_console=1")
-		}
-		return command, nil
+		return append(initArgs(task), command...), nil
 	}
 	if task.imageKind() != ociImage {
 		return command, nil
@@ -188,6 +185,18 @@ func payload(task TaskConfig, image foundImage) ([]string, error) {
 		return nil, errors.New("command: is required: the image has neither an entrypoint nor a command")
 	}
 	return command, nil
+}
+
+// initArgs go before those of the job, which can say otherwise.
+func initArgs(task TaskConfig) []string {
+	// Nobody is there to answer what systemd-firstboot.service asks on the
+	// console of an image without a machine ID, as mkosi makes it: the boot
+	// would wait for ever.
+	args := []string{"systemd.firstboot=no"}
+	if task.ForwardJournal {
+		args = append(args, "systemd.journald.forward_to_console=1")
+	}
+	return args
 }
 
 // logsToJournal says that the task's output goes to the host's journal: there
