@@ -409,11 +409,11 @@ func TestHostReaper(t *testing.T) {
 	}
 	startTask(t, second, known)
 	d := second.Impl().(flushing).Driver
-	must.NoError(t, d.reapOnce(DanglingMachines{CreationGrace: "1ns", DryRun: true}))
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1ns", DryRun: true}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reapOnce(DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1h"}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reapOnce(DanglingMachines{CreationGrace: "1ns"}))
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1ns"}))
 	must.False(t, isRunning(t, d, forgotten))
 	must.True(t, isRunning(t, d, known))
 	must.True(t, isRunning(t, d, other))

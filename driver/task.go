@@ -25,11 +25,13 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
 	}
-	d.reaper.spare(nspawn.MachineName(cfg.AllocID, cfg.Name))
+	machine := nspawn.MachineName(cfg.AllocID, cfg.Name)
+	d.reaper.spare(machine)
 	output := &output{driver: d, task: cfg}
 	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
 		output.release()
+		d.reaper.again(machine) // what could not be undone: Nomad does not ask for it
 	}
 	return handle, network, err
 }
