@@ -323,6 +323,9 @@ func TestHostStartAgain(t *testing.T) {
 		startTask(t, second, task)
 	}
 	must.Eq(t, 9, waitTask(t, second, ended).ExitCode)
+	status, err := second.InspectTask(ended.ID)
+	must.NoError(t, err)
+	must.True(t, status.CompletedAt.After(status.StartedAt))
 	must.NoError(t, second.StopTask(running.ID, 20*time.Second, "SIGKILL"))
 	waitTask(t, second, running)
 	for _, task := range []*drivers.TaskConfig{running, ended} {
