@@ -38,7 +38,6 @@ type Driver struct {
 	machines *nspawn.Manager
 	tasks    tasks
 	reaper   reaper
-	upkeep   sync.Once // has been started
 
 	mu      sync.RWMutex // guards config and compute
 	config  Config

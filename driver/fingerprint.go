@@ -21,10 +21,11 @@ const fingerprintPeriod = 30 * time.Second
 // Fingerprint implements drivers.DriverPlugin. It is called only on the instance
 // that serves tasks.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
-	d.upkeep.Do(func() {
-		go d.reap()
-		go d.collectImages()
-	})
+	// What looks after the host ends with the agent. A plugin outlives its agent, and
+	// if the next one does not know it, there is a second plugin, whose machines this
+	// one would take for dangling.
+	go d.reap(ctx)
+	go d.collectImages(ctx)
 	fingerprints := make(chan *drivers.Fingerprint)
 	go func() {
 		defer close(fingerprints)

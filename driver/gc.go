@@ -51,7 +51,7 @@ const gcPeriod = 5 * time.Minute
 
 // collectImages removes images that no task uses, period after period: what
 // makes one removable is that time passes.
-func (d *Driver) collectImages() {
+func (d *Driver) collectImages(ctx context.Context) {
 	config := d.policy().ImageGC
 	if !config.Enabled {
 		return
@@ -59,19 +59,23 @@ func (d *Driver) collectImages() {
 	for {
 		select {
 		case <-time.After(gcPeriod):
-		case <-d.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
-		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
-		removed, err := imageStore.Collect(ctx, config.options())
-		cancel()
+		removed, err := d.collectOnce(ctx, config)
 		for _, usage := range removed {
 			d.logger.Info("removed an image that no task uses", "image", usage.Digest, "names", strings.Join(usage.Names, " "))
 		}
-		if err != nil && d.ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			d.logger.Warn("remove images that no task uses", "error", err)
 		}
 	}
+}
+
+func (d *Driver) collectOnce(ctx context.Context, config ImageGC) ([]store.Usage, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return imageStore.Collect(ctx, config.options())
 }
 
 // duration is a validated one.

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -35,7 +36,7 @@ type taskHandle struct {
 	config  *drivers.TaskConfig
 	state   TaskState
 	machine string
-	started time.Time
+	started atomic.Pointer[time.Time]
 
 	// stopping ends the processes that have entered a booted machine: one that
 	// ignores signals would hold up the shutdown of its system.
@@ -49,18 +50,24 @@ type taskHandle struct {
 	ended  time.Time
 }
 
-func newHandle(config *drivers.TaskConfig, state TaskState, started time.Time) *taskHandle {
+// newHandle is of a task that has started now, as far as is known before its
+// machine is looked at.
+func newHandle(config *drivers.TaskConfig, state TaskState) *taskHandle {
 	stopping, stop := context.WithCancel(context.Background())
-	return &taskHandle{
+	h := &taskHandle{
 		stopping: stopping,
 		stop:     stop,
 		config:   config,
 		state:    state,
 		machine:  nspawn.MachineName(config.AllocID, config.Name),
-		started:  started,
 		done:     make(chan struct{}),
 	}
+	h.begin(time.Now())
+	return h
 }
+
+// begin records when the machine has started.
+func (h *taskHandle) begin(at time.Time) { h.started.Store(&at) }
 
 // end records how the machine ended, or why that is not known.
 func (h *taskHandle) end(exit nspawn.Exit, err error, at time.Time) {
@@ -75,7 +82,7 @@ func (h *taskHandle) status() *drivers.TaskStatus {
 		ID:               h.config.ID,
 		Name:             h.config.Name,
 		State:            drivers.TaskStateRunning,
-		StartedAt:        h.started,
+		StartedAt:        *h.started.Load(),
 		DriverAttributes: map[string]string{"machine": h.machine, "unit": nspawn.UnitName(h.machine)},
 	}
 	if h.hasEnded() {

@@ -324,6 +324,9 @@ func TestHostStartAgain(t *testing.T) {
 		startTask(t, second, task)
 	}
 	must.Eq(t, 9, waitTask(t, second, ended).ExitCode)
+	status, err := second.InspectTask(ended.ID)
+	must.NoError(t, err)
+	must.True(t, status.CompletedAt.After(status.StartedAt))
 	must.NoError(t, second.StopTask(running.ID, 20*time.Second, "SIGKILL"))
 	waitTask(t, second, running)
 	for _, task := range []*drivers.TaskConfig{running, ended} {
@@ -410,11 +413,11 @@ func TestHostReaper(t *testing.T) {
 	}
 	startTask(t, second, known)
 	d := second.Impl().(flushing).Driver
-	must.NoError(t, d.reapOnce(DanglingMachines{CreationGrace: "1ns", DryRun: true}))
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1ns", DryRun: true}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reapOnce(DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1h"}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reapOnce(DanglingMachines{CreationGrace: "1ns"}))
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1ns"}))
 	must.False(t, isRunning(t, d, forgotten))
 	must.True(t, isRunning(t, d, known))
 	must.True(t, isRunning(t, d, other))

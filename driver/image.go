@@ -96,10 +96,13 @@ func (d *Driver) askMachined(ctx context.Context, image string) (string, error) 
 // allowedPath resolves symbolic links first, lest one leads out of the
 // operator's directories, or of the task's for a relative path.
 func allowedPath(policy Config, name string, cfg *drivers.TaskConfig) (string, error) {
+	dir, err := filepath.EvalSymlinks(cfg.TaskDir().Dir)
+	if err != nil {
+		return "", fmt.Errorf("find the task's directory: %w", err)
+	}
 	path, parents := name, policy.ImagePaths
 	if !filepath.IsAbs(name) {
-		parents = []string{cfg.TaskDir().Dir}
-		path = filepath.Join(parents[0], name)
+		path, parents = filepath.Join(dir, name), []string{dir}
 	}
 	found, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -110,7 +113,7 @@ func allowedPath(policy Config, name string, cfg *drivers.TaskConfig) (string, e
 		return err == nil && within(parent, found)
 	}
 	switch {
-	case exposes(found, filepath.Join(cfg.TaskDir().Dir, allocdir.TaskPrivate)):
+	case exposes(found, filepath.Join(dir, allocdir.TaskPrivate)):
 		return "", fmt.Errorf("%q shows Nomad's own files of the task, in private", name)
 	case slices.ContainsFunc(parents, allowed):
 		return found, nil

@@ -33,7 +33,7 @@ func writeObituary(h *taskHandle) error {
 	if h.result.Err != nil && !h.result.OOMKilled {
 		return nil // how it ended is not known
 	}
-	text, err := json.Marshal(obituary{Exit: h.exit, Started: h.started, Ended: h.ended})
+	text, err := json.Marshal(obituary{Exit: h.exit, Started: *h.started.Load(), Ended: h.ended})
 	if err != nil {
 		return err
 	}

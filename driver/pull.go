@@ -59,9 +59,12 @@ func (d *Driver) pull(policy Config, task TaskConfig, cfg *drivers.TaskConfig, s
 		return found, err
 	}
 	report.end()
-	found.Stored, found.Release = stored.Digest, release
-	found.Config, err = image.Config(stored)
-	return found, err
+	config, err := image.Config(stored)
+	if err != nil {
+		release()
+		return found, err
+	}
+	return foundImage{Stored: stored.Digest, Config: config, Release: release}, nil
 }
 
 // mayGetBetter says whether an error is not the job's.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -53,13 +54,13 @@ func positive(at, value string) error {
 type reaper struct {
 	began time.Time     // of the plugin: it may still recover machines that are older
 	wake  chan struct{} // poked when a removal has failed
-	// The machines whose removal has failed: Nomad does not ask again.
+	// The machines whose removal has failed, and since when: Nomad does not ask again.
 	unfinished sync.Map
 }
 
-// again has a removal that has failed tried again, soon.
+// again has a removal that may have failed tried again, soon.
 func (r *reaper) again(machine string) {
-	r.unfinished.Store(machine, true)
+	r.unfinished.Store(machine, time.Now())
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -69,14 +70,25 @@ func (r *reaper) again(machine string) {
 // spare is for a machine that is to be started again.
 func (r *reaper) spare(machine string) { r.unfinished.Delete(machine) }
 
+// forget gives up machines whose removal had failed before the records were taken
+// if nothing is left of them.
+func (r *reaper) forget(unfinished map[any]any, records []nspawn.Record) {
+	for _, record := range records {
+		delete(unfinished, record.Machine)
+	}
+	for machine, since := range unfinished {
+		r.unfinished.CompareAndDelete(machine, since)
+	}
+}
+
 // retryPeriod is after how long a removal that has failed is tried again, at
 // first.
 const retryPeriod = time.Second
 
-// reap removes dangling machines, period after period, and soon after a removal
-// has failed. Nothing tells of an allocation that Nomad has forgotten, so they
-// have to be looked for.
-func (d *Driver) reap() {
+// reap removes dangling machines until ctx ends, period after period, and soon
+// after a removal has failed. Nothing tells of an allocation that Nomad has
+// forgotten, so they have to be looked for.
+func (d *Driver) reap(ctx context.Context) {
 	config := d.policy().DanglingMachines
 	if !config.Enabled {
 		return
@@ -87,8 +99,8 @@ func (d *Driver) reap() {
 	for {
 		select {
 		case <-time.After(wait):
-			err := d.reapOnce(config)
-			if err != nil && d.ctx.Err() == nil {
+			err := d.reapOnce(ctx, config)
+			if err != nil && ctx.Err() == nil {
 				d.logger.Warn("remove dangling machines", "error", err)
 				wait = min(2*wait, period)
 			} else {
@@ -96,19 +108,21 @@ func (d *Driver) reap() {
 			}
 		case <-d.reaper.wake:
 			wait = min(retryPeriod, period)
-		case <-d.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (d *Driver) reapOnce(config DanglingMachines) error {
-	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+func (d *Driver) reapOnce(ctx context.Context, config DanglingMachines) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	unfinished := maps.Collect(d.reaper.unfinished.Range)
 	records, err := d.machines.Machines(ctx)
 	if err != nil {
 		return err
 	}
+	d.reaper.forget(unfinished, records)
 	grace := duration(config.CreationGrace)
 	machines, nodes := d.tasks.known()
 	var errs []error

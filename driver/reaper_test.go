@@ -1,12 +1,20 @@
 package driver
 
 import (
+	"context"
+	"maps"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/nomad/helper/testlog"
+	"github.com/hashicorp/nomad/helper/uuid"
+	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/systemd"
+	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
 
 func TestDangling(t *testing.T) {
@@ -53,4 +61,49 @@ func TestDanglingConfig(t *testing.T) {
 	}`).Validate()
 	must.ErrorContains(t, err, `dangling_machines.period: "often"`)
 	must.ErrorContains(t, err, `dangling_machines.creation_grace: "0s"`)
+}
+
+// What a start has not undone, say because the bus was away, is removed soon, and
+// where all is undone, nothing is kept of it.
+func TestStartThatWasNotUndone(t *testing.T) {
+	fake := systemdtest.New(t)
+	d := &Driver{
+		ctx:      t.Context(),
+		logger:   testlog.HCLogger(t),
+		machines: nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}),
+		reaper:   reaper{began: time.Now(), wake: make(chan struct{}, 1)},
+		config:   Config{DisableLogCollection: true},
+	}
+	alloc := uuid.Generate()
+	cfg := &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web", AllocDir: t.TempDir()}
+	unit := nspawn.UnitName(nspawn.MachineName(alloc, "web"))
+	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
+	fake.Exit(unit, 0)
+	task := parseTask(t, `image = "missing/"`)
+	must.NoError(t, cfg.EncodeConcreteDriverConfig(&task))
+	_, _, err := d.StartTask(cfg)
+	must.Error(t, err)
+	<-d.reaper.wake
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1h"}))
+	must.SliceEmpty(t, fake.Units())
+
+	_, _, err = d.StartTask(cfg) // nothing is there
+	must.Error(t, err)
+	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1h"}))
+	must.MapEmpty(t, maps.Collect(d.reaper.unfinished.Range))
+}
+
+// A plugin whose agent is gone leaves the host alone: the bubble ends only with all
+// that was started in it.
+func TestUpkeepEndsWithTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &Driver{ctx: context.Background(), config: parsePolicy(t, "enabled = false")}
+		ctx, cancel := context.WithCancel(t.Context())
+		fingerprints, err := d.Fingerprint(ctx)
+		must.NoError(t, err)
+		<-fingerprints
+		cancel()
+		for range fingerprints {
+		}
+	})
 }

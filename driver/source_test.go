@@ -32,6 +32,9 @@ func TestNewSourceOfTask(t *testing.T) {
 	must.NoError(t, os.WriteFile(filepath.Join(local, "x:v1"), nil, 0o644))
 	must.NoError(t, os.Symlink("/etc/passwd", filepath.Join(local, "x")))
 	must.NoError(t, os.Symlink("x:v1", filepath.Join(local, "link")))
+	dataDir := filepath.Join(t.TempDir(), "data") // an operator may have moved Nomad's, and linked it
+	must.NoError(t, os.Symlink(cfg.AllocDir, dataDir))
+	linked := &drivers.TaskConfig{Name: cfg.Name, AllocDir: dataDir}
 	source, err := newSource(Config{}, TaskConfig{Image: "oci-archive:local/link:2"}, cfg)
 	must.NoError(t, err)
 	must.Eq(t, filepath.Join(local, "x:v1"), source.Reference.Path)
@@ -45,8 +48,10 @@ func TestNewSourceOfTask(t *testing.T) {
 		"docker-archive:/etc/passwd": "image_paths",
 		"oci-archive:local/missing":  "find local/missing on this client",
 	} {
-		_, err := newSource(Config{}, TaskConfig{Image: image}, cfg)
-		must.ErrorContains(t, err, want, must.Sprint(image))
+		for _, cfg := range []*drivers.TaskConfig{cfg, linked} {
+			_, err := newSource(Config{}, TaskConfig{Image: image}, cfg)
+			must.ErrorContains(t, err, want, must.Sprint(image))
+		}
 	}
 }
 

@@ -25,11 +25,13 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
 	}
-	d.reaper.spare(nspawn.MachineName(cfg.AllocID, cfg.Name))
+	machine := nspawn.MachineName(cfg.AllocID, cfg.Name)
+	d.reaper.spare(machine)
 	output := &output{driver: d, task: cfg}
 	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
 		output.release()
+		d.reaper.again(machine) // what could not be undone: Nomad does not ask for it
 	}
 	return handle, network, err
 }
@@ -65,11 +67,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
 	}
-	start := func() (*nspawn.Follower, error) { return d.machines.Start(ctx, spec, output.open) }
-	if ours {
-		start = func() (*nspawn.Follower, error) { return d.machines.Follow(spec.Machine, spec.Mode) }
-	}
-	follower, err := start()
+	follower, err := d.startMachine(ctx, spec, ours, output)
 	if err != nil {
 		return nil, nil, recoverable(err)
 	}
@@ -78,8 +76,21 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 		follower.Close()
 		return nil, nil, recoverable(errors.Join(err, d.machines.Remove(context.WithoutCancel(ctx), spec.Machine)))
 	}
-	d.watch(newHandle(cfg, state, time.Now()), follower)
+	d.watch(newHandle(cfg, state), follower)
 	return handle, network, nil
+}
+
+// startMachine goes on with a machine that this very start has made before, unless
+// that one never came up.
+func (d *Driver) startMachine(ctx context.Context, spec nspawn.Spec, ours bool, output *output) (*nspawn.Follower, error) {
+	if ours {
+		follower, err := d.machines.Adopt(ctx, spec.Machine, spec.Mode)
+		var failed *nspawn.StartError
+		if !errors.As(err, &failed) {
+			return follower, err
+		}
+	}
+	return d.machines.Start(ctx, spec, output.open)
 }
 
 // startedBefore says whether this very start has made a machine already: when a
@@ -149,8 +160,13 @@ func translate(policy Config, task TaskConfig, cfg *drivers.TaskConfig, found fo
 	return spec, nil
 }
 
+// recoverTimeout is how long the bus may take to tell of a machine. Nomad recovers
+// one task after the other.
+const recoverTimeout = 5 * time.Second
+
 // RecoverTask implements drivers.DriverPlugin. It fails only if the machine is
-// truly gone; one that ended meanwhile delivers its result through WaitTask.
+// truly gone; one that ended meanwhile delivers its result through WaitTask. On an
+// error Nomad ends the task, so one of the bus is none: the follower waits for it.
 func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if handle == nil || handle.Config == nil {
 		return errors.New("recover task: the handle has no task")
@@ -165,28 +181,26 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if err := handle.GetDriverState(&state); err != nil {
 		return fmt.Errorf("recover task %s: decode its state: %w", handle.Config.ID, err)
 	}
-	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	h := newHandle(handle.Config, state)
+	ctx, cancel := context.WithTimeout(d.ctx, recoverTimeout)
 	defer cancel()
-	status, err := d.machines.Status(ctx, nspawn.MachineName(handle.Config.AllocID, handle.Config.Name))
+	_, err := d.machines.Status(ctx, h.machine)
 	if errors.Is(err, nspawn.ErrLost) {
-		return d.recoverRemoved(ctx, handle.Config, state)
+		return d.recoverRemoved(handle.Config, state)
 	}
 	if err != nil {
-		return fmt.Errorf("recover task %s: %w", handle.Config.ID, err)
+		d.logger.Warn("recover task: it is taken to run until the bus tells", "task_id", handle.Config.ID, "error", err)
 	}
-	h := newHandle(handle.Config, state, status.Started)
-	follower, err := d.machines.Follow(h.machine, state.Mode)
-	if err != nil {
-		return fmt.Errorf("recover task %s: %w", handle.Config.ID, err)
-	}
-	d.watch(h, follower)
+	d.watch(h, d.machines.Follow(h.machine, state.Mode))
 	return nil
 }
 
 // recoverRemoved is for a task whose machine is gone. An agent that dies after
 // DestroyTask has not recorded yet that the task has ended: it is told again, by
 // the obituary, lest it runs the task again.
-func (d *Driver) recoverRemoved(ctx context.Context, cfg *drivers.TaskConfig, state TaskState) error {
+func (d *Driver) recoverRemoved(cfg *drivers.TaskConfig, state TaskState) error {
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
 	boot, err := bootID()
 	if err != nil {
 		return err
@@ -198,7 +212,8 @@ func (d *Driver) recoverRemoved(ctx context.Context, cfg *drivers.TaskConfig, st
 	if err != nil {
 		return fmt.Errorf("recover task %s: %w: %w", cfg.ID, nspawn.ErrLost, err)
 	}
-	h := newHandle(cfg, state, obituary.Started)
+	h := newHandle(cfg, state)
+	h.begin(obituary.Started)
 	h.end(obituary.Exit, nil, obituary.Ended)
 	d.tasks.add(h)
 	return nil
@@ -211,6 +226,8 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 	go func() {
 		for event := range follower.Events(d.ctx) {
 			switch event.Kind {
+			case nspawn.Started:
+				h.begin(event.Time)
 			case nspawn.Ready:
 				if h.state.Notifies {
 					d.emit(h.config, "Machine is ready")

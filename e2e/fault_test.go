@@ -288,7 +288,9 @@ func startFaults() (tests []test) {
 	started := func(l *lab) error {
 		return hostproc.Appear(l.ctx, l.agent.Host, "/run/systemd/transient/nomad-nspawn-*.service")
 	}
+	prepared := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, runDir+"/machines/*/environment") }
 	return append(tests,
+		test{"bus away during a start", func(l *lab) { testStartWithoutBus(l, prepared) }},
 		test{"plugin killed at mount", func(l *lab) { testStart(l, asService(command), mounted, killPlugin) }},
 		test{"plugin stopped during a start", func(l *lab) { testStart(l, asService(command), mounted, pausePlugin) }},
 		test{"agent killed during a start", func(l *lab) { testStart(l, asService(command), started, killAgentDuringStart) }},
@@ -360,6 +362,27 @@ func testStart(l *lab, what job, step func(*lab) error, strike func(*lab, hostpr
 	must.Zero(l, now.TaskStates["main"].Restarts)
 }
 
+// testStartWithoutBus takes the bus away when a start has got to a step. It cannot
+// be undone then.
+func testStartWithoutBus(l *lab, step func(*lab) error) {
+	plugin := l.process(hostproc.Plugin)
+	stopped := make(chan error, 1)
+	go func() {
+		err := step(l)
+		if err == nil {
+			err = plugin.Signal(unix.SIGSTOP)
+		}
+		stopped <- err
+	}()
+	al := l.start(job{tasks: []task{{script: mark}}})
+	must.NoError(l, <-stopped)
+	l.atEnd("systemctl", "start", "dbus.socket", "dbus.service")
+	l.onHost("systemctl", "stop", "dbus.socket", "dbus.service")
+	must.NoError(l, plugin.Signal(unix.SIGCONT))
+	_, err := al.Ended(l.ctx)
+	must.NoError(l, err)
+}
+
 // room is for more files than any of these tests makes.
 const room = "nr_inodes=10000"
 
@@ -391,18 +414,26 @@ func refusing() (tests []test) {
 		}
 		writable := func(l *lab) { l.onHost("umount", dir) }
 		tests = append(tests,
-			test{"full " + name, refusal{full, "no space left on device", empty}.test},
-			test{"read-only " + name, refusal{readOnly, "read-only file system", writable}.test},
+			test{"full " + name, refusal{full, "no space left on device", replacePlugin, empty}.test},
+			test{"read-only " + name, refusal{readOnly, "read-only file system", replacePlugin, writable}.test},
 		)
 	}
 	bus := hostproc.Daemon("dbus-daemon")
-	return append(tests, test{"bus that does not answer", refusal{sends(bus, unix.SIGSTOP), "deadline exceeded", sends(bus, unix.SIGCONT)}.test})
+	return append(tests, test{"bus that does not answer", refusal{sends(bus, unix.SIGSTOP), "deadline exceeded", nothing, sends(bus, unix.SIGCONT)}.test})
+}
+
+// replacePlugin has the tasks recovered by a plugin that has not seen them.
+func replacePlugin(l *lab) {
+	must.NoError(l, l.agent.Kill(l.ctx))
+	l.onHost("pkill", "--full", "--exact", agent.Plugin)
+	must.NoError(l, l.agent.Start(l.ctx))
 }
 
 type refusal struct {
-	begin  func(*lab)
-	reason string // for the user
-	end    func(*lab)
+	begin     func(*lab)
+	reason    string // for the user
+	meanwhile func(*lab)
+	end       func(*lab)
 }
 
 func (r refusal) test(l *lab) {
@@ -421,6 +452,7 @@ func (r refusal) test(l *lab) {
 			must.StrContains(l, l.refusal(now), r.reason)
 		},
 		end: func(l *lab) {
+			r.meanwhile(l)
 			r.end(l)
 			mended = true
 		},

@@ -23,19 +23,25 @@ func ValidEnvironmentName(name string) bool { return environmentName.MatchString
 // on the host, as root, before the payload is started: those of the dynamic
 // loader and libc (ld.so(8), "secure-execution mode", and environ(7)), of
 // systemd (systemd-nspawn(1), ENVIRONMENT.md) and of the libraries it loads.
-// They must not be in its environment, so they go on its command line.
+// They must not be in its environment, so they go on its command line. Where names
+// of a prefix are those of secrets, too, as SSL_KEY_PASSWORD, only those are meant that
+// the libraries of Debian 12 to forky look at.
 var hostVariables = regexp.MustCompile(`^(` + strings.Join([]string{
 	`LD_.*`, `GLIBC_.*`, `MALLOC_.*`, `GCONV_PATH`, `GETCONF_DIR`, `HOSTALIASES`,
 	`LOCALDOMAIN`, `LOCPATH`, `NIS_PATH`, `NLSPATH`, `RES_OPTIONS`,
 	`RESOLV_HOST_CONF`, `TMPDIR`, `TEMP`, `TMP`, `TZ`, `TZDIR`, `PATH`, `HOME`, `TERM`,
-	`SYSTEMD_.*`, `UNIFIED_CGROUP_HIERARCHY`, `SD_.*`, `MEMORY_PRESSURE_.*`, `LOG_NAMESPACE`, `FDSTORE`, `PIN`, `NOTIFY_SOCKET`, `LISTEN_.*`, `WATCHDOG_.*`, `DBUS_.*`,
+	`SYSTEMD_.*`, `UNIFIED_CGROUP_HIERARCHY`, `SD_EVENT_PROFILE_DELAYS`, `MEMORY_PRESSURE_.*`, `LOG_NAMESPACE`,
+	`FDSTORE`, `NOTIFY_SOCKET`, `LISTEN_.*`, `WATCHDOG_.*`,
+	`DBUS_(SESSION_BUS|SYSTEM_BUS|STARTER)_ADDRESS`, `DBUS_STARTER_BUS_TYPE`,
 	`CREDENTIALS_DIRECTORY`, `RUNTIME_DIRECTORY`, `STATE_DIRECTORY`,
 	`CACHE_DIRECTORY`, `LOGS_DIRECTORY`, `CONFIGURATION_DIRECTORY`,
 	`INVOCATION_ID`, `JOURNAL_STREAM`, `MAINPID`, `MANAGERPID`, `XDG_.*`,
-	`OPENSSL_.*`, `SSL_.*`, `SSLKEYLOGFILE`, `GNUTLS_.*`, `GCRYPT_.*`, `LIBGCRYPT_.*`,
-	`P11_.*`, `PKCS11_.*`, `TSS2_.*`, `TPM2.*`, `LIBMOUNT_.*`, `LIBBLKID_.*`, `BLKID_.*`,
-	`LIBSECCOMP_.*`, `SELINUX.*`, `XTABLES_.*`, `IPTABLES_.*`, `LIBCRYPTSETUP_.*`, `DM_.*`,
-	`KMOD_.*`, `MODPROBE_.*`, `ENV`, `BASH_.*`, `SHELL.*`, `IFS`,
+	`OPENSSL_.*`, `SSL_CERT_(FILE|DIR)`, `SSLKEYLOGFILE`, `GNUTLS_.*`, `GCRYPT_.*`, `LIBGCRYPT_.*`,
+	`P11_.*`, `PKCS11_MODULE_PATH`, `PKCS11_PROVIDER_(MODULE|DEBUG)`, `TSS2_.*`,
+	`TPM2(OPENSSL|TSSENGINE|TOOLS|_PKCS11)_TCTI`, `TPM2_PKCS11_(STORE|BACKEND|LOG_LEVEL)`, `LIBMOUNT_.*`, `LIBBLKID_.*`, `BLKID_.*`,
+	`LIBSECCOMP_.*`, `SELINUX.*`, `XTABLES_.*`, `IPTABLES_.*`, `LIBCRYPTSETUP_.*`,
+	`DM_(ABORT_ON_INTERNAL_ERRORS|DEBUG_WITH_LINE_NUMBERS|DEFAULT_NAME_MANGLING_MODE|DISABLE_UDEV)`,
+	`KMOD_.*`, `MODPROBE_.*`, `ENV`, `BASH_.*`, `SHELL`, `SHELLOPTS`, `IFS`,
 	`ASAN_.*`, `UBSAN_.*`, `LSAN_.*`, `MSAN_.*`, `TSAN_.*`,
 }, "|") + `)$`)
 

@@ -14,7 +14,8 @@ type EventKind int
 
 // The kinds of events. Ended is the last one.
 const (
-	Ready    EventKind = iota // a guest that notifies says that it is up
+	Started  EventKind = iota // systemd knows it, be it that it has ended
+	Ready                     // a guest that notifies says that it is up
 	Rebooted                  // the guest has asked for it, and runs again
 	Ended
 )
@@ -24,7 +25,7 @@ type Event struct {
 	Kind EventKind
 	Exit Exit      // of an Ended machine
 	Err  error     // if how it ended is not known
-	Time time.Time // of the end, by systemd's record
+	Time time.Time // of the start or the end, by systemd's record
 }
 
 // Follower tells what happens to a machine.
@@ -32,17 +33,19 @@ type Follower struct {
 	bus     *systemd.Conn
 	machine string
 	mode    Mode
-	socket  *notifySocket
+	socket  *notifySocket // nil if it could not be made
 	payload chan *os.File // a pidfd or nil; without a channel, none is held
 }
 
-// Follow follows a machine that somebody else started.
-func (m *Manager) Follow(machine string, mode Mode) (*Follower, error) {
-	socket, err := listenNotify(m.dirs.notify(machine))
-	if err != nil {
-		return nil, fmt.Errorf("follow machine %s: %w", machine, err)
-	}
-	return &Follower{bus: m.bus, machine: machine, mode: mode, socket: socket}, nil
+// Follow follows a machine that somebody else started. It cannot fail: where no
+// socket can be made, as on a full disk, a guest that is ready is not told of.
+func (m *Manager) Follow(machine string, mode Mode) *Follower {
+	socket, _ := listenNotify(m.dirs.notify(machine))
+	return m.follow(machine, mode, socket)
+}
+
+func (m *Manager) follow(machine string, mode Mode, socket *notifySocket) *Follower {
+	return &Follower{bus: m.bus, machine: machine, mode: mode, socket: socket}
 }
 
 // Events sends what happens until the machine has ended or ctx is done, and
@@ -61,7 +64,9 @@ func (f *Follower) Events(ctx context.Context) <-chan Event {
 
 // Close is for a follower whose Events are not called.
 func (f *Follower) Close() {
-	f.socket.close()
+	if f.socket != nil {
+		f.socket.close()
+	}
 	if f.payload != nil {
 		if file := <-f.payload; file != nil {
 			file.Close()
@@ -71,6 +76,10 @@ func (f *Follower) Close() {
 
 func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, events chan<- Event) {
 	var restarts *uint32 // as of the first state
+	var ready <-chan struct{}
+	if f.socket != nil {
+		ready = f.socket.ready
+	}
 	for {
 		select {
 		case unit, ok := <-states:
@@ -80,6 +89,9 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 			if gone(unit) {
 				f.send(ctx, events, Event{Kind: Ended, Err: fmt.Errorf("machine %s: %w", f.machine, ErrLost), Time: time.Now()})
 				return
+			}
+			if restarts == nil {
+				f.send(ctx, events, Event{Kind: Started, Time: unit.ExecMainStart})
 			}
 			if exit, ok := ended(unit); ok {
 				f.complete(&exit)
@@ -95,7 +107,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}
 			restarts = &unit.NRestarts
-		case <-f.socket.ready:
+		case <-ready:
 			f.send(ctx, events, Event{Kind: Ready})
 		}
 	}

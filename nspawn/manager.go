@@ -44,14 +44,9 @@ type Status struct {
 
 // Status looks the machine up. It waits for a bus that is away until ctx ends.
 func (m *Manager) Status(ctx context.Context, machine string) (Status, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	unit, ok := <-m.bus.WatchUnit(ctx, UnitName(machine))
-	switch {
-	case !ok:
-		return Status{}, fmt.Errorf("look up machine %s: systemd does not answer: %w", machine, ctx.Err())
-	case gone(unit):
-		return Status{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+	unit, err := m.awaitUnit(ctx, machine)
+	if err != nil {
+		return Status{}, err
 	}
 	status := Status{Started: unit.ExecMainStart}
 	if exit, ok := ended(unit); ok {
@@ -96,7 +91,7 @@ func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.
 	case errors.Is(err, os.ErrProcessDone):
 		// It is ending by itself, or was to begin only now.
 		timeout = min(timeout, time.Second)
-	case err != nil:
+	case errors.Is(err, errDeaf):
 		timeout = 0
 	}
 	if m.waitFor(ctx, machine, timeout) == nil {
@@ -109,15 +104,22 @@ func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.
 // neither blocked nor caught it yet, and the kernel drops it (pid_namespaces(7)).
 // Such a guest has not begun to do anything.
 func (m *Manager) signalToStop(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
-	payload, err := m.payload(ctx, machine, mode)
+	unit, err := m.awaitUnit(ctx, machine)
+	if err != nil {
+		return err
+	}
+	payload, err := payloadOf(unit, mode)
 	if err != nil {
 		return err
 	}
 	if mode == Boot && !payload.takes(sig) {
-		return fmt.Errorf("machine %s does not take signal %s yet", machine, sig)
+		return errDeaf
 	}
 	return payload.signal(sig)
 }
+
+// errDeaf says that a signal would be lost on the payload.
+var errDeaf = errors.New("the machine's init does not take the signal yet")
 
 // kill ends the machine at once. The end of the leader ends all processes of
 // its PID namespace and leaves nspawn alive to tidy up; the whole unit is
@@ -168,11 +170,19 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 
 // payload is the process of the machine that the job asked for.
 func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (process, error) {
-	leader, err := m.leader(ctx, machine)
+	unit, err := m.unit(ctx, machine)
 	if err != nil {
 		return process{}, err
 	}
-	return payloadProcess(leader, mode)
+	return payloadOf(unit, mode)
+}
+
+func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
+	leader, err := leaderOf(unit)
+	if err != nil {
+		return process{}, err
+	}
+	return awaitPayload(leader.pid, mode)
 }
 
 func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
@@ -180,10 +190,28 @@ func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
+	return leaderOf(unit)
+}
+
+func leaderOf(unit systemd.UnitState) (process, error) {
 	if unit.MainPID == 0 {
-		return process{}, fmt.Errorf("machine %s does not run: %w", machine, os.ErrProcessDone)
+		return process{}, fmt.Errorf("the machine does not run: %w", os.ErrProcessDone)
 	}
 	return leader(int(unit.MainPID))
+}
+
+// awaitUnit is unit, but waits for a bus that is away until ctx ends.
+func (m *Manager) awaitUnit(ctx context.Context, machine string) (systemd.UnitState, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	unit, ok := <-m.bus.WatchUnit(ctx, UnitName(machine))
+	switch {
+	case !ok:
+		return unit, fmt.Errorf("look up machine %s: systemd does not answer: %w", machine, ctx.Err())
+	case gone(unit):
+		return unit, fmt.Errorf("machine %s: %w", machine, ErrLost)
+	}
+	return unit, nil
 }
 
 func (m *Manager) unit(ctx context.Context, machine string) (systemd.UnitState, error) {

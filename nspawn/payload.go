@@ -1,6 +1,7 @@
 package nspawn
 
 import (
+	"fmt"
 	"os"
 	"time"
 
@@ -16,21 +17,31 @@ import (
 const payloadTimeout = time.Second
 
 // openPayload returns a pidfd of the payload of a machine, nil if it has none
-// any more. nspawn reports the machine to be up before its stub init has forked
-// the payload, and no event tells of the fork: hence a few looks.
+// any more.
 func openPayload(leaderPID int, m Mode) *os.File {
+	payload, err := awaitPayload(leaderPID, m)
+	if err != nil {
+		return nil
+	}
+	return payload.open()
+}
+
+// awaitPayload finds the payload of a machine. nspawn reports the machine to be up
+// before its stub init has forked the payload, and no event tells of the fork:
+// hence a few looks, while there is a leader.
+func awaitPayload(leaderPID int, m Mode) (process, error) {
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
-	for deadline := time.Now().Add(payloadTimeout); time.Now().Before(deadline); <-look.C {
+	for deadline := time.Now().Add(payloadTimeout); ; <-look.C {
 		leader, err := readProcess(leaderPID)
 		if err != nil {
-			return nil
+			return process{}, fmt.Errorf("%w: %w", os.ErrProcessDone, err)
 		}
-		if payload, err := payloadProcess(leader, m); err == nil {
-			return payload.open()
+		payload, err := payloadProcess(leader, m)
+		if err == nil || time.Now().After(deadline) {
+			return payload, err
 		}
 	}
-	return nil
 }
 
 // open returns a pidfd of just this process, nil if it is gone: it is looked at

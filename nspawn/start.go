@@ -50,14 +50,16 @@ func (m *Manager) Start(ctx context.Context, s Spec, open func() (Streams, error
 	if err := m.prepare(ctx, &s); err != nil {
 		return nil, err
 	}
-	if follower, err = m.Follow(s.Machine, s.Mode); err != nil {
-		return nil, err
-	}
-	leader, err := m.launch(ctx, s, tool, open, follower.socket)
+	socket, err := listenNotify(m.dirs.notify(s.Machine))
 	if err != nil {
-		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
+	leader, err := m.launch(ctx, s, tool, open, socket)
+	if err != nil {
+		socket.close()
+		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
+	}
+	follower = m.follow(s.Machine, s.Mode, socket)
 	follower.hold(leader)
 	return follower, nil
 }

@@ -181,7 +181,7 @@ const setupInterval = time.Millisecond
 // what it has by then would be less confined than the payload.
 func waitComplete(ctx context.Context, pid int) error {
 	for {
-		complete, err := isComplete(pid)
+		complete, err := IsComplete(pid)
 		if complete || err != nil {
 			return err
 		}
@@ -193,10 +193,10 @@ func waitComplete(ctx context.Context, pid int) error {
 	}
 }
 
-// isComplete tells whether the leader has become the payload, and so runs
+// IsComplete tells whether a machine's leader has become the payload, and so runs
 // another program than its parent, or the stub init, which takes on its name
 // last (systemd 219 to 262, stub_pid1).
-func isComplete(pid int) (bool, error) {
+func IsComplete(pid int) (bool, error) {
 	status, err := readStatus(pid)
 	if err != nil {
 		return false, err

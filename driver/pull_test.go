@@ -1,0 +1,39 @@
+package driver
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/image/oci"
+	"nomad-driver-nspawn/nspawn/image/store"
+)
+
+// An image whose config cannot be read is not kept from being collected.
+func TestPullOfDamagedConfig(t *testing.T) {
+	before := imageStore
+	t.Cleanup(func() { imageStore = before })
+	imageStore = store.Store{Dir: t.TempDir() + "/images"}
+	reference, err := oci.ParseReference("example.org/app:1")
+	must.NoError(t, err)
+	source := image.Source{Reference: reference}
+	digest := func(digit string) string { return "sha256:" + strings.Repeat(digit, 64) }
+	pull := imageStore.Begin()
+	_, err = pull.Layer(t.Context(), digest("a"), func(context.Context, string) error { return nil })
+	must.NoError(t, err)
+	must.NoError(t, pull.Add(t.Context(), store.Image{Digest: digest("b"), Layers: []string{digest("a")}, Config: []byte(`[]`)}, source.Name()))
+	pull.Close()
+
+	d := &Driver{ctx: t.Context()}
+	policy := parsePolicy(t, "")
+	found, err := d.pull(policy, TaskConfig{PullPolicy: string(image.Never)}, &drivers.TaskConfig{}, source)
+	must.ErrorContains(t, err, "read the config of image")
+	must.Nil(t, found.Release)
+	removed, err := imageStore.Collect(t.Context(), store.CollectOptions{UnusedFor: 1})
+	must.NoError(t, err)
+	must.SliceLen(t, 1, removed)
+}
