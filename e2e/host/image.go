@@ -29,7 +29,7 @@ func BusyboxImage(ctx context.Context) (string, error) {
 
 func makeBusybox(ctx context.Context, dir string) error {
 	const tool = "/bin/busybox"
-	if err := need(ctx, map[string]string{tool: "busybox-static"}); err != nil {
+	if err := Install(ctx, map[string]string{tool: "busybox-static"}); err != nil {
 		return err
 	}
 	if out, _ := exec.CommandContext(ctx, "ldd", tool).Output(); len(out) > 0 {
