@@ -107,7 +107,7 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 	}
 	dir, err := cached(ctx, "images", "busybox-disk", tree, func(ctx context.Context, dir string) error {
 		const tool = "/sbin/mke2fs"
-		if err := need(ctx, map[string]string{tool: "e2fsprogs"}); err != nil {
+		if err := Install(ctx, map[string]string{tool: "e2fsprogs"}); err != nil {
 			return err
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil {
