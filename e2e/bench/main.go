@@ -8,6 +8,8 @@
 //	start_default      the same by the driver's defaults: a user namespace and a
 //	                   copy-on-write root
 //	start_ratio        start_same by start_bare, of runs one after the other
+//	start_cow_ratio    start_default by start_bare
+//	start_image_size_ratio   start_default of an image of 300 MB by one of 2 MB
 //	start_…_call       until StartTask has returned
 //	exec_nsenter       `nsenter --all true`, which confines nothing
 //	exec_task, exec_streaming   `true` through the plugin
@@ -17,6 +19,11 @@
 //	stats_…_cpu        share of one core while all tasks' usage is told each second
 //	plugin_rss_tasks, plugin_rss_after   with all tasks, and after them
 //	plugin_files_left  files that the plugin has open more than before them
+//	pull_one, pull_parallel   start of an image that has to be pulled from a
+//	                   registry, 300 MB: of one task, and of the last of 20
+//	pull_parallel_downloads   how often the 20 fetched a layer
+//	unpack_pull        the plugin's own pull of the same from an OCI layout
+//	unpack_umoci       skopeo copy of it, and umoci unpack
 //
 // Figures of two runs can be compared only where nothing else keeps the machine
 // busy; ratios suffer less.
@@ -42,6 +49,8 @@ const (
 	toolsDir   = "/srv/bench"
 	pluginPath = "/srv/nomad-driver-nspawn"
 	imageDir   = "/srv/busybox"
+	layoutDir  = "/srv/layout"
+	bigTree    = "/var/lib/machines/big"
 )
 
 type options struct {
@@ -76,12 +85,19 @@ func run(ctx context.Context, opts options) (err error) {
 	if _, err := os.Stat(plugin); err != nil {
 		return fmt.Errorf("find the plugin (make build makes it): %w", err)
 	}
-	tools, err := os.MkdirTemp("", "nomad-driver-nspawn-bench-")
+	dir, err := os.MkdirTemp("/var/tmp", "nomad-driver-nspawn-bench-") // where files can be ID-mapped
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tools)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	tools, tree, layout := filepath.Join(dir, "tools"), filepath.Join(dir, "tree"), filepath.Join(dir, "layout")
 	if err := buildTools(ctx, tools); err != nil {
+		return err
+	}
+	if err := makeBigTree(ctx, tree, filepath.Join(tools, "payload")); err != nil {
+		return err
+	}
+	if err := makeLayout(ctx, layout, tree); err != nil {
 		return err
 	}
 	image, err := host.BusyboxImage(ctx)
@@ -92,12 +108,17 @@ func run(ctx context.Context, opts options) (err error) {
 		{Source: tools, Target: toolsDir, ReadOnly: true},
 		{Source: plugin, Target: pluginPath, ReadOnly: true},
 		{Source: image, Target: imageDir, ReadOnly: true},
+		{Source: tree, Target: bigTree, ReadOnly: true},
+		{Source: layout, Target: layoutDir, ReadOnly: true},
 	}})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Down()) }()
-	return measure(ctx, h, opts)
+	if err := measure(ctx, h, opts); err != nil {
+		return err
+	}
+	return measureUnpack(ctx, tools, layout, dir, opts)
 }
 
 // buildTools builds the parts that run in the host and in the machine. They
@@ -115,16 +136,30 @@ func buildTools(ctx context.Context, dir string) error {
 
 func measure(ctx context.Context, h *host.Host, opts options) error {
 	cmd := h.Command(ctx, toolsDir+"/measure",
-		"-plugin", pluginPath, "-image", imageDir, "-payload", toolsDir+"/payload",
+		"-plugin", pluginPath, "-image", imageDir, "-big", bigTree, "-layout", layoutDir, "-payload", toolsDir+"/payload",
 		"-runs", strconv.Itoa(opts.runs), "-tasks", strconv.Itoa(opts.tasks),
 		"-check="+strconv.FormatBool(opts.check))
+	return tell(ctx, cmd)
+}
+
+// measureUnpack runs on this machine, which has Debian's packages.
+func measureUnpack(ctx context.Context, tools, layout, scratch string, opts options) error {
+	if err := host.Install(ctx, map[string]string{"/usr/bin/skopeo": "skopeo", "/usr/bin/umoci": "umoci"}); err != nil {
+		return err
+	}
+	return tell(ctx, exec.CommandContext(ctx, filepath.Join(tools, "measure"),
+		"-unpack", scratch, "-layout", layout, "-check="+strconv.FormatBool(opts.check)))
+}
+
+// tell runs a part of the bench and passes on what it prints.
+func tell(ctx context.Context, cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
 	if err != nil {
-		return fmt.Errorf("measure in the host: %w", err)
+		return fmt.Errorf("measure: %w", err)
 	}
 	return nil
 }

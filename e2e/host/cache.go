@@ -86,7 +86,7 @@ func run(ctx context.Context, name string, args ...string) error {
 }
 
 // need installs the Debian packages of missing files.
-func need(ctx context.Context, packageOf map[string]string) error {
+func Install(ctx context.Context, packageOf map[string]string) error {
 	var missing []string
 	for file, pkg := range packageOf {
 		if !exists(file) {

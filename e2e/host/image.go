@@ -29,7 +29,7 @@ func BusyboxImage(ctx context.Context) (string, error) {
 
 func makeBusybox(ctx context.Context, dir string) error {
 	const tool = "/bin/busybox"
-	if err := need(ctx, map[string]string{tool: "busybox-static"}); err != nil {
+	if err := Install(ctx, map[string]string{tool: "busybox-static"}); err != nil {
 		return err
 	}
 	if out, _ := exec.CommandContext(ctx, "ldd", tool).Output(); len(out) > 0 {
@@ -107,7 +107,7 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 	}
 	dir, err := cached(ctx, "images", "busybox-disk", tree, func(ctx context.Context, dir string) error {
 		const tool = "/sbin/mke2fs"
-		if err := need(ctx, map[string]string{tool: "e2fsprogs"}); err != nil {
+		if err := Install(ctx, map[string]string{tool: "e2fsprogs"}); err != nil {
 			return err
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil {

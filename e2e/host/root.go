@@ -51,7 +51,7 @@ func debian(ctx context.Context, sub, name, suite, packages, script string) (str
 func debootstrap(ctx context.Context, suite, packages, dir string) error {
 	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	const tool = "/usr/sbin/debootstrap"
-	err := need(ctx, map[string]string{tool: "debootstrap", keyring: "debian-archive-keyring"})
+	err := Install(ctx, map[string]string{tool: "debootstrap", keyring: "debian-archive-keyring"})
 	if err != nil {
 		return err
 	}

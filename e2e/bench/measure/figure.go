@@ -17,8 +17,14 @@ type report struct {
 // target is the most that the median of a figure should be.
 func target(name string) (most float64, ok bool) {
 	switch name {
-	case "start_ratio":
+	case "start_ratio", "start_cow_ratio":
 		return 1.25, true
+	case "start_image_size_ratio":
+		return 1.15, true
+	case "pull_parallel_downloads", "unpack_ratio":
+		return 1, true
+	case "pull_parallel_ratio":
+		return 2, true
 	case "exec_task", "exec_streaming":
 		return 30, true
 	case "plugin_rss_idle":

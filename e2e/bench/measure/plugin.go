@@ -57,7 +57,10 @@ func (p *plugin) configure(ctx context.Context) error {
 		return fmt.Errorf("ask for the schema of the plugin's config: %w", err)
 	}
 	// What an operator has to allow, since the bench also does what bare nspawn does.
-	options, err := withDefaults(schema, map[string]any{"allow_privileged": true})
+	options, err := withDefaults(schema, map[string]any{
+		"allow_privileged": true,
+		"registry":         []map[string]any{{"plain_http": []string{registryHost}}},
+	})
 	if err != nil {
 		return fmt.Errorf("plugin config: %w", err)
 	}

@@ -25,7 +25,8 @@ func measureStarts(ctx context.Context, p *plugin, opts options, r *report) erro
 	})}
 	// A user namespace and a copy-on-write root.
 	defaults := &way{name: "start_default", run: p.starter(nil)}
-	if err := takeTurns(ctx, opts.runs, bare, same, defaults); err != nil {
+	big := &way{name: "start_big", run: p.starter(map[string]any{"image": opts.big})}
+	if err := takeTurns(ctx, opts.runs, bare, same, defaults, big); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -33,7 +34,8 @@ func measureStarts(ctx context.Context, p *plugin, opts options, r *report) erro
 		r.add("start_same", "ms", same.firsts...),
 		r.add("start_default", "ms", defaults.firsts...),
 		r.add("start_ratio", "x", ratios(same.firsts, bare.firsts)...),
-		r.add("start_default_ratio", "x", ratios(defaults.firsts, bare.firsts)...),
+		r.add("start_cow_ratio", "x", ratios(defaults.firsts, bare.firsts)...),
+		r.add("start_image_size_ratio", "x", ratios(big.firsts, defaults.firsts)...),
 		r.add("start_same_call", "ms", same.calls...),
 		r.add("start_default_call", "ms", defaults.calls...),
 	)

@@ -26,6 +26,10 @@ type sample struct {
 // takeTurns runs all ways once a round, each round in another order. Samples of
 // one round are pairs: whatever else the machine did weighs on all of them.
 func takeTurns(ctx context.Context, runs int, ways ...*way) error {
+	return takeTurnsAfter(ctx, warmUp, runs, ways...)
+}
+
+func takeTurnsAfter(ctx context.Context, warmUp, runs int, ways ...*way) error {
 	for round := range warmUp + runs {
 		for i := range ways {
 			w := ways[(i+round)%len(ways)]
