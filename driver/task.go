@@ -65,7 +65,8 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
 	}
-	start := func() (*nspawn.Follower, error) { return d.machines.Start(ctx, spec, output.open) }
+	notice := func(text string) { d.emit(cfg, text) }
+	start := func() (*nspawn.Follower, error) { return d.machines.Start(ctx, spec, notice, output.open) }
 	if ours {
 		start = func() (*nspawn.Follower, error) { return d.machines.Follow(spec.Machine, spec.Mode) }
 	}

@@ -17,8 +17,9 @@ import (
 )
 
 // prepare makes what the machine needs on the host and completes the spec. It
-// undoes nothing: Remove knows all of it by the machine's name.
-func (m *Manager) prepare(ctx context.Context, s *Spec) error {
+// undoes nothing: Remove knows all of it by the machine's name. What will take
+// its time is told by notice.
+func (m *Manager) prepare(ctx context.Context, s *Spec, notice func(string)) error {
 	if err := os.MkdirAll(m.dirs.machine(s.Machine), 0o700); err != nil {
 		return fmt.Errorf("make the directory of machine %s: %w", s.Machine, err)
 	}
@@ -31,7 +32,7 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 			return err
 		}
 		s.Root.UIDBase = base
-		if err := mapBinds(s); err != nil {
+		if err := mapBinds(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -53,15 +54,27 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 		Target:  m.dirs.root(s.Machine),
 		UIDBase: s.Root.UIDBase,
 	}
-	if err := overlay.Mount(); err != nil {
+	if err := mountOverlay(ctx, overlay, notice); err != nil {
 		return err
 	}
 	if s.Root.Disk != "" {
-		if err := mountPartitions(s.Root.Image, overlay); err != nil {
+		if err := mountPartitions(ctx, s.Root.Image, overlay, notice); err != nil {
 			return err
 		}
 	}
 	return furnish(m.dirs.root(s.Machine), *s)
+}
+
+// mountOverlay mounts a part of the machine's copy-on-write root. Where its
+// layers cannot be ID-mapped, which an attempt tells, it is the slower one of
+// changed owners.
+func mountOverlay(ctx context.Context, overlay rootfs.Overlay, notice func(string)) error {
+	err := overlay.Mount()
+	if errors.Is(err, rootfs.ErrUnmappable) {
+		notice(fmt.Sprintf("Owners of files are changed in a private copy of the image, which takes time for large images: %v", err))
+		err = overlay.MountChowned(ctx)
+	}
+	return err
 }
 
 // lower are the layers that the machine's root lies on. Those of the store are
@@ -87,7 +100,7 @@ func (m *Manager) lower(ctx context.Context, s *Spec) (layers []string, err erro
 // mountPartitions covers the further partitions of a disk, as /usr or /var, which
 // are mounted below its root, like the root itself. An EFI partition is not for
 // machines, nor can it be a layer (vfat).
-func mountPartitions(disk string, root rootfs.Overlay) error {
+func mountPartitions(ctx context.Context, disk string, root rootfs.Overlay, notice func(string)) error {
 	partitions, err := rootfs.MountsBelow(disk)
 	if err != nil {
 		return err
@@ -102,7 +115,7 @@ func mountPartitions(disk string, root rootfs.Overlay) error {
 			Target:  filepath.Join(root.Target, partition.Path),
 			UIDBase: root.UIDBase,
 		}
-		if err := overlay.Mount(); err != nil {
+		if err := mountOverlay(ctx, overlay, notice); err != nil {
 			return err
 		}
 	}
@@ -110,7 +123,7 @@ func mountPartitions(disk string, root rootfs.Overlay) error {
 }
 
 // mapBinds finds out which binds cannot be ID-mapped.
-func mapBinds(s *Spec) error {
+func mapBinds(ctx context.Context, s *Spec) error {
 	s.Binds = slices.Clone(s.Binds)
 	var errs []error
 	for i, bind := range s.Binds {
@@ -119,7 +132,7 @@ func mapBinds(s *Spec) error {
 		case err == nil:
 		case bind.Owned:
 			s.Binds[i].unmapped = true
-			errs = append(errs, rootfs.HandOver(bind.Source, s.Root.UIDBase))
+			errs = append(errs, rootfs.HandOver(ctx, bind.Source, s.Root.UIDBase))
 		default:
 			errs = append(errs, fmt.Errorf("bind %s to %s with a user namespace: %w", bind.Source, bind.Destination, err))
 		}
@@ -207,9 +220,14 @@ func writeFile(tree *os.Root, file File, owner int) error {
 	return tree.Lchown(name, owner, owner)
 }
 
-// claim records that the machine runs its image in place. A directory that
-// may be written to has only one machine.
+// claim records that the machine runs its image in place, where nspawn ID-maps
+// it. A directory that may be written to has only one machine.
 func (m *Manager) claim(machine string, root Root) error {
+	if root.UserNamespace {
+		if err := rootfs.Mappable(root.Image); err != nil {
+			return fmt.Errorf("image %s in place with a user namespace: %w; set ephemeral = true to run a private copy", root.Image, err)
+		}
+	}
 	if root.ReadOnly {
 		return nil
 	}

@@ -64,7 +64,7 @@ func TestVMHost(t *testing.T) {
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	must.NoError(t, err)
 	must.StrHasPrefix(t, "6.1.", string(release))
-	must.NoError(t, rootfs.Probe(t.TempDir()))
+	must.NoError(t, rootfs.Probe(t.TempDir(), rootfs.Overlay.Mount))
 	m := newManager(t)
 	never := Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
 	host := LookHost(t.Context(), m.bus, never)

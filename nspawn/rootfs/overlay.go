@@ -9,11 +9,13 @@
 // --private-users-ownership=off: it can not ID-map a finished overlay itself
 // (EINVAL).
 //
-// Needs kernel 5.19, the first whose overlayfs takes ID-mapped layers, and
-// layers on a file system that can be ID-mapped.
+// That needs kernel 5.19, the first whose overlayfs takes ID-mapped layers, and
+// layers on a file system that can be ID-mapped. Elsewhere the machine gets a
+// plain overlay in which the owners are changed (Overlay.MountChowned).
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,21 +37,47 @@ type Overlay struct {
 	RW      string   // directory on a real file system that takes the changes, in upper/
 	Target  string   // where the merged tree appears; made if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of RangeSize; 0: no user namespace
+
+	options string // more of overlayfs, each after a comma
 }
 
 // Mount makes the merged tree appear at Target. Upon an error nothing stays
-// mounted.
+// mounted; it is ErrUnmappable if MountChowned may do.
 //
 // RW should lie in a directory only root may enter: a setuid-root file of the
 // machine is owned by host root in there.
 func (o Overlay) Mount() error {
+	return o.mount(o.assemble)
+}
+
+// MountChowned is Mount where layers cannot be ID-mapped: it changes the owners
+// of all files, in upper/, where they are not the image's any more. The time
+// that takes grows with the number of files; with metacopy (kernel 4.19) their
+// contents are not copied.
+func (o Overlay) MountChowned(ctx context.Context) error {
+	return o.mount(func() (tree int, err error) {
+		plain := o
+		plain.UIDBase, plain.options = 0, ",metacopy=on"
+		if tree, err = plain.assemble(); err != nil {
+			return -1, err
+		}
+		if err := chown(ctx, tree, ".", o.UIDBase); err != nil {
+			unix.Close(tree)
+			return -1, fmt.Errorf("change owners: %w", err)
+		}
+		return tree, nil
+	})
+}
+
+// mount attaches the merged tree that assemble returns, detached.
+func (o Overlay) mount(assemble func() (tree int, err error)) error {
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("mount root: %w", err)
 	}
 	if err := o.prepare(); err != nil {
 		return fmt.Errorf("prepare root %s: %w", o.Target, err)
 	}
-	tree, err := o.assemble()
+	tree, err := assemble()
 	if err != nil {
 		return fmt.Errorf("assemble root %s: %w", o.Target, err)
 	}
