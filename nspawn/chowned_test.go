@@ -75,7 +75,7 @@ func TestHostChownedRoot(t *testing.T) {
 				stdout, notices := run(chowned)
 				must.Eq(t, want, stdout)
 				must.SliceLen(t, 1, notices)
-				must.StrContains(t, notices[0], "private copy of the image, which takes time for large images")
+				must.StrContains(t, notices[0], "private copy of the image, which takes time for images of many files")
 				must.StrContains(t, notices[0], "this kernel can not ID-map mounts of file system overlay")
 			}
 		})

@@ -71,7 +71,7 @@ func (m *Manager) prepare(ctx context.Context, s *Spec, notice func(string)) err
 func mountOverlay(ctx context.Context, overlay rootfs.Overlay, notice func(string)) error {
 	err := overlay.Mount()
 	if errors.Is(err, rootfs.ErrUnmappable) {
-		notice(fmt.Sprintf("Owners of files are changed in a private copy of the image, which takes time for large images: %v", err))
+		notice(fmt.Sprintf("Owners of files are changed in a private copy of the image, which takes time for images of many files: %v", err))
 		err = overlay.MountChowned(ctx)
 	}
 	return err
