@@ -10,12 +10,12 @@ import (
 )
 
 // chown gives a file, and all below it, to the machine whose IDs begin at base,
-// within one mount. IDs on disk are taken by their lower 16 bits, so that it
-// does no harm to a tree of another base, or to do it twice. Files that go
-// meanwhile are no error.
+// within one mount. IDs on disk count by their lower 16 bits, so that a tree may
+// be of another base before, or of the same. Files that go meanwhile are no
+// error.
 //
-// It is systemd-nspawn's --private-users-ownership=chown, which nspawn does not
-// combine with a read-only root (252 to 262), and which loses file capabilities.
+// It is systemd-nspawn's --private-users-ownership=chown, which does not go with
+// a read-only root and loses file capabilities (252 to 262).
 func chown(ctx context.Context, at int, name string, base uint32) error {
 	isDir, err := chownEntry(at, name, base)
 	if isDir && err == nil {

@@ -34,7 +34,7 @@ func Mappable(path string) error {
 	return nil
 }
 
-// HandOver gives dir and all in it to the machine's root, and other owners in it to the machine's users. It stands in for an ID-mapped mount.
+// HandOver makes the owners of dir and of all in it the machine's: host root its root, other users its users. It stands in for an ID-mapped mount.
 func HandOver(ctx context.Context, dir string, base uint32) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

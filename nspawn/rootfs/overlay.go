@@ -38,7 +38,7 @@ type Overlay struct {
 	Target  string   // where the merged tree appears; made if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of RangeSize; 0: no user namespace
 
-	options string // more of overlayfs, each after a comma
+	options string // of overlayfs, further ones, each after a comma
 }
 
 // Mount makes the merged tree appear at Target. Upon an error nothing stays
@@ -53,7 +53,8 @@ func (o Overlay) Mount() error {
 // MountChowned is Mount where layers cannot be ID-mapped: it changes the owners
 // of all files, in upper/, where they are not the image's any more. The time
 // that takes grows with the number of files; with metacopy (kernel 4.19) their
-// contents are not copied.
+// contents are not copied. The kernel warns of it if layers are not trusted: what
+// an image or a machine cannot set are trusted.* attributes.
 func (o Overlay) MountChowned(ctx context.Context) error {
 	return o.mount(func() (tree int, err error) {
 		plain := o
