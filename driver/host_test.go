@@ -223,10 +223,11 @@ func TestHostUnmappableImage(t *testing.T) {
 	must.NoError(t, unix.Mount("overlay", image, "overlay", unix.MS_RDONLY, "lowerdir="+hosttest.Busybox+":"+image))
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(image, 0)) })
 	task := newTask(t, harness, fmt.Sprintf(`
-		image   = %q
-		command = "/bin/sh"
-		args    = ["-c", "stat -c %%u:%%g / /etc/passwd; echo x >/etc/passwd"]
-	`, filepath.Base(image)))
+		image        = %q
+		network_veth = false
+		command      = "/bin/sh"
+		args         = ["-c", "stat -c %%u:%%g / /etc/passwd; echo x >/etc/passwd"]
+	`, image))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	events, err := harness.TaskEvents(ctx)
