@@ -71,7 +71,7 @@ func newFingerprint(policy Config, host nspawn.Host) *drivers.Fingerprint {
 	}
 	fingerprint := &drivers.Fingerprint{
 		Health:            drivers.HealthStateHealthy,
-		HealthDescription: drivers.DriverHealthy,
+		HealthDescription: healthy(host),
 		Attributes:        attributes(policy, host),
 	}
 	if err := errors.Join(host.Problems...); err != nil {
@@ -82,6 +82,35 @@ func newFingerprint(policy Config, host nspawn.Host) *drivers.Fingerprint {
 		fingerprint.HealthDescription = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return fingerprint
+}
+
+// healthy tells the reason, too, for roots that are not made in the usual way.
+func healthy(host nspawn.Host) string {
+	switch rootKind(host) {
+	case idmappedOverlay:
+		return drivers.DriverHealthy
+	case chownedOverlay:
+		return fmt.Sprintf("%s; owners of files are changed in a private copy for each task, which is slow: %v", drivers.DriverHealthy, host.Overlay)
+	}
+	return fmt.Sprintf("%s; copy-on-write roots with user namespaces do not work: %v", drivers.DriverHealthy, host.ChownedOverlay)
+}
+
+// The ways to make a copy-on-write root with a user namespace.
+const (
+	idmappedOverlay = "idmapped-overlay"
+	chownedOverlay  = "chowned-overlay"
+)
+
+// rootKind is the way it is done in the driver's own directory; an image
+// elsewhere may need another.
+func rootKind(host nspawn.Host) string {
+	switch {
+	case host.Overlay == nil:
+		return idmappedOverlay
+	case host.ChownedOverlay == nil:
+		return chownedOverlay
+	}
+	return ""
 }
 
 // attributes tell jobs what to put a constraint on. All are always there:
@@ -97,6 +126,7 @@ func attributes(policy Config, host nspawn.Host) map[string]*pstructs.Attribute 
 		".networkd":           pstructs.NewBoolAttribute(host.Networkd),
 		".resolved":           pstructs.NewBoolAttribute(host.Resolved),
 		".userns":             pstructs.NewBoolAttribute(host.UserNamespaces == nil),
+		".root":               pstructs.NewStringAttribute(rootKind(host)),
 		".overlay.idmapped":   pstructs.NewBoolAttribute(host.Overlay == nil),
 		".cgroup.controllers": pstructs.NewStringAttribute(strings.Join(slices.Sorted(slices.Values(host.Controllers)), ",")),
 	}

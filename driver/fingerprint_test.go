@@ -58,7 +58,7 @@ func TestAttributes(t *testing.T) {
 	for name, want := range map[string]string{
 		"driver.nspawn": "true", "driver.nspawn.systemd.version": "252", "driver.nspawn.cgroup.controllers": "cpu,memory",
 		"driver.nspawn.machined": "true", "driver.nspawn.networkd": "false", "driver.nspawn.resolved": "false",
-		"driver.nspawn.userns": "false", "driver.nspawn.overlay.idmapped": "true",
+		"driver.nspawn.userns": "false", "driver.nspawn.overlay.idmapped": "true", "driver.nspawn.root": "idmapped-overlay",
 		"driver.nspawn.volumes.enabled": "true", "driver.nspawn.privileged.enabled": "false", "driver.nspawn.version": Version,
 	} {
 		must.StrContains(t, got[name], want, must.Sprint(name))
@@ -66,5 +66,34 @@ func TestAttributes(t *testing.T) {
 	}
 	must.MapEmpty(t, got)
 	// What is no longer so is told: Nomad keeps what it is not told.
-	must.MapLen(t, 11, show("", nspawn.Host{}))
+	must.MapLen(t, 12, show("", nspawn.Host{}))
+}
+
+// How roots are made is told, and if it is not the usual way, why.
+func TestFingerprintRoot(t *testing.T) {
+	unmappable, noOverlay := errors.New("cannot be ID-mapped"), errors.New("the kernel has no overlayfs")
+	for kind, c := range map[string]struct {
+		host   nspawn.Host
+		health string
+	}{
+		"idmapped-overlay": {nspawn.Host{}, "Healthy"},
+		"chowned-overlay": {
+			nspawn.Host{Overlay: unmappable},
+			"Healthy; owners of files are changed in a private copy for each task, which is slow: cannot be ID-mapped",
+		},
+		"": {
+			nspawn.Host{Overlay: unmappable, ChownedOverlay: noOverlay},
+			"Healthy; copy-on-write roots with user namespaces do not work: the kernel has no overlayfs",
+		},
+	} {
+		fingerprint := newFingerprint(Config{Enabled: true}, c.host)
+		must.Eq(t, drivers.HealthStateHealthy, fingerprint.Health)
+		must.Eq(t, c.health, fingerprint.HealthDescription)
+		root, ok := fingerprint.Attributes["driver.nspawn.root"].GetString()
+		must.True(t, ok)
+		must.Eq(t, kind, root)
+		idmapped, ok := fingerprint.Attributes["driver.nspawn.overlay.idmapped"].GetBool()
+		must.True(t, ok)
+		must.Eq(t, kind == idmappedOverlay, idmapped)
+	}
 }

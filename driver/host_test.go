@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn"
@@ -214,6 +215,29 @@ func awaitEvent(t *testing.T, harness *testutils.DriverHarness, message string) 
 		}
 	}
 	t.Fatalf("no event %q", message)
+}
+
+// An image that cannot be ID-mapped, as nothing on overlayfs can, is run more
+// slowly, which is told.
+func TestHostUnmappableImage(t *testing.T) {
+	harness := newHarness(t, "")
+	image := newImage(t)
+	must.NoError(t, unix.Mount("overlay", image, "overlay", unix.MS_RDONLY, "lowerdir="+hosttest.Busybox+":"+image))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(image, 0)) })
+	task := newTask(t, harness, fmt.Sprintf(`
+		image        = %q
+		network_veth = false
+		command      = "/bin/sh"
+		args         = ["-c", "stat -c %%u:%%g / /etc/passwd; echo x >/etc/passwd"]
+	`, image))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	events, err := harness.TaskEvents(ctx)
+	must.NoError(t, err)
+	startTask(t, harness, task)
+	must.StrContains(t, (<-events).Message, "private copy of the image, which takes time for images of many files")
+	must.Zero(t, waitTask(t, harness, task).ExitCode)
+	awaitLog(t, task, "stdout", "0:0\n0:0\n")
 }
 
 func TestHostExecTask(t *testing.T) {

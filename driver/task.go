@@ -90,7 +90,7 @@ func (d *Driver) startMachine(ctx context.Context, spec nspawn.Spec, ours bool, 
 			return follower, err
 		}
 	}
-	return d.machines.Start(ctx, spec, output.open)
+	return d.machines.Start(ctx, spec, func(text string) { d.emit(output.task, text) }, output.open)
 }
 
 // startedBefore says whether this very start has made a machine already: when a

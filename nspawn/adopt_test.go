@@ -14,7 +14,7 @@ import (
 func startUnit(t *testing.T, m *Manager, spec Spec) {
 	tool, err := lookTool(t.Context(), m.bus, spec)
 	must.NoError(t, err)
-	must.NoError(t, m.prepare(t.Context(), &spec))
+	must.NoError(t, m.prepare(t.Context(), &spec, func(string) {}))
 	spec.LogToJournal = true
 	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), properties(spec, tool, m.dirs)))
 }

@@ -88,8 +88,8 @@ func rootArgs(r Root) (args []string) {
 	return args
 }
 
-// userNamespaceArgs: the overlay's layers are ID-mapped already and an overlay
-// cannot be mapped again (EINVAL, systemd#25886), hence "off". A directory
+// userNamespaceArgs: the overlay shows the machine's owners already, and an
+// overlay cannot be ID-mapped (EINVAL, systemd#25886), hence "off". A directory
 // that runs in place is mapped by nspawn.
 func userNamespaceArgs(r Root) []string {
 	if !r.UserNamespace {

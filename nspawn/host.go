@@ -22,8 +22,10 @@ type Host struct {
 	Version     int    // its major number
 	Nspawn      string // path of systemd-nspawn
 	Controllers []string
-	// UserNamespaces and Overlay are nil where they work, else the reason.
-	UserNamespaces, Overlay error
+	// UserNamespaces and Overlay, the way roots are made, are nil where they
+	// work, else the reason. ChownedOverlay is about the way that remains if
+	// layers cannot be ID-mapped.
+	UserNamespaces, Overlay, ChownedOverlay error
 	// Services of systemd, by the last part of their bus name.
 	Machined, Networkd, Resolved bool
 	// Problems keep machines from being run; each says what to do about it.
@@ -65,7 +67,11 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	if !host.Machined {
 		problem(errors.New("systemd-machined is not available: install the package systemd-container"))
 	}
-	host.Overlay = rootfs.Probe(dirs.State)
+	host.Overlay = rootfs.Probe(dirs.State, rootfs.Overlay.Mount)
+	host.ChownedOverlay = host.Overlay
+	if errors.Is(host.Overlay, rootfs.ErrUnmappable) {
+		host.ChownedOverlay = rootfs.Probe(dirs.State, func(o rootfs.Overlay) error { return o.MountChowned(ctx) })
+	}
 	return host
 }
 

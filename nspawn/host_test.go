@@ -89,6 +89,7 @@ func traces(t *testing.T, m *Manager, machine string) (found []string) {
 
 // output collects what the machine writes. Call it after the machine's end.
 type output struct {
+	notices        []string
 	stdout, stderr chan string
 	events         <-chan Event
 }
@@ -104,7 +105,7 @@ func start(t *testing.T, m *Manager, spec Spec) (output, error) {
 		}()
 		return w
 	}
-	follower, err := m.Start(t.Context(), spec, func() (Streams, error) {
+	follower, err := m.Start(t.Context(), spec, func(text string) { out.notices = append(out.notices, text) }, func() (Streams, error) {
 		return Streams{Stdout: pipe(out.stdout), Stderr: pipe(out.stderr)}, nil
 	})
 	if err == nil {

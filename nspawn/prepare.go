@@ -17,8 +17,9 @@ import (
 )
 
 // prepare makes what the machine needs on the host and completes the spec. It
-// undoes nothing: Remove knows all of it by the machine's name.
-func (m *Manager) prepare(ctx context.Context, s *Spec) error {
+// undoes nothing: Remove knows all of it by the machine's name. What will take
+// its time is told by notice.
+func (m *Manager) prepare(ctx context.Context, s *Spec, notice func(string)) error {
 	if err := os.MkdirAll(m.dirs.machine(s.Machine), 0o700); err != nil {
 		return fmt.Errorf("make the directory of machine %s: %w", s.Machine, err)
 	}
@@ -34,7 +35,7 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 			return err
 		}
 		s.Root.UIDBase = base
-		if err := mapBinds(s); err != nil {
+		if err := mapBinds(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -43,7 +44,7 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 			return err
 		}
 	}
-	if err := m.prepareRoot(ctx, s); err != nil {
+	if err := m.prepareRoot(ctx, s, notice); err != nil {
 		return err
 	}
 	return m.mountOverlays(*s)
@@ -51,16 +52,13 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 
 // prepareRoot mounts a copy-on-write root, or claims an image that is written to
 // in place.
-func (m *Manager) prepareRoot(ctx context.Context, s *Spec) error {
+func (m *Manager) prepareRoot(ctx context.Context, s *Spec, notice func(string)) error {
 	lower, err := m.lower(ctx, s)
 	if err != nil {
 		return err
 	}
-	switch {
-	case s.Root.InPlace && s.Root.ReadOnly:
-		return nil
-	case s.Root.InPlace:
-		return m.claim(s.Root.Image, m.dirs.root(s.Machine))
+	if s.Root.InPlace {
+		return m.prepareInPlace(*s)
 	}
 	overlay := rootfs.Overlay{
 		Lower:   lower,
@@ -68,15 +66,41 @@ func (m *Manager) prepareRoot(ctx context.Context, s *Spec) error {
 		Target:  m.dirs.root(s.Machine),
 		UIDBase: s.Root.UIDBase,
 	}
-	if err := overlay.Mount(); err != nil {
+	if err := mountOverlay(ctx, overlay, notice); err != nil {
 		return err
 	}
 	if s.Root.Disk != "" {
-		if err := mountPartitions(s.Root.Image, overlay); err != nil {
+		if err := mountPartitions(ctx, s.Root.Image, overlay, notice); err != nil {
 			return err
 		}
 	}
 	return furnish(m.dirs.root(s.Machine), *s, s.binds(m.dirs))
+}
+
+// prepareInPlace is for an image that nspawn ID-maps itself. One that may be
+// written to has only one machine.
+func (m *Manager) prepareInPlace(s Spec) error {
+	if s.Root.UserNamespace {
+		if err := rootfs.Mappable(s.Root.Image); err != nil {
+			return fmt.Errorf("image %s in place with a user namespace: %w; set ephemeral = true to run a private copy", s.Root.Image, err)
+		}
+	}
+	if s.Root.ReadOnly {
+		return nil
+	}
+	return m.claim(s.Root.Image, m.dirs.root(s.Machine))
+}
+
+// mountOverlay mounts a part of the machine's copy-on-write root. Where its
+// layers cannot be ID-mapped, which an attempt tells, it is the slower one of
+// changed owners.
+func mountOverlay(ctx context.Context, overlay rootfs.Overlay, notice func(string)) error {
+	err := overlay.Mount()
+	if errors.Is(err, rootfs.ErrUnmappable) {
+		notice(fmt.Sprintf("Owners of files are changed in a private copy of the image, which takes time for images of many files: %v", err))
+		err = overlay.MountChowned(ctx)
+	}
+	return err
 }
 
 // lower are the layers that the machine's root lies on. Those of the store are
@@ -102,7 +126,7 @@ func (m *Manager) lower(ctx context.Context, s *Spec) (layers []string, err erro
 // mountPartitions covers the further partitions of a disk, as /usr or /var, which
 // are mounted below its root, like the root itself. An EFI partition is not for
 // machines, nor can it be a layer (vfat).
-func mountPartitions(disk string, root rootfs.Overlay) error {
+func mountPartitions(ctx context.Context, disk string, root rootfs.Overlay, notice func(string)) error {
 	partitions, err := rootfs.MountsBelow(disk)
 	if err != nil {
 		return err
@@ -117,7 +141,7 @@ func mountPartitions(disk string, root rootfs.Overlay) error {
 			Target:  filepath.Join(root.Target, partition.Path),
 			UIDBase: root.UIDBase,
 		}
-		if err := overlay.Mount(); err != nil {
+		if err := mountOverlay(ctx, overlay, notice); err != nil {
 			return err
 		}
 	}
@@ -125,7 +149,7 @@ func mountPartitions(disk string, root rootfs.Overlay) error {
 }
 
 // mapBinds finds out which binds cannot be ID-mapped.
-func mapBinds(s *Spec) error {
+func mapBinds(ctx context.Context, s *Spec) error {
 	s.Binds = slices.Clone(s.Binds)
 	var errs []error
 	for i, bind := range s.Binds {
@@ -134,7 +158,7 @@ func mapBinds(s *Spec) error {
 		case err == nil:
 		case bind.Owned:
 			s.Binds[i].unmapped = true
-			errs = append(errs, rootfs.HandOver(bind.Source, s.Root.UIDBase))
+			errs = append(errs, rootfs.HandOver(ctx, bind.Source, s.Root.UIDBase))
 		default:
 			errs = append(errs, fmt.Errorf("bind %s to %s with a user namespace: %w", bind.Source, bind.Destination, err))
 		}

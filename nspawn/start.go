@@ -20,12 +20,13 @@ const startTimeout = 90 * time.Second
 
 // Start runs the machine and returns when it is up, which is before its
 // payload's first instruction. What an earlier start of the same name left is
-// removed before; on an error nothing is left.
+// removed before; on an error nothing is left. It tells by notice why it takes
+// longer than usual.
 //
 // It opens the streams as late as it can, and closes them: systemd keeps its own
 // copies. Whoever reads them may stop at the end of the last writer, so one that
 // dies with a plugin in the middle of a start must not have been the first.
-func (m *Manager) Start(ctx context.Context, s Spec, open func() (Streams, error)) (follower *Follower, err error) {
+func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open func() (Streams, error)) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	lock, err := m.lock(s.Machine)
@@ -47,7 +48,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, open func() (Streams, error
 	if err != nil {
 		return nil, err
 	}
-	if err := m.prepare(ctx, &s); err != nil {
+	if err := m.prepare(ctx, &s, notice); err != nil {
 		return nil, err
 	}
 	socket, err := listenNotify(m.dirs.notify(s.Machine))

@@ -64,7 +64,7 @@ func TestVMHost(t *testing.T) {
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	must.NoError(t, err)
 	must.StrHasPrefix(t, "6.1.", string(release))
-	must.NoError(t, rootfs.Probe(t.TempDir()))
+	must.NoError(t, rootfs.Probe(t.TempDir(), rootfs.Overlay.Mount))
 	m := newManager(t)
 	never := Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
 	host := LookHost(t.Context(), m.bus, never)
@@ -262,6 +262,31 @@ func TestVMOverlay(t *testing.T) {
 		must.Eq(t, "0:0\n0:0\n0:0\n1000:1001\n0:0\n", <-out.stdout)
 	}
 	must.FileExists(t, hosttest.Busybox+"/etc/passwd")
+}
+
+// On this kernel tmpfs cannot be ID-mapped, be it below the image or below all of
+// the driver.
+func TestVMChownedRoot(t *testing.T) {
+	vmtest.Require(t)
+	m := newManager(t)
+	memory := t.TempDir()
+	must.NoError(t, syscall.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
+	t.Cleanup(func() { must.NoError(t, syscall.Unmount(memory, syscall.MNT_DETACH)) })
+	host := LookHost(t.Context(), m.bus, Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
+	must.ErrorIs(t, host.Overlay, rootfs.ErrUnmappable)
+	must.NoError(t, host.ChownedOverlay)
+
+	image := newOwnedImage(t, memory)
+	before := listing(t, image)
+	spec := newMachine(t, m, `stat -c '%u:%g %a' / /opt/setuid /srv/www/page
+		su www -c '/opt/cat /proc/self/status | grep CapEff'; echo x >/etc/passwd`)
+	spec.Root.Image = image
+	out := mustStart(t, m, spec)
+	mustWait(t, m, spec.Machine)
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "0:0 755\n0:0 4755\n33:33 644\nCapEff:\t0000000000002000\n", <-out.stdout)
+	must.StrContains(t, strings.Join(out.notices, "\n"), "file system tmpfs")
+	must.Eq(t, before, listing(t, image))
 }
 
 // Nomad's directory for a task's secrets is a tmpfs, which can be ID-mapped

@@ -63,7 +63,7 @@ func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	return mountOverlay(len(o.Lower), options)
+	return o.merge(options)
 }
 
 // openLayers returns detached mounts: of every lower layer, then of the writable
@@ -132,6 +132,9 @@ func (o Overlay) options() (options string, open []int, err error) {
 	// index=off: where the kernel is built with it on, a layer that was copied
 	// or pulled anew fails with ESTALE.
 	options = "index=off,lowerdir=" + strings.Join(lower, ":")
+	if o.chowned {
+		options += ",metacopy=on"
+	}
 	w := o.writable()
 	if w.dir == "" {
 		return options, nil, nil
@@ -148,15 +151,15 @@ func (o Overlay) options() (options string, open []int, err error) {
 	return options, open, nil
 }
 
-// mountOverlay returns a detached mount of an overlay of some lower layers.
-func mountOverlay(lowers int, options string) (tree int, err error) {
+// merge returns a detached mount of the overlay.
+func (o Overlay) merge(options string) (tree int, err error) {
 	if err := unix.Mkdir("merged", 0o700); err != nil {
 		return -1, fmt.Errorf("make mount point of overlay: %w", err)
 	}
 	// nodev: device nodes of an image are never needed, systemd-nspawn mounts a
 	// /dev of its own.
 	if err := unix.Mount("overlay", "merged", "overlay", unix.MS_NODEV, options); err != nil {
-		return -1, fmt.Errorf("mount overlay of %d layers: %w", lowers, explainOverlay(err))
+		return -1, fmt.Errorf("mount overlay of %d layers: %w", len(o.Lower), o.explain(err))
 	}
 	tree, err = unix.OpenTree(unix.AT_FDCWD, "merged", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -171,23 +174,32 @@ func closeAll(fds []int) {
 	}
 }
 
+// ErrUnmappable says that the kernel or a file system cannot do ID-mapped
+// mounts, or overlays of them.
+var ErrUnmappable = errors.New("cannot be ID-mapped")
+
 func explainIDMap(dir string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
-		return fmt.Errorf("%w: ID-mapped mounts need kernel 5.12", err)
+		return fmt.Errorf("%w (%w): it needs kernel 5.12", ErrUnmappable, err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w: this kernel can not ID-map mounts of file system %s, use another (ext4, xfs, btrfs)", err, fsType(dir))
+		return fmt.Errorf("%w (%w): this kernel can not ID-map mounts of file system %s, only of others (ext4, xfs, btrfs)",
+			ErrUnmappable, err, fsType(dir))
+	case errors.Is(err, unix.EPERM): // ID-mapped already, or of a user namespace
+		return fmt.Errorf("%w (%w): it is already, or its file system is of a user namespace", ErrUnmappable, err)
 	}
 	return err
 }
 
-func explainOverlay(err error) error {
+func (o Overlay) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("%w: the kernel has no overlayfs, load module overlay", err)
+	case errors.Is(err, unix.EINVAL) && o.UIDBase != 0:
+		return fmt.Errorf("layers %w (%w): overlayfs takes ID-mapped layers since kernel 5.19", ErrUnmappable, err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w: overlayfs with ID-mapped layers needs kernel 5.19 and a writable layer on a local file system"+
-			" other than overlayfs; the kernel log tells more", err)
+		return fmt.Errorf("%w: overlayfs needs a writable layer (%s) on a local file system such as ext4, xfs or btrfs, not on %s;"+
+			" the kernel log tells more", err, o.writable().dir, fsType(o.writable().dir))
 	case errors.Is(err, unix.ELOOP):
 		return fmt.Errorf("%w: a layer is, or lies in, another", err)
 	}

@@ -1,11 +1,8 @@
 package rootfs
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +15,7 @@ func Mappable(path string) error {
 	}
 	switch stat.Type {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
-		return nil // since kernel 5.15 at the latest, older than overlays of such mounts
+		return nil // since kernel 5.15 at the latest
 	}
 	users, err := userNamespace(RangeSize)
 	if err != nil {
@@ -37,35 +34,15 @@ func Mappable(path string) error {
 	return nil
 }
 
-// HandOver gives all that host root has in dir, and dir itself, to the machine's root. It stands in for an ID-mapped mount.
-func HandOver(dir string, base uint32) error {
-	tree, err := os.OpenRoot(dir)
+// HandOver makes the owners of dir and of all in it the machine's: host root its root, other users its users. It stands in for an ID-mapped mount.
+func HandOver(ctx context.Context, dir string, base uint32) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("hand over %s: %w", dir, err)
 	}
-	defer tree.Close()
-	err = fs.WalkDir(tree.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
-		if err == nil {
-			err = handOver(tree, name, base)
-		}
-		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile
-			return nil
-		}
-		return err
-	})
-	if err != nil {
+	defer unix.Close(fd)
+	if err := chown(ctx, fd, ".", base); err != nil {
 		return fmt.Errorf("hand over %s: %w", dir, err)
 	}
 	return nil
-}
-
-func handOver(tree *os.Root, name string, base uint32) error {
-	info, err := tree.Lstat(name)
-	if err != nil {
-		return err
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != 0 {
-		return nil
-	}
-	return tree.Lchown(name, int(base), int(base))
 }

@@ -9,11 +9,13 @@
 // --private-users-ownership=off: it can not ID-map a finished overlay itself
 // (EINVAL).
 //
-// Needs kernel 5.19, the first whose overlayfs takes ID-mapped layers, and
-// layers on a file system that can be ID-mapped.
+// That needs kernel 5.19, the first whose overlayfs takes ID-mapped layers, and
+// layers on a file system that can be ID-mapped. Elsewhere the machine gets a
+// plain overlay in which the owners are changed (Overlay.MountChowned).
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -40,6 +42,8 @@ type Overlay struct {
 	Root    string   // root of the machine: layers that lie in it are shifted already; may be empty
 	Target  string   // where the merged tree appears; made if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of RangeSize; 0: no user namespace
+
+	chowned bool // owners are changed in it
 }
 
 // writable is a directory with one that takes the changes and one that overlayfs
@@ -55,18 +59,43 @@ func (o Overlay) writable() writable {
 }
 
 // Mount makes the merged tree appear at Target. Upon an error nothing stays
-// mounted.
+// mounted; it is ErrUnmappable if MountChowned may do.
 //
 // RW should lie in a directory only root may enter: a setuid-root file of the
 // machine is owned by host root in there.
 func (o Overlay) Mount() error {
+	return o.mount(o.assemble)
+}
+
+// MountChowned is Mount where layers cannot be ID-mapped: it changes the owners
+// of all files, in upper/, where they are not the image's any more. The time
+// that takes grows with the number of files; with metacopy (kernel 4.19) their
+// contents are not copied. The kernel warns of it if layers are not trusted: what
+// an image or a machine cannot set are trusted.* attributes.
+func (o Overlay) MountChowned(ctx context.Context) error {
+	return o.mount(func() (tree int, err error) {
+		plain := o
+		plain.UIDBase, plain.chowned = 0, true
+		if tree, err = plain.assemble(); err != nil {
+			return -1, err
+		}
+		if err := chown(ctx, tree, ".", o.UIDBase); err != nil {
+			unix.Close(tree)
+			return -1, fmt.Errorf("change owners: %w", err)
+		}
+		return tree, nil
+	})
+}
+
+// mount attaches the merged tree that assemble returns, detached.
+func (o Overlay) mount(assemble func() (tree int, err error)) error {
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
 	}
 	if err := o.prepare(); err != nil {
 		return fmt.Errorf("prepare overlay %s: %w", o.Target, err)
 	}
-	tree, err := o.assemble()
+	tree, err := assemble()
 	if err != nil {
 		return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
 	}

@@ -314,16 +314,16 @@ func TestProbe(t *testing.T) {
 	hosttest.RequireRoot(t)
 	dir := t.TempDir()
 	before := mounts(t)
-	must.NoError(t, Probe(dir))
+	must.NoError(t, Probe(dir, Overlay.Mount))
 	left, err := os.ReadDir(dir)
 	must.NoError(t, err)
 	must.SliceEmpty(t, left)
 	must.Eq(t, before, mounts(t))
 
-	must.NoError(t, Probe(dir+"/missing")) // as on a client that has run no task yet
+	must.NoError(t, Probe(dir+"/missing", Overlay.Mount)) // as on a client that has run no task yet
 
 	onOverlay := mountedOverlay(t)
-	err = Probe(onOverlay)
+	err = Probe(onOverlay, Overlay.Mount)
 	must.ErrorContains(t, err, "file system overlay")
 	t.Log(err)
 	probes, err := filepath.Glob(onOverlay + "/.probe-*")

@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Probe tells whether overlays of ID-mapped layers can be made and written to
-// on the file system of dir, by making one. It leaves nothing behind.
-func Probe(dir string) (err error) {
+// Probe tells whether overlays can be mounted in a way, such as Overlay.Mount,
+// and written to on the file system of dir, by making one. It leaves nothing
+// behind.
+func Probe(dir string, mount func(Overlay) error) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("probe root file systems: %w", err)
 	}
@@ -33,7 +34,7 @@ func Probe(dir string) (err error) {
 	if err := os.Mkdir(o.Lower[0], 0o755); err != nil {
 		return err
 	}
-	if err := o.Mount(); err != nil {
+	if err := mount(o); err != nil {
 		return err
 	}
 	return o.checkOwners()

@@ -1,0 +1,160 @@
+package rootfs
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// chown gives a file, and all below it, to the machine whose IDs begin at base,
+// within one mount. IDs on disk count by their lower 16 bits, so that a tree may
+// be of another base before, or of the same. Files that go meanwhile are no
+// error.
+//
+// It is systemd-nspawn's --private-users-ownership=chown, which does not go with
+// a read-only root and loses file capabilities (252 to 262).
+func chown(ctx context.Context, at int, name string, base uint32) error {
+	isDir, err := chownEntry(at, name, base)
+	if isDir && err == nil {
+		err = chownIn(ctx, at, name, base)
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EXDEV) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("entry %q: %w", name, err)
+	}
+	return nil
+}
+
+// chownIn is chown of what is in a directory.
+func chownIn(ctx context.Context, at int, name string, base uint32) error {
+	dir, err := openDir(at, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := chown(ctx, int(dir.Fd()), name, base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chownEntry is chown of one file, with all that goes with its owner.
+func chownEntry(at int, name string, base uint32) (isDir bool, err error) {
+	file, err := unix.Openat2(at, name, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(file)
+	var stat unix.Stat_t
+	if err := unix.Fstat(file, &stat); err != nil {
+		return false, err
+	}
+	kind := stat.Mode & unix.S_IFMT
+	if kind == unix.S_IFLNK {
+		return false, chownFile(file, stat, base)
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", file)
+	capabilities, err := getxattr(path, "security.capability")
+	if err != nil {
+		return false, err
+	}
+	if err := chownFile(file, stat, base); err != nil {
+		return false, err
+	}
+	// Changing the owner takes setuid, setgid and capabilities (chown(2)).
+	if kind == unix.S_IFREG && stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		if err := unix.Chmod(path, stat.Mode&0o7777); err != nil {
+			return false, err
+		}
+	}
+	if capabilities != nil {
+		if err := unix.Setxattr(path, "security.capability", shiftCapabilities(capabilities, base), 0); err != nil {
+			return false, fmt.Errorf("set capabilities: %w", err)
+		}
+	}
+	return kind == unix.S_IFDIR, chownACLs(path, base)
+}
+
+func chownFile(file int, stat unix.Stat_t, base uint32) error {
+	return unix.Fchownat(file, "", int(shift(stat.Uid, base)), int(shift(stat.Gid, base)), unix.AT_EMPTY_PATH)
+}
+
+func shift(id, base uint32) uint32 { return base | id%RangeSize }
+
+// shiftCapabilities makes those of the machine's root from those of the host's:
+// struct vfs_ns_cap_data of linux/capability.h, which has the user namespace's
+// root in addition.
+func shiftCapabilities(value []byte, base uint32) []byte {
+	const revision2, revision3 = 2, 3
+	switch {
+	case len(value) == 20 && value[3] == revision2:
+		value = append(value, 0, 0, 0, 0)
+		value[3] = revision3
+	case len(value) != 24 || value[3] != revision3:
+		return value // of before Linux 2.6.25
+	}
+	binary.LittleEndian.PutUint32(value[20:], shift(binary.LittleEndian.Uint32(value[20:]), base))
+	return value
+}
+
+func chownACLs(path string, base uint32) error {
+	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		acl, err := getxattr(path, name)
+		if err != nil {
+			return err
+		}
+		if acl == nil {
+			continue
+		}
+		shiftACL(acl, base)
+		if err := unix.Setxattr(path, name, acl, 0); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// shiftACL changes the users and groups that an ACL names
+// (linux/posix_acl_xattr.h: a version, then entries of tag, permissions, ID).
+func shiftACL(acl []byte, base uint32) {
+	const header, entry, user, group = 4, 8, 0x02, 0x08
+	for i := header; i+entry <= len(acl); i += entry {
+		if tag := binary.LittleEndian.Uint16(acl[i:]); tag == user || tag == group {
+			id := acl[i+4:]
+			binary.LittleEndian.PutUint32(id, shift(binary.LittleEndian.Uint32(id), base))
+		}
+	}
+}
+
+// getxattr returns an extended attribute, nil if the file has none of the name.
+func getxattr(path, name string) ([]byte, error) {
+	size, err := unix.Getxattr(path, name, nil)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	value := make([]byte, size)
+	size, err = unix.Getxattr(path, name, value)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return value[:size], nil
+}
