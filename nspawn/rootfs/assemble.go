@@ -59,40 +59,54 @@ func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 	return mountOverlay(len(o.Lower))
 }
 
-// openLayers returns detached, ID-mapped mounts: of RW, then of every lower
-// layer.
+// openLayers returns detached mounts: of what takes the changes, then of every
+// lower layer.
 func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
-	for i, dir := range append([]string{o.RW}, o.Lower...) {
-		layer, err := openLayer(dir, i > 0)
+	rw, err := o.openRW(users)
+	if err != nil {
+		return nil, err
+	}
+	layers = append(layers, rw)
+	for _, dir := range o.Lower {
+		// Symbolic links in the path of an image were resolved when it was
+		// permitted: one that is there now was put there meanwhile, by a machine
+		// that runs a directory above in place.
+		layer, err := openLayer(dir, unix.RESOLVE_NO_SYMLINKS, users)
 		if err != nil {
-			return layers, fmt.Errorf("open layer %s: %w", dir, err)
+			return layers, err
 		}
 		layers = append(layers, layer)
-		if users == nil {
-			continue
-		}
-		idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
-		if err := unix.MountSetattr(layer, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
-			return layers, fmt.Errorf("map owners of layer %s: %w", dir, explainIDMap(dir, err))
-		}
 	}
 	return layers, nil
 }
 
-// openLayer clones the mount of a directory. Symbolic links in the path of an
-// image were resolved when it was permitted: one that is there now was put there
-// meanwhile, by a machine that runs a directory above in place.
-func openLayer(dir string, image bool) (int, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC}
-	if image {
-		how.Resolve = unix.RESOLVE_NO_SYMLINKS
+func (o Overlay) openRW(users *os.File) (int, error) {
+	if o.Memory > 0 {
+		return o.openMemory()
 	}
-	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
+	return openLayer(o.RW, 0, users)
+}
+
+// openLayer clones the mount of a directory, and ID-maps it.
+func openLayer(dir string, resolve uint64, users *os.File) (int, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
 	if err != nil {
-		return -1, err
+		return -1, fmt.Errorf("open layer %s: %w", dir, err)
 	}
 	defer unix.Close(fd)
-	return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	layer, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open layer %s: %w", dir, err)
+	}
+	if users == nil {
+		return layer, nil
+	}
+	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
+	if err := unix.MountSetattr(layer, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
+		unix.Close(layer)
+		return -1, fmt.Errorf("map owners of layer %s: %w", dir, explainIDMap(dir, err))
+	}
+	return layer, nil
 }
 
 // attachAll mounts each layer in the working directory under its index.

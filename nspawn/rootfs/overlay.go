@@ -33,6 +33,7 @@ const maxLayers = 500
 type Overlay struct {
 	Lower   []string // read-only layers, the topmost first
 	RW      string   // directory on a real file system that takes the changes, in upper/
+	Memory  uint64   // bytes of a tmpfs of the overlay's own that takes them instead, and ends with it; 0: RW does
 	Target  string   // where the merged tree appears; made if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of RangeSize; 0: no user namespace
 }
@@ -90,7 +91,11 @@ func (o Overlay) validate() error {
 	if len(o.Lower) > maxLayers {
 		return fmt.Errorf("%d lower layers, overlayfs takes %d", len(o.Lower), maxLayers)
 	}
-	for _, dir := range append([]string{o.RW, o.Target}, o.Lower...) {
+	dirs := append([]string{o.Target}, o.Lower...)
+	if o.Memory == 0 {
+		dirs = append(dirs, o.RW)
+	}
+	for _, dir := range dirs {
 		if !filepath.IsAbs(dir) {
 			return fmt.Errorf("path %q is not absolute", dir)
 		}
@@ -114,17 +119,21 @@ func (o Overlay) prepare() error {
 	if mounted {
 		return fmt.Errorf("something is mounted there already: %w", unix.EBUSY)
 	}
-	if err := os.MkdirAll(filepath.Join(o.RW, "work"), 0o700); err != nil {
-		return err
+	if o.Memory > 0 {
+		return nil
 	}
-	return o.prepareUpper()
+	return o.prepareRW(o.RW, 0)
 }
 
-// prepareUpper makes RW/upper look like the root of the topmost layer, since
-// the merged root shows the attributes of upper. It gets its name last, so an
-// upper/ left by an interrupted try is not taken for a finished one.
-func (o Overlay) prepareUpper() error {
-	upper := filepath.Join(o.RW, "upper")
+// prepareRW makes rw/work, and rw/upper, which looks like the root of the topmost
+// layer, with its owner shifted: the merged root shows the attributes of upper.
+// That gets its name last, so an upper/ left by an interrupted try is not taken
+// for a finished one.
+func (o Overlay) prepareRW(rw string, shift uint32) error {
+	if err := os.MkdirAll(filepath.Join(rw, "work"), 0o700); err != nil {
+		return err
+	}
+	upper := filepath.Join(rw, "upper")
 	if _, err := os.Lstat(upper); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -136,7 +145,7 @@ func (o Overlay) prepareUpper() error {
 	if err := os.MkdirAll(raw, 0o700); err != nil {
 		return err
 	}
-	if err := os.Chown(raw, int(root.Uid), int(root.Gid)); err != nil {
+	if err := os.Chown(raw, int(root.Uid+shift), int(root.Gid+shift)); err != nil {
 		return err
 	}
 	if err := unix.Chmod(raw, root.Mode&0o7777); err != nil {
