@@ -61,6 +61,7 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 			Tmpfs:         task.Tmpfs,
 			Inaccessible:  task.Inaccessible,
 			UserNamespace: task.UserNamespacing,
+			Layer:         task.layer(),
 		},
 		Binds:   binds,
 		Network: network,

@@ -24,6 +24,9 @@ type Host struct {
 	Controllers []string
 	// UserNamespaces and Overlay are nil where they work, else the reason.
 	UserNamespaces, Overlay error
+	// DiskLimiter is what can limit the writable layers of machines; "" if
+	// nothing but memory.
+	DiskLimiter rootfs.Limiter
 	// Services of systemd, by the last part of their bus name.
 	Machined, Networkd, Resolved bool
 	// Problems keep machines from being run; each says what to do about it.
@@ -66,6 +69,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 		problem(errors.New("systemd-machined is not available: install the package systemd-container"))
 	}
 	host.Overlay = rootfs.Probe(dirs.State)
+	host.DiskLimiter, _ = rootfs.LookLimiter(dirs.writables())
 	return host
 }
 

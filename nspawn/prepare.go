@@ -25,6 +25,11 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 	if err := os.WriteFile(m.dirs.environment(s.Machine), []byte(environmentFile(s.Environment)), 0o600); err != nil {
 		return fmt.Errorf("write the environment of machine %s: %w", s.Machine, err)
 	}
+	if s.Root.Layer.Max > 0 && !s.Root.Layer.InMemory {
+		if err := m.limit(*s); err != nil {
+			return err
+		}
+	}
 	if s.Root.UserNamespace {
 		base, err := m.ranges.Acquire(s.Machine)
 		if err != nil {
@@ -47,11 +52,11 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 	if s.Root.InPlace {
 		return m.claim(s.Machine, s.Root)
 	}
-	overlay := rootfs.Overlay{
-		Lower:   lower,
-		RW:      m.dirs.writable(s.Machine),
-		Target:  m.dirs.root(s.Machine),
-		UIDBase: s.Root.UIDBase,
+	overlay := rootfs.Overlay{Lower: lower, Target: m.dirs.root(s.Machine), UIDBase: s.Root.UIDBase}
+	if s.Root.Layer.InMemory {
+		overlay.Memory = s.Root.Layer.Max
+	} else {
+		overlay.RW = m.dirs.writable(s.Machine)
 	}
 	if err := overlay.Mount(); err != nil {
 		return err
@@ -62,6 +67,20 @@ func (m *Manager) prepare(ctx context.Context, s *Spec) error {
 		}
 	}
 	return furnish(m.dirs.root(s.Machine), *s)
+}
+
+// limit makes the machine's writable layer with its limit. The projects that it
+// may be of are numbered as the UIDs of its range, which is no other machine's;
+// so it has one also if it has no user namespace.
+func (m *Manager) limit(s Spec) error {
+	base, err := m.ranges.Acquire(s.Machine)
+	if err != nil {
+		return err
+	}
+	if err := rootfs.MakeLimited(m.dirs.writable(s.Machine), s.Root.Layer.Max, base); err != nil {
+		return fmt.Errorf("%w; or set in_memory in the disk block", err)
+	}
+	return nil
 }
 
 // lower are the layers that the machine's root lies on. Those of the store are
@@ -96,11 +115,11 @@ func mountPartitions(disk string, root rootfs.Overlay) error {
 		if partition.FSType == "vfat" {
 			continue
 		}
-		overlay := rootfs.Overlay{
-			Lower:   []string{filepath.Join(disk, partition.Path)},
-			RW:      filepath.Join(root.RW, fmt.Sprintf("partition%d", i)),
-			Target:  filepath.Join(root.Target, partition.Path),
-			UIDBase: root.UIDBase,
+		overlay := root
+		overlay.Lower = []string{filepath.Join(disk, partition.Path)}
+		overlay.Target = filepath.Join(root.Target, partition.Path)
+		if root.Memory == 0 {
+			overlay.RW = filepath.Join(root.RW, fmt.Sprintf("partition%d", i))
 		}
 		if err := overlay.Mount(); err != nil {
 			return err
@@ -256,6 +275,7 @@ func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 		return err
 	}
 	if err := errors.Join(
+		rootfs.Unlimit(m.dirs.writable(machine)),
 		rootfs.Remove(m.dirs.writable(machine)),
 		m.ranges.Release(machine),
 		m.disks.Detach(machine),

@@ -20,15 +20,22 @@ const (
 	Qgroup       Limiter = "btrfs"         // quota groups of subvolumes
 )
 
-// LookLimiter finds out which limiter the file system of dir has. The error says
-// what is missing.
+// LookLimiter finds out which limiter the file system of dir has, which is made if
+// missing. The error says what it lacks.
 func LookLimiter(dir string) (Limiter, error) {
-	file, err := os.Open(dir)
+	file, err := openOrMake(dir)
 	if err != nil {
 		return "", fmt.Errorf("look for quotas: %w", err)
 	}
 	defer file.Close()
 	return lookLimiter(file)
+}
+
+func openOrMake(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
 }
 
 func lookLimiter(dir *os.File) (Limiter, error) {
@@ -60,10 +67,7 @@ func lookLimiter(dir *os.File) (Limiter, error) {
 // written, however many UIDs they are of. It must not exist. The first
 // RangeSize IDs of projects from that on are for this directory to choose from.
 func MakeLimited(dir string, size uint64, projects uint32) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return fmt.Errorf("limit %s: %w", dir, err)
-	}
-	parent, err := os.Open(filepath.Dir(dir))
+	parent, err := openOrMake(filepath.Dir(dir))
 	if err != nil {
 		return fmt.Errorf("limit %s: %w", dir, err)
 	}

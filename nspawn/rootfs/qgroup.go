@@ -3,7 +3,9 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +23,11 @@ const (
 	limitReferenced = 1          // BTRFS_QGROUP_LIMIT_MAX_RFER
 	subvolumeInode  = 256        // BTRFS_FIRST_FREE_OBJECTID, of a subvolume's root
 )
+
+// qgroupLimits is struct btrfs_ioctl_qgroup_limit_args.
+type qgroupLimits struct{ group, flags, referenced, _, _, _ uint64 }
+
+const noLimit = math.MaxUint64
 
 // qgroupsEnabled asks sysfs, which needs Linux 5.9.
 func qgroupsEnabled(file *os.File) bool {
@@ -54,26 +61,39 @@ func makeSubvolume(parent *os.File, name string, size uint64) error {
 	if err := dir.Chmod(0o700); err != nil {
 		return err
 	}
-	limit := struct{ group, flags, referenced, _, _, _ uint64 }{flags: limitReferenced, referenced: size} // group 0: the directory's
+	limit := qgroupLimits{flags: limitReferenced, referenced: size} // group 0: the directory's
 	if err := ioctl(dir.Fd(), qgroupLimit, unsafe.Pointer(&limit)); err != nil {
 		return fmt.Errorf("limit subvolume: %w", err)
 	}
 	return nil
 }
 
-// dropQgroup removes the group of a subvolume, which stays without it. Since
-// Linux 6.11 the kernel refuses that, and does it itself with the subvolume.
+// dropQgroup ends the limit, as nothing can be removed from a full subvolume, and
+// removes the group, which would stay when the subvolume is gone. Since Linux 6.11
+// the kernel refuses that, and does it itself later.
 func dropQgroup(dir *os.File) error {
 	group, err := subvolume(dir)
 	if err != nil || group == 0 {
 		return err
 	}
-	remove := struct{ create, group uint64 }{group: group}
-	err = ioctl(dir.Fd(), qgroupCreate, unsafe.Pointer(&remove))
-	if err == nil || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) {
-		return nil
+	parent, err := os.Open(filepath.Dir(dir.Name())) // what is full refuses these, too
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("remove quota group %d: %w", group, err)
+	defer parent.Close()
+	limit := qgroupLimits{group: group, flags: limitReferenced, referenced: noLimit}
+	if err := ioctl(parent.Fd(), qgroupLimit, unsafe.Pointer(&limit)); err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) { // removed, or quotas turned off
+			return nil
+		}
+		return fmt.Errorf("end the limit of quota group %d: %w", group, err)
+	}
+	remove := struct{ create, group uint64 }{group: group}
+	err = ioctl(parent.Fd(), qgroupCreate, unsafe.Pointer(&remove))
+	if err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove quota group %d: %w", group, err)
+	}
+	return nil
 }
 
 // subvolume is the ID of the subvolume of which dir is the root, else 0.
