@@ -87,14 +87,14 @@ func makeProject(dir string, size uint64, first uint32) error {
 	if err != nil {
 		return err
 	}
-	var attr fileXattr
-	if err := ioctl(file.Fd(), xattrGet, unsafe.Pointer(&attr)); err != nil {
-		return fmt.Errorf("look up its project: %w", err)
+	attr, err := projectOf(file)
+	if err != nil {
+		return err
 	}
 	attr.flags |= xattrInherited
 	attr.project = project
-	if err := ioctl(file.Fd(), xattrSet, unsafe.Pointer(&attr)); err != nil {
-		return fmt.Errorf("set project %d: %w", project, err)
+	if err := setProject(file, attr); err != nil {
+		return err
 	}
 	limits := quota{blockHard: max(size/quotaBlock, 1), inodeHard: max(size/sizePerInode, 1), valid: limitsValid}
 	if err := quotactl(file.Fd(), quotaSet, uintptr(project), unsafe.Pointer(&limits)); err != nil {
@@ -119,11 +119,12 @@ func freeProject(file *os.File, first uint32) (uint32, error) {
 	return 0, fmt.Errorf("projects %d to %d are all in use", first, first+RangeSize-1)
 }
 
-// dropProject ends the limit of the directory's project, unless that is the one
-// of the directory above, of somebody else.
+// dropProject ends the limit of the directory's project, and takes the directory
+// out of it: Remove could not move to it what has got another project (rename(2),
+// EXDEV). A project of the directory above is somebody else's.
 func dropProject(dir *os.File) error {
-	project, err := projectOf(dir)
-	if err != nil || project == 0 {
+	attr, err := projectOf(dir)
+	if err != nil || attr.project == 0 {
 		return err
 	}
 	parent, err := os.Open(filepath.Dir(dir.Name()))
@@ -131,29 +132,37 @@ func dropProject(dir *os.File) error {
 		return err
 	}
 	defer parent.Close()
-	if above, err := projectOf(parent); err != nil || above == project {
+	if above, err := projectOf(parent); err != nil || above.project == attr.project {
 		return err
 	}
 	none := quota{valid: limitsValid}
-	err = quotactl(dir.Fd(), quotaSet, uintptr(project), unsafe.Pointer(&none))
-	if err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOSYS) { // mounted without quotas meanwhile
-		return nil
+	err = quotactl(dir.Fd(), quotaSet, uintptr(attr.project), unsafe.Pointer(&none))
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOSYS) { // mounted without quotas meanwhile
+		return fmt.Errorf("end the limit of project %d: %w", attr.project, err)
 	}
-	return fmt.Errorf("end the limit of project %d: %w", project, err)
+	attr.flags &^= xattrInherited
+	attr.project = 0
+	return setProject(dir, attr)
 }
 
-// projectOf is the project that new files in the directory get, 0 if none.
-func projectOf(dir *os.File) (uint32, error) {
-	var attr fileXattr
-	err := ioctl(dir.Fd(), xattrGet, unsafe.Pointer(&attr))
+// projectOf has the project that new files in the directory get, 0 if none.
+func projectOf(dir *os.File) (attr fileXattr, err error) {
+	err = ioctl(dir.Fd(), xattrGet, unsafe.Pointer(&attr))
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) { // a file system without projects
-		return 0, nil
+		return fileXattr{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("look up the project of %s: %w", dir.Name(), err)
+		return attr, fmt.Errorf("look up the project of %s: %w", dir.Name(), err)
 	}
 	if attr.flags&xattrInherited == 0 {
-		return 0, nil
+		attr.project = 0
 	}
-	return attr.project, nil
+	return attr, nil
+}
+
+func setProject(dir *os.File, attr fileXattr) error {
+	if err := ioctl(dir.Fd(), xattrSet, unsafe.Pointer(&attr)); err != nil {
+		return fmt.Errorf("set the project of %s to %d: %w", dir.Name(), attr.project, err)
+	}
+	return nil
 }
