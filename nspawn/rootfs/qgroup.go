@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,18 +15,13 @@ import (
 
 const (
 	subvolumeCreate = 0x5000940e // BTRFS_IOC_SUBVOL_CREATE
-	qgroupCreate    = 0x4010942a // BTRFS_IOC_QGROUP_CREATE
 	qgroupLimit     = 0x8030942b // BTRFS_IOC_QGROUP_LIMIT
-	inodeLookup     = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
 	fsInfo          = 0x8400941f // BTRFS_IOC_FS_INFO
 	limitReferenced = 1          // BTRFS_QGROUP_LIMIT_MAX_RFER
 	subvolumeInode  = 256        // BTRFS_FIRST_FREE_OBJECTID, of a subvolume's root
 )
 
-// qgroupLimits is struct btrfs_ioctl_qgroup_limit_args.
-type qgroupLimits struct{ group, flags, referenced, _, _, _ uint64 }
-
-const noLimit = math.MaxUint64
+const noLimit = math.MaxUint64 // CLEAR_VALUE in btrfs_limit_qgroup
 
 // qgroupsEnabled asks sysfs, which needs Linux 5.9.
 func qgroupsEnabled(file *os.File) bool {
@@ -61,57 +55,37 @@ func makeSubvolume(parent *os.File, name string, size uint64) error {
 	if err := dir.Chmod(0o700); err != nil {
 		return err
 	}
-	limit := qgroupLimits{flags: limitReferenced, referenced: size} // group 0: the directory's
-	if err := ioctl(dir.Fd(), qgroupLimit, unsafe.Pointer(&limit)); err != nil {
-		return fmt.Errorf("limit subvolume: %w", err)
-	}
-	return nil
+	return limitOwnQgroup(dir, size)
 }
 
-// dropQgroup ends the limit, as nothing can be removed from a full subvolume, and
-// removes the group, which would stay when the subvolume is gone. Since Linux 6.11
-// the kernel refuses that, and does it itself later.
+// dropQgroup ends the limit, as nothing can be removed from a full subvolume. The
+// group itself goes with the subvolume, some time after it; before Linux 6.11 it
+// stays, empty, and cannot be removed as long as there is the subvolume.
 func dropQgroup(dir *os.File) error {
-	group, err := subvolume(dir)
-	if err != nil || group == 0 {
+	if is, err := isSubvolume(dir); err != nil || !is {
 		return err
 	}
-	parent, err := os.Open(filepath.Dir(dir.Name())) // what is full refuses these, too
-	if err != nil {
-		return err
+	err := limitOwnQgroup(dir, noLimit)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) { // quotas were turned off meanwhile
+		return nil
 	}
-	defer parent.Close()
-	limit := qgroupLimits{group: group, flags: limitReferenced, referenced: noLimit}
-	if err := ioctl(parent.Fd(), qgroupLimit, unsafe.Pointer(&limit)); err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) { // removed, or quotas turned off
-			return nil
-		}
-		return fmt.Errorf("end the limit of quota group %d: %w", group, err)
-	}
-	remove := struct{ create, group uint64 }{group: group}
-	err = ioctl(parent.Fd(), qgroupCreate, unsafe.Pointer(&remove))
-	if err != nil && !errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove quota group %d: %w", group, err)
-	}
-	return nil
+	return err
 }
 
-// subvolume is the ID of the subvolume of which dir is the root, else 0.
-func subvolume(dir *os.File) (uint64, error) {
+func isSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	var stat unix.Stat_t
 	if err := errors.Join(unix.Fstatfs(int(dir.Fd()), &fs), unix.Fstat(int(dir.Fd()), &stat)); err != nil {
-		return 0, err
+		return false, fmt.Errorf("look at %s: %w", dir.Name(), err)
 	}
-	if fs.Type != unix.BTRFS_SUPER_MAGIC || stat.Ino != subvolumeInode {
-		return 0, nil
+	return fs.Type == unix.BTRFS_SUPER_MAGIC && stat.Ino == subvolumeInode, nil
+}
+
+// limitOwnQgroup limits the subvolume that dir is in, to bytes.
+func limitOwnQgroup(dir *os.File, size uint64) error {
+	limits := struct{ group, flags, referenced, _, _, _ uint64 }{flags: limitReferenced, referenced: size}
+	if err := ioctl(dir.Fd(), qgroupLimit, unsafe.Pointer(&limits)); err != nil {
+		return fmt.Errorf("limit its quota group: %w", err)
 	}
-	lookup := struct {
-		tree, inode uint64
-		_           [4080]byte
-	}{inode: subvolumeInode}
-	if err := ioctl(dir.Fd(), inodeLookup, unsafe.Pointer(&lookup)); err != nil {
-		return 0, fmt.Errorf("look up subvolume: %w", err)
-	}
-	return lookup.tree, nil
+	return nil
 }
