@@ -582,7 +582,7 @@ func TestHostDiskLimitRefused(t *testing.T) {
 	must.NoError(t, unix.Mount("tmpfs", m.dirs.State, "tmpfs", 0, ""))
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(m.dirs.State, 0)) })
 	spec := newMachine(t, m, "true")
-	spec.Root.Disk.Max = 1 << 30
+	spec.Root.Layer.Max = 1 << 30
 	_, err := start(t, m, spec)
 	must.EqError(t, err, "the file system below "+m.dirs.State+"/machines, tmpfs, does not limit directories: "+
 		"mount ext4 or xfs with prjquota, or btrfs with quotas there; or set in_memory in the disk block")

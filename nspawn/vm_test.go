@@ -346,7 +346,7 @@ func TestVMDiskLimit(t *testing.T) {
 			`+tool+`chattr -R -p 7 /deep && echo moved
 			dd if=/dev/zero of=/fits bs=64k count=16 2>/dev/null && echo fits`)
 		spec.Binds = []Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
-		spec.Root.UserNamespace, spec.Root.Disk.Max = namespace, 8*mebibyte
+		spec.Root.UserNamespace, spec.Root.Layer.Max = namespace, 8*mebibyte
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
