@@ -75,6 +75,7 @@ type TaskConfig struct {
 	Boot             *bool             `codec:"boot"`
 	Capability       []string          `codec:"capability"`
 	Command          any               `codec:"command"`
+	Disk             *Disk             `codec:"disk"`
 	Entrypoint       []string          `codec:"entrypoint"`
 	Environment      map[string]string `codec:"environment"`
 	Ephemeral        bool              `codec:"ephemeral"`
@@ -120,6 +121,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"boot":            hclspec.NewAttr("boot", "bool", false),
 	"capability":      hclspec.NewAttr("capability", "list(string)", false),
 	"command":         hclspec.NewAttr("command", "any", false),
+	"disk":            diskSpec,
 	"entrypoint":      hclspec.NewAttr("entrypoint", "list(string)", false),
 	"environment":     hclspec.NewBlockAttrs("environment", "string", false),
 	"ephemeral":       withDefault("ephemeral", "bool", "true"),
@@ -182,6 +184,7 @@ func (c TaskConfig) Validate() error {
 		oneOf("resolv_conf", c.ResolvConf, resolvConfs),
 		oneOf("volatile", c.Volatile, volatiles),
 		c.validateImage(),
+		c.validateDisk(),
 		absolute("working_directory", c.WorkingDirectory),
 		matches("hostname", c.Hostname, hostLabel, "a host name of letters, digits, - and ."),
 		c.validateCommand(),

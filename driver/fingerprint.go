@@ -128,6 +128,7 @@ func attributes(policy Config, host nspawn.Host) map[string]*pstructs.Attribute 
 		".userns":             pstructs.NewBoolAttribute(host.UserNamespaces == nil),
 		".root":               pstructs.NewStringAttribute(rootKind(host)),
 		".overlay.idmapped":   pstructs.NewBoolAttribute(host.Overlay == nil),
+		".disk.limit":         pstructs.NewStringAttribute(string(host.DiskLimiter)),
 		".cgroup.controllers": pstructs.NewStringAttribute(strings.Join(slices.Sorted(slices.Values(host.Controllers)), ",")),
 	}
 	if host.Version > 0 {

@@ -63,6 +63,7 @@ func newSpec(policy Config, task TaskConfig, cfg *drivers.TaskConfig, image foun
 			Tmpfs:         task.Tmpfs,
 			Inaccessible:  task.Inaccessible,
 			UserNamespace: task.UserNamespacing,
+			Writable:      task.writable(),
 		},
 		Binds:    binds,
 		Overlays: overlays,

@@ -26,6 +26,9 @@ type Host struct {
 	// work, else the reason. ChownedOverlay is about the way that remains if
 	// layers cannot be ID-mapped.
 	UserNamespaces, Overlay, ChownedOverlay error
+	// DiskLimiter is what can limit the writable layers of machines; "" if
+	// nothing but memory.
+	DiskLimiter rootfs.Limiter
 	// Services of systemd, by the last part of their bus name.
 	Machined, Networkd, Resolved bool
 	// Problems keep machines from being run; each says what to do about it.
@@ -72,6 +75,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	if errors.Is(host.Overlay, rootfs.ErrUnmappable) {
 		host.ChownedOverlay = rootfs.Probe(dirs.State, func(o rootfs.Overlay) error { return o.MountChowned(ctx) })
 	}
+	host.DiskLimiter, _ = rootfs.LookLimiter(dirs.writables())
 	return host
 }
 

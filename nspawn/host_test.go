@@ -608,3 +608,18 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 	must.NoError(t, unix.Stat("/etc/passwd", &stat))
 	must.Eq(t, 0, stat.Uid)
 }
+
+// A limit that cannot be kept is no limit: nothing is started.
+func TestHostDiskLimitRefused(t *testing.T) {
+	m := newManager(t)
+	m.dirs.State = t.TempDir()
+	must.NoError(t, unix.Mount("tmpfs", m.dirs.State, "tmpfs", 0, ""))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(m.dirs.State, 0)) })
+	spec := newMachine(t, m, "true")
+	spec.Root.Writable.Max = 1 << 30
+	_, err := start(t, m, spec)
+	must.EqError(t, err, "the file system below "+m.dirs.State+"/machines, tmpfs, does not limit directories: "+
+		"mount ext4 or xfs with prjquota, or btrfs with quotas there; or set in_memory in the disk block")
+	must.Eq(t, nil, traces(t, m, spec.Machine))
+	must.EqOp(t, "", LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
+}

@@ -99,8 +99,11 @@ func (d Dirs) environment(name string) string { return filepath.Join(d.machine(n
 // notify is the socket on which systemd-nspawn reports.
 func (d Dirs) notify(name string) string { return filepath.Join(d.machine(name), "notify") }
 
-// writable is the directory of the machine's writable layer, mode 0700.
-func (d Dirs) writable(name string) string { return filepath.Join(d.State, "machines", name) }
+func (d Dirs) writables() string { return filepath.Join(d.State, "machines") }
+
+// writable is the directory of the machine's writable layer, mode 0700, unless
+// that is in memory.
+func (d Dirs) writable(name string) string { return filepath.Join(d.writables(), name) }
 
 // ranges records which machine has which UID range.
 func (d Dirs) ranges() string { return filepath.Join(d.Run, "uid") }

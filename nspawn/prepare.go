@@ -29,6 +29,11 @@ func (m *Manager) prepare(ctx context.Context, s *Spec, notice func(string)) err
 	if err := m.makeOverlayTargets(*s); err != nil {
 		return err
 	}
+	if s.Root.Writable.Max > 0 && !s.Root.Writable.InMemory {
+		if err := m.limit(*s); err != nil {
+			return err
+		}
+	}
 	if s.Root.UserNamespace {
 		base, err := m.ranges.Acquire(s.Machine)
 		if err != nil {
@@ -60,11 +65,11 @@ func (m *Manager) prepareRoot(ctx context.Context, s *Spec, notice func(string))
 	if s.Root.InPlace {
 		return m.prepareInPlace(*s)
 	}
-	overlay := rootfs.Overlay{
-		Lower:   lower,
-		RW:      m.dirs.writable(s.Machine),
-		Target:  m.dirs.root(s.Machine),
-		UIDBase: s.Root.UIDBase,
+	overlay := rootfs.Overlay{Lower: lower, Target: m.dirs.root(s.Machine), UIDBase: s.Root.UIDBase}
+	if s.Root.Writable.InMemory {
+		overlay.Memory = s.Root.Writable.Max
+	} else {
+		overlay.RW = m.dirs.writable(s.Machine)
 	}
 	if err := mountOverlay(ctx, overlay, notice); err != nil {
 		return err
@@ -103,6 +108,20 @@ func mountOverlay(ctx context.Context, overlay rootfs.Overlay, notice func(strin
 	return err
 }
 
+// limit makes the machine's writable layer with its limit. The projects that it
+// may be of are numbered as the UIDs of its range, which is no other machine's;
+// so it has one also if it has no user namespace.
+func (m *Manager) limit(s Spec) error {
+	base, err := m.ranges.Acquire(s.Machine)
+	if err != nil {
+		return err
+	}
+	if err := rootfs.MakeLimited(m.dirs.writable(s.Machine), s.Root.Writable.Max, base); err != nil {
+		return fmt.Errorf("%w; or set in_memory in the disk block", err)
+	}
+	return nil
+}
+
 // lower are the layers that the machine's root lies on. Those of the store are
 // referred to from now on, so that they are not collected. A disk is mounted.
 func (m *Manager) lower(ctx context.Context, s *Spec) (layers []string, err error) {
@@ -135,11 +154,11 @@ func mountPartitions(ctx context.Context, disk string, root rootfs.Overlay, noti
 		if partition.FSType == "vfat" {
 			continue
 		}
-		overlay := rootfs.Overlay{
-			Lower:   []string{filepath.Join(disk, partition.Path)},
-			RW:      filepath.Join(root.RW, fmt.Sprintf("partition%d", i)),
-			Target:  filepath.Join(root.Target, partition.Path),
-			UIDBase: root.UIDBase,
+		overlay := root
+		overlay.Lower = []string{filepath.Join(disk, partition.Path)}
+		overlay.Target = filepath.Join(root.Target, partition.Path)
+		if root.Memory == 0 {
+			overlay.RW = filepath.Join(root.RW, fmt.Sprintf("partition%d", i))
 		}
 		if err := mountOverlay(ctx, overlay, notice); err != nil {
 			return err
@@ -260,6 +279,7 @@ func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 		return err
 	}
 	if err := errors.Join(
+		rootfs.Unlimit(m.dirs.writable(machine)),
 		rootfs.Remove(m.dirs.writable(machine)),
 		m.ranges.Release(machine),
 		m.disks.Detach(machine),

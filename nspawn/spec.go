@@ -66,10 +66,19 @@ type Root struct {
 	// UIDBase is the first UID of that range. It is chosen when the machine
 	// is started, see rootfs.Ranges.
 	UIDBase uint32
+	// Writable is what takes the changes of a copy-on-write root.
+	Writable Writable
 	// Files are written into a copy-on-write root before the start, by
 	// absolute path. A Files entry with Keep set does not replace what the
 	// image has.
 	Files []File
+}
+
+// Writable says where what a machine writes goes, and how much that may be. The zero
+// value is the file system of the driver's state, without a limit.
+type Writable struct {
+	Max      uint64 // bytes; needed in memory, else 0 is no limit
+	InMemory bool   // which counts as the machine's
 }
 
 // File is a small file of the root file system, mode 0644, owned by its root.

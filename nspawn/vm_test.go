@@ -340,3 +340,44 @@ func TestVMBoot(t *testing.T) {
 	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*killTimeout))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
+
+// A machine on a file system with project quotas.
+func TestVMDiskLimit(t *testing.T) {
+	vmtest.Require(t)
+	image, state := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "state")
+	must.NoError(t, os.Mkdir(state, 0o700))
+	for _, command := range [][]string{
+		{"mkfs.ext4", "-q", "-O", "quota,project", image, "64M"},
+		{"mount", "-o", "loop,prjquota", image, state},
+	} {
+		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+		must.NoError(t, err, must.Sprint(string(out)))
+	}
+	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
+	m := NewManager(newManager(t).bus, Dirs{Run: DefaultDirs.Run, State: state})
+	must.EqOp(t, rootfs.ProjectQuota, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
+
+	// chattr of the host, as the guest has none.
+	const host = "/host/lib/x86_64-linux-gnu"
+	tool := host + "/ld-linux-x86-64.so.2 --library-path " + host + " /host/bin/"
+	for namespace, want := range map[bool]string{
+		true:  "8192\nquota exceeded\nfits\n",
+		false: "8192\nquota exceeded\nmoved\nfits\n", // its root is the host's root
+	} {
+		spec := newMachine(t, m, `df -k / | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2
+			dd if=/dev/zero of=/big bs=64k count=1000 2>&1 | grep -o 'quota exceeded'
+			rm /big
+			mkdir -p /deep/in/it
+			`+tool+`chattr -R -p 7 /deep && echo moved
+			dd if=/dev/zero of=/fits bs=64k count=16 2>/dev/null && echo fits`)
+		spec.Binds = []Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
+		spec.Root.UserNamespace, spec.Root.Writable.Max = namespace, 8*mebibyte
+		out := mustStart(t, m, spec)
+		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, want, <-out.stdout, must.Sprint(<-out.stderr))
+	}
+	out, err := exec.Command("find", state+"/machines", "-mindepth", "1").CombinedOutput()
+	must.NoError(t, err)
+	must.Eq(t, "", string(out))
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -66,27 +65,36 @@ func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 	return o.merge(options)
 }
 
-// openLayers returns detached mounts: of every lower layer, then of the writable
-// directory. They are ID-mapped, but for what lies in the machine's root.
+// openLayers returns detached mounts: of every lower layer, then of what takes the
+// changes. They are ID-mapped, but for what has the owners of the machine already.
 func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
-	dirs := slices.Clone(o.Lower)
-	if dir := o.writable().dir; dir != "" {
-		dirs = append(dirs, dir)
-	}
-	for _, dir := range dirs {
-		// RW is the caller's own, where links may lead to it.
-		layer, err := openLayer(dir, dir != o.RW)
+	open := func(dir string, resolve uint64) error {
+		layer, err := openLayer(dir, resolve)
 		if err != nil {
-			return layers, fmt.Errorf("open layer %s: %w", dir, err)
+			return err
 		}
 		layers = append(layers, layer)
 		if users == nil || o.shifted(dir) {
-			continue
+			return nil
 		}
-		idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
-		if err := unix.MountSetattr(layer, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
-			return layers, fmt.Errorf("map owners of layer %s: %w", dir, explainIDMap(dir, err))
+		return mapOwners(layer, dir, users)
+	}
+	for _, dir := range o.Lower {
+		if err := open(dir, unix.RESOLVE_NO_SYMLINKS); err != nil {
+			return layers, err
 		}
+	}
+	switch {
+	case o.Memory > 0:
+		layer, err := o.openMemory()
+		if err != nil {
+			return layers, err
+		}
+		layers = append(layers, layer)
+	case o.Upper != "":
+		return layers, open(o.writable().dir, unix.RESOLVE_NO_SYMLINKS)
+	case o.RW != "": // the caller's own, where links may lead to it
+		return layers, open(o.RW, 0)
 	}
 	return layers, nil
 }
@@ -94,17 +102,25 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 // openLayer clones the mount of a directory. Symbolic links in the path of one
 // that a job names were resolved when it was permitted: one that is there now was
 // put there meanwhile, by a machine that may write to a directory above.
-func openLayer(dir string, named bool) (int, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC}
-	if named {
-		how.Resolve = unix.RESOLVE_NO_SYMLINKS
-	}
+func openLayer(dir string, resolve uint64) (layer int, err error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
 	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
-	if err != nil {
-		return -1, err
+	if err == nil {
+		defer unix.Close(fd)
+		layer, err = unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
-	defer unix.Close(fd)
-	return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("open layer %s: %w", dir, err)
+	}
+	return layer, nil
+}
+
+func mapOwners(layer int, dir string, users *os.File) error {
+	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
+	if err := unix.MountSetattr(layer, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
+		return fmt.Errorf("map owners of layer %s: %w", dir, explainIDMap(dir, err))
+	}
+	return nil
 }
 
 // attachAll mounts each layer in the working directory under its index.
@@ -135,10 +151,10 @@ func (o Overlay) options() (options string, open []int, err error) {
 	if o.chowned {
 		options += ",metacopy=on"
 	}
-	w := o.writable()
-	if w.dir == "" {
+	if o.readOnly() {
 		return options, nil, nil
 	}
+	w := o.writable()
 	for _, dir := range []struct{ option, name string }{{"upperdir", w.upper}, {"workdir", w.work}} {
 		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 		fd, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(strconv.Itoa(len(lower)), dir.name), &how)

@@ -87,3 +87,19 @@ func TestHostRangeOfNspawn(t *testing.T) {
 	must.False(t, Ranges{}.usedByNspawn(uint32(base)))
 	must.False(t, Ranges{}.usedByNspawn(uint32(base)+RangeSize))
 }
+
+// TestHostMachineIsLimited runs a machine on btrfs, the only file system whose
+// quotas each kernel with it has.
+func TestHostMachineIsLimited(t *testing.T) {
+	hosttest.Require(t)
+	dir := mountImage(t, unpackImage(t, "btrfs"), "rw")
+	enableQgroups(t, dir)
+	o := Overlay{Lower: []string{hosttest.Busybox}, RW: dir + "/rw", Target: t.TempDir(), UIDBase: base1}
+	must.NoError(t, MakeLimited(o.RW, 8<<20, base1))
+	must.NoError(t, o.Mount())
+	out := nspawn(t, o.Target, base1, "dd if=/dev/zero of=/big bs=64k count=1000 2>&1 | grep -o 'quota exceeded'")
+	must.NoError(t, Unmount(o.Target))
+	must.Eq(t, "quota exceeded\n", out)
+	must.NoError(t, Unlimit(o.RW))
+	must.NoError(t, Remove(o.RW))
+}

@@ -33,10 +33,11 @@ const RangeSize = 65536
 const maxLayers = 500
 
 // Overlay describes the root file system of one machine, or another merged tree
-// that it sees. Without RW and Upper it is read-only, of two layers at least.
+// that it sees. Without RW, Memory and Upper it is read-only, of two layers at least.
 type Overlay struct {
 	Lower   []string // read-only layers, the topmost first
 	RW      string   // directory on a real file system that takes the changes, in upper/
+	Memory  uint64   // bytes of a tmpfs of the overlay's own that takes them instead, and ends with it; 0: RW does
 	Upper   string   // takes the changes itself, instead of RW; symbolic links are not followed
 	Work    string   // name of the directory that overlayfs needs beside Upper; made if missing, not removed
 	Root    string   // root of the machine: layers that lie in it are shifted already; may be empty
@@ -50,13 +51,16 @@ type Overlay struct {
 // works in, which have to be on one mount.
 type writable struct{ dir, upper, work string }
 
-// writable has no dir if the tree is read-only.
+// writable has no dir if the tree is read-only, or if what takes the changes is in
+// memory.
 func (o Overlay) writable() writable {
 	if o.Upper != "" {
 		return writable{dir: filepath.Dir(o.Upper), upper: filepath.Base(o.Upper), work: o.Work}
 	}
 	return writable{dir: o.RW, upper: "upper", work: "work"}
 }
+
+func (o Overlay) readOnly() bool { return o.RW == "" && o.Upper == "" && o.Memory == 0 }
 
 // Mount makes the merged tree appear at Target. Upon an error nothing stays
 // mounted; it is ErrUnmappable if MountChowned may do.
@@ -100,7 +104,7 @@ func (o Overlay) mount(assemble func() (tree int, err error)) error {
 		return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
 	}
 	defer unix.Close(tree)
-	if o.writable().dir != "" {
+	if !o.readOnly() {
 		if err := refuseReadOnly(tree); err != nil {
 			return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
 		}
@@ -166,12 +170,9 @@ func (o Overlay) prepare() error {
 	case o.Upper != "":
 		return o.prepareWork()
 	case o.RW != "":
-		if err := os.MkdirAll(filepath.Join(o.RW, "work"), 0o700); err != nil {
-			return err
-		}
-		return o.prepareUpper()
+		return o.prepareRW(o.RW, 0)
 	}
-	return nil
+	return nil // what is in memory is made with the overlay
 }
 
 func (o Overlay) prepareWork() error {
@@ -189,11 +190,15 @@ func (o Overlay) prepareWork() error {
 	return err
 }
 
-// prepareUpper makes RW/upper look like the root of the topmost layer, since
-// the merged root shows the attributes of upper. It gets its name last, so an
-// upper/ left by an interrupted try is not taken for a finished one.
-func (o Overlay) prepareUpper() error {
-	upper := filepath.Join(o.RW, "upper")
+// prepareRW makes rw/work, and rw/upper, which looks like the root of the topmost
+// layer, with its owner shifted: the merged root shows the attributes of upper.
+// That gets its name last, so an upper/ left by an interrupted try is not taken
+// for a finished one.
+func (o Overlay) prepareRW(rw string, shift uint32) error {
+	if err := os.MkdirAll(filepath.Join(rw, "work"), 0o700); err != nil {
+		return err
+	}
+	upper := filepath.Join(rw, "upper")
 	if _, err := os.Lstat(upper); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -208,7 +213,7 @@ func (o Overlay) prepareUpper() error {
 	if o.shifted(o.Lower[0]) {
 		root.Uid, root.Gid = o.unshift(root.Uid), o.unshift(root.Gid)
 	}
-	if err := os.Chown(raw, int(root.Uid), int(root.Gid)); err != nil {
+	if err := os.Chown(raw, int(root.Uid+shift), int(root.Gid+shift)); err != nil {
 		return err
 	}
 	if err := unix.Chmod(raw, root.Mode&0o7777); err != nil {

@@ -1,0 +1,111 @@
+package rootfs
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"unsafe"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// mountImage mounts a disk image and returns where. The kernel frees the loop
+// device with the mount.
+func mountImage(t *testing.T, image, options string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "mounted")
+	must.NoError(t, os.Mkdir(dir, 0o755))
+	run(t, "mount", "-o", "loop,"+options, image, dir)
+	t.Cleanup(func() { run(t, "umount", dir) })
+	return dir
+}
+
+func run(t *testing.T, command ...string) {
+	t.Helper()
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	must.NoError(t, err, must.Sprint(string(out)))
+}
+
+// unpackImage returns an image of testdata, made by a program that the machines
+// and hosts that tests run on do not have: `mkfs.btrfs -M -m single -d single` on
+// 48 MiB, and `mkfs.xfs --unsupported` (too small for use) on 32 MiB.
+func unpackImage(t *testing.T, name string) string {
+	hosttest.RequireRoot(t)
+	packed, err := os.Open("testdata/" + name + ".img.zst")
+	must.NoError(t, err)
+	defer packed.Close()
+	unpack, err := zstd.NewReader(packed)
+	must.NoError(t, err)
+	defer unpack.Close()
+	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	must.NoError(t, err)
+	defer image.Close()
+	_, err = io.Copy(image, unpack)
+	must.NoError(t, err)
+	return image.Name()
+}
+
+func enableQgroups(t *testing.T, dir string) {
+	file, err := os.Open(dir)
+	must.NoError(t, err)
+	defer file.Close()
+	enable := struct{ command, status uint64 }{command: 1} // BTRFS_QUOTA_CTL_ENABLE
+	must.NoError(t, ioctl(file.Fd(), 0xc0109428 /* BTRFS_IOC_QUOTA_CTL */, unsafe.Pointer(&enable)))
+}
+
+func TestLimitByQgroup(t *testing.T) {
+	dir := mountImage(t, unpackImage(t, "btrfs"), "rw")
+	_, err := LookLimiter(dir)
+	must.ErrorContains(t, err, "btrfs quota enable")
+	enableQgroups(t, dir)
+	limiter, err := LookLimiter(dir)
+	must.NoError(t, err)
+	must.EqOp(t, Qgroup, limiter)
+
+	o := newOverlay(t, base1)
+	o.RW = dir + "/machines/web"
+	must.NoError(t, MakeLimited(o.RW, 8<<20, base1))
+	must.Eq(t, "0:0 0700", owner(t, o.RW))
+	must.Error(t, MakeLimited(o.RW, 8<<20, base1)) // it is there
+	must.NoError(t, o.Mount())
+	must.ErrorIs(t, fill(o.Target+"/big", 16<<20), unix.EDQUOT)
+	must.NoError(t, fill(dir+"/machines/other", 16<<20))
+	must.NoError(t, Unmount(o.Target))
+
+	for range 2 { // as after an interruption
+		must.NoError(t, Unlimit(o.RW))
+	}
+	must.NoError(t, fill(o.RW+"/more", 10<<20))
+	must.NoError(t, Remove(o.RW))
+	must.DirNotExists(t, o.RW)
+	must.NoError(t, Unlimit(o.RW)) // there is none
+	must.NoError(t, Unlimit(dir+"/machines"))
+}
+
+func TestNoLimiter(t *testing.T) {
+	hosttest.RequireRoot(t)
+	image := filepath.Join(t.TempDir(), "image")
+	run(t, "mkfs.ext4", "-q", image, "16M")
+	memory := t.TempDir()
+	must.NoError(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(memory, 0)) })
+	for dir, want := range map[string]string{
+		mountImage(t, image, "rw"): ", ext4, does not limit directories: enable its project quotas (tune2fs -O quota,project",
+		memory:                     ", tmpfs, does not limit directories: mount ext4 or xfs with prjquota, or btrfs",
+	} {
+		limiter, err := LookLimiter(dir)
+		must.EqOp(t, "", limiter)
+		must.ErrorContains(t, err, "the file system below "+dir+want)
+		t.Log(err)
+		must.ErrorContains(t, MakeLimited(dir+"/machines/web", 16<<20, base1), want)
+		must.DirNotExists(t, dir+"/machines/web")
+		must.NoError(t, os.Mkdir(dir+"/machines/web", 0o700))
+		must.NoError(t, Unlimit(dir+"/machines/web"))
+	}
+}

@@ -1,0 +1,153 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/vm/vmtest"
+)
+
+// The tests in this file need a kernel with all quotas.
+
+// projectImages are file systems of 32 MiB with projects, by their type.
+func projectImages(t *testing.T) map[string]string {
+	vmtest.Require(t)
+	ext4 := filepath.Join(t.TempDir(), "ext4")
+	run(t, "mkfs.ext4", "-q", "-O", "quota,project", ext4, "32M")
+	return map[string]string{"ext4": ext4, "xfs": unpackImage(t, "xfs")}
+}
+
+func TestVMLimitByProject(t *testing.T) {
+	for name, image := range projectImages(t) {
+		t.Run(name, func(t *testing.T) {
+			dir := mountImage(t, image, "prjquota")
+			limiter, err := LookLimiter(dir)
+			must.NoError(t, err)
+			must.EqOp(t, ProjectQuota, limiter)
+
+			o := newOverlay(t, base1)
+			o.RW = dir + "/machines/web"
+			must.NoError(t, MakeLimited(o.RW, 2<<20, base1))
+			must.Eq(t, "0:0 0700", owner(t, o.RW))
+			must.NoError(t, o.Mount())
+			must.Eq(t, 2<<20, sizeOf(t, o.Target))
+			mustBeFull(t, fill(o.Target+"/big", 4<<20))
+			must.NoError(t, fill(dir+"/machines/other", 4<<20)) // of no project
+			must.NoError(t, os.Remove(o.Target+"/big"))
+			must.NoError(t, fill(o.Target+"/fits", 1<<20))
+			mustBeFull(t, makeFiles(o.Target, 1000))
+
+			must.NoError(t, Unmount(o.Target))
+			must.Greater(t, 1<<20, quotaOf(t, dir, base1).space)
+			for range 2 { // as after an interruption
+				must.NoError(t, Unlimit(o.RW))
+			}
+			must.NoError(t, Remove(o.RW))
+			awaitNoQuota(t, dir, base1)
+		})
+	}
+}
+
+// sizeOf is that of a file system as df shows it.
+func sizeOf(t *testing.T, dir string) int {
+	var stat unix.Statfs_t
+	must.NoError(t, unix.Statfs(dir, &stat))
+	return int(stat.Blocks) * int(stat.Bsize)
+}
+
+// mustBeFull wants what ext4 and xfs say.
+func mustBeFull(t *testing.T, err error) {
+	t.Helper()
+	must.True(t, errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC), must.Sprint(err))
+}
+
+func makeFiles(dir string, count int) error {
+	for i := range count {
+		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quotaOf is what there is of a project. Times of limits that were reached, and
+// what of it is valid, do not matter.
+func quotaOf(t *testing.T, dir string, project uint32) quota {
+	t.Helper()
+	file, err := os.Open(dir)
+	must.NoError(t, err)
+	defer file.Close()
+	var q quota
+	err = quotactl(file.Fd(), quotaGet, uintptr(project), unsafe.Pointer(&q))
+	must.True(t, err == nil || errors.Is(err, unix.ENOENT), must.Sprint(err))
+	q.blockTime, q.inodeTime, q.valid = 0, 0, 0
+	return q
+}
+
+// awaitNoQuota gives xfs time to free what was removed, which it does later and
+// tells nobody.
+func awaitNoQuota(t *testing.T, dir string, project uint32) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for quotaOf(t, dir, project) != (quota{}) {
+		must.True(t, time.Now().Before(deadline))
+	}
+}
+
+// What a crash of the host leaves has its project still, when another machine
+// gets its UIDs.
+func TestVMProjectInUse(t *testing.T) {
+	for name, image := range projectImages(t) {
+		t.Run(name, func(t *testing.T) {
+			dir := mountImage(t, image, "prjquota")
+			left, next := dir+"/machines/left", dir+"/machines/next"
+			must.NoError(t, MakeLimited(left, 1<<20, base1))
+			must.NoError(t, MakeLimited(next, 2<<20, base1))
+			must.NoError(t, Unlimit(left))
+			must.NoError(t, Remove(left))
+			must.Eq(t, 2<<20, sizeOf(t, next))
+			must.NoError(t, Unlimit(next))
+			must.NoError(t, Remove(next))
+			awaitNoQuota(t, dir, base1+1)
+		})
+	}
+}
+
+// The operator may have limited all machines together.
+func TestVMProjectOfOperator(t *testing.T) {
+	for name, image := range projectImages(t) {
+		t.Run(name, func(t *testing.T) {
+			dir := mountImage(t, image, "prjquota")
+			must.NoError(t, MakeLimited(dir+"/machines", 8<<20, 42))
+			must.NoError(t, os.Mkdir(dir+"/machines/free", 0o700))
+			must.NoError(t, Unlimit(dir+"/machines/free"))
+			must.NoError(t, Remove(dir+"/machines/free"))
+			must.Eq(t, 8<<20, int(quotaOf(t, dir, 42).blockHard*quotaBlock))
+		})
+	}
+}
+
+// ext4 counts also without the mount option, but limits nothing.
+func TestVMProjectsNotEnforced(t *testing.T) {
+	for name, image := range projectImages(t) {
+		t.Run(name, func(t *testing.T) {
+			dir := mountImage(t, image, "rw")
+			_, err := LookLimiter(dir)
+			must.ErrorContains(t, err, "mount it with prjquota")
+			t.Log(err)
+		})
+	}
+}
+
+func TestVMLimitByQgroup(t *testing.T) {
+	vmtest.Require(t)
+	TestLimitByQgroup(t)
+}
