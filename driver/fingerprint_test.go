@@ -8,6 +8,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
 func TestFingerprint(t *testing.T) {
@@ -46,7 +47,10 @@ func TestFingerprint(t *testing.T) {
 
 // Jobs put constraints on these.
 func TestAttributes(t *testing.T) {
-	host := nspawn.Host{Version: 252, Controllers: []string{"memory", "cpu"}, Machined: true, UserNamespaces: errors.New("off")}
+	host := nspawn.Host{
+		Version: 252, Controllers: []string{"memory", "cpu"}, Machined: true,
+		UserNamespaces: errors.New("off"), DiskLimiter: rootfs.Qgroup,
+	}
 	show := func(plugin string, host nspawn.Host) map[string]string {
 		shown := map[string]string{}
 		for name, value := range newFingerprint(parsePolicy(t, plugin), host).Attributes {
@@ -58,7 +62,7 @@ func TestAttributes(t *testing.T) {
 	for name, want := range map[string]string{
 		"driver.nspawn": "true", "driver.nspawn.systemd.version": "252", "driver.nspawn.cgroup.controllers": "cpu,memory",
 		"driver.nspawn.machined": "true", "driver.nspawn.networkd": "false", "driver.nspawn.resolved": "false",
-		"driver.nspawn.userns": "false", "driver.nspawn.overlay.idmapped": "true", "driver.nspawn.root": "idmapped-overlay",
+		"driver.nspawn.userns": "false", "driver.nspawn.overlay.idmapped": "true", "driver.nspawn.root": "idmapped-overlay", "driver.nspawn.disk.limit": "btrfs",
 		"driver.nspawn.volumes.enabled": "true", "driver.nspawn.privileged.enabled": "false", "driver.nspawn.version": Version,
 	} {
 		must.StrContains(t, got[name], want, must.Sprint(name))
@@ -66,7 +70,7 @@ func TestAttributes(t *testing.T) {
 	}
 	must.MapEmpty(t, got)
 	// What is no longer so is told: Nomad keeps what it is not told.
-	must.MapLen(t, 12, show("", nspawn.Host{}))
+	must.MapLen(t, 13, show("", nspawn.Host{}))
 }
 
 // How roots are made is told, and if it is not the usual way, why.
