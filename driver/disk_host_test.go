@@ -19,8 +19,6 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-const home = "933ac7e1-2eb4-4f13-b844-0e14e2aef915" // type of the partition of /home
-
 // diskConfig runs a script on an image.
 func diskConfig(image, script, more string) string {
 	return fmt.Sprintf("image = %q\nnetwork_veth = false\ncommand = \"/bin/sh\"\nargs = [\"-c\", %q]\n%s\n", image, script, more)
@@ -44,7 +42,7 @@ func TestHostDisk(t *testing.T) {
 	harness := newHarness(t, `image_paths = ["/srv", "/tmp"]`)
 	image := hosttest.Disk(t,
 		hosttest.Partition{Type: hosttest.RootX86, Content: hosttest.BusyboxDisk},
-		hosttest.Partition{Type: home, Content: hosttest.BusyboxDisk})
+		hosttest.Partition{Type: hosttest.Home, Content: hosttest.BusyboxDisk})
 	// Who owns what, and that both partitions can be written to.
 	const script = `stat -c '%u %n' /etc/passwd /home/etc/passwd; echo >/etc/new && echo >/home/new && echo written; exec sleep 1000`
 	var tasks []*drivers.TaskConfig

@@ -379,7 +379,13 @@ func testStartWithoutBus(l *lab, step func(*lab) error) {
 	l.atEnd("systemctl", "start", "dbus.socket", "dbus.service")
 	l.onHost("systemctl", "stop", "dbus.socket", "dbus.service")
 	must.NoError(l, plugin.Signal(unix.SIGCONT))
-	_, err := al.Ended(l.ctx)
+	_, err := al.Await(l.ctx, "started or refused", func(now *api.Allocation) bool {
+		return len(events(now, api.TaskStarted)) > 0 || len(events(now, api.TaskDriverFailure)) > 0
+	})
+	must.NoError(l, err)
+	// A start that was faster than the bus was stopped is told of its end by that.
+	l.onHost("systemctl", "start", "dbus.socket", "dbus.service")
+	_, err = al.Ended(l.ctx)
 	must.NoError(l, err)
 }
 

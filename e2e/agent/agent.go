@@ -50,8 +50,10 @@ OOMScoreAdjust=-1000
 `
 
 // hostConfig is for every agent here: a disposable host is in no cloud, and
-// asking for one takes seconds.
+// asking for one takes seconds; and tests look at what ended allocations have
+// left, of which a restarted agent keeps 50 unless told otherwise.
 const hostConfig = `client {
+  gc_max_allocs = 1000
   options = { "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce" }
 }
 `

@@ -85,7 +85,7 @@ func run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// need installs the Debian packages of missing files.
+// Install installs the Debian packages of missing files.
 func Install(ctx context.Context, packageOf map[string]string) error {
 	var missing []string
 	for file, pkg := range packageOf {

@@ -28,7 +28,7 @@ func (s system) disk() string      { return filepath.Join(s.dir, "disk.ext4") }
 func (s system) kernel() string    { return filepath.Join(s.dir, "vmlinuz") }
 func (s system) initramfs() string { return filepath.Join(s.dir, "initramfs.img") }
 
-// tree is a directory and where the machine has it.
+// tree is a directory, or a file, and where the machine has it.
 type tree struct{ source, target string }
 
 // makeSystem returns the cached system, made the first time.
@@ -45,7 +45,11 @@ func makeSystem(ctx context.Context) (system, error) {
 	if err != nil {
 		return system{}, err
 	}
-	trees := []tree{{root, "/"}, {busybox, hosttest.Busybox}, {debian, hosttest.Debian}}
+	disk, err := host.BusyboxDisk(ctx)
+	if err != nil {
+		return system{}, err
+	}
+	trees := []tree{{root, "/"}, {busybox, hosttest.Busybox}, {disk, hosttest.BusyboxDisk}, {debian, hosttest.Debian}}
 	recipe := fmt.Sprint(trees, diskSize)
 	err = fs.WalkDir(guest, "guest", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {

@@ -44,7 +44,9 @@ func loops(t *testing.T, image string) (found []string) {
 }
 
 // Ten machines of one image cost one loop device, until the last is gone.
-func TestHostShared(t *testing.T) {
+func TestHostShared(t *testing.T) { testShared(t) }
+
+func testShared(t *testing.T) {
 	m := newMounts(t)
 	for name, image := range map[string]string{
 		"file system": hosttest.CopyOf(t, hosttest.BusyboxDisk),

@@ -16,9 +16,9 @@ import (
 // The types of partitions that tests make, of the Discoverable Partitions
 // Specification.
 const (
-	RootX86 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709" // root of x86-64
-	Var     = "4d21b016-b534-45c2-a9fb-5c16e091fd2d" // /var
-	Srv     = "3b8f8425-20e0-4f3b-907f-1a25a7c8b5e9" // /srv
+	RootX86       = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709" // root of x86-64
+	RootX86Verity = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5" // its hashes for dm-verity
+	Home          = "933ac7e1-2eb4-4f13-b844-0e14e2aef915" // /home
 )
 
 // CopyOf is a file that is the test's own.
@@ -32,7 +32,10 @@ func CopyOf(t testing.TB, file string) string {
 }
 
 // Partition is one of a disk.
-type Partition struct{ Type, Content string }
+type Partition struct {
+	Type, Content string
+	ID            string // a UUID; any if it is empty
+}
 
 const (
 	sector   = 512
@@ -54,7 +57,11 @@ func Disk(t testing.TB, partitions ...Partition) string {
 		data.Write(content)
 		entry := table[i*128:]
 		copy(entry, mixedEndian(uuid.MustParse(p.Type)))
-		copy(entry[16:], mixedEndian(uuid.New()))
+		id := uuid.New()
+		if p.ID != "" {
+			id = uuid.MustParse(p.ID)
+		}
+		copy(entry[16:], mixedEndian(id))
 		binary.LittleEndian.PutUint64(entry[32:], first)
 		binary.LittleEndian.PutUint64(entry[40:], uint64(dataLBA+data.Len()/sector-1))
 		for j, unit := range utf16.Encode([]rune("part")) {
