@@ -189,13 +189,6 @@ func testStopHandled(l *lab) {
 		must.NoError(l, err)
 		must.Eq(l, 8, l.exitCode(now))
 	})
-	l.sub("unknown kill_signal", func(l *lab) {
-		al := l.ready(task{script: "trap 'exit 9' TERM\n" + loop, more: "kill_signal = \"SIGNOPE\"\nkill_timeout = \"" + patience + `"`})
-		now, err := al.Stop(l.ctx)
-		must.NoError(l, err)
-		must.Eq(l, 9, l.exitCode(now))
-		must.StrContains(l, agent.Events(now), `unknown signal "SIGNOPE"`)
-	})
 }
 
 func testStopUnhandled(l *lab) {

@@ -105,7 +105,9 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := cached(ctx, "images", "busybox-disk", tree, func(ctx context.Context, dir string) error {
+	// dm-verity has blocks of 4096 bytes, and ext4 none that are smaller then.
+	options := []string{"-q", "-t", "ext4", "-b", "4096", "-d", tree}
+	dir, err := cached(ctx, "images", "busybox-disk", fmt.Sprint(options), func(ctx context.Context, dir string) error {
 		const tool = "/sbin/mke2fs"
 		if err := Install(ctx, map[string]string{tool: "e2fsprogs"}); err != nil {
 			return err
@@ -113,7 +115,7 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		return run(ctx, tool, "-q", "-t", "ext4", "-d", tree, filepath.Join(dir, "disk.raw"), "16M")
+		return run(ctx, tool, append(options, filepath.Join(dir, "disk.raw"), "16M")...)
 	})
 	return filepath.Join(dir, "disk.raw"), err
 }
