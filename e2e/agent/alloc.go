@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 )
@@ -154,7 +155,23 @@ const (
 )
 
 // Log reads a task's log from its start until a text has been written to it.
+// Nomad has a moment in which an allocation is running for the server, and its
+// task "not started yet" for the client that is asked.
 func (al *Alloc) Log(ctx context.Context, task, stream, until string) (string, error) {
+	for {
+		text, err := al.readLog(ctx, task, stream, until)
+		if err == nil || !strings.Contains(err.Error(), "not started yet") {
+			return text, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return text, err
+		}
+	}
+}
+
+func (al *Alloc) readLog(ctx context.Context, task, stream, until string) (string, error) {
 	const follow = true
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
