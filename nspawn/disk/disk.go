@@ -90,7 +90,7 @@ func (m Mounts) Detach(machine string) error {
 
 // BusyError says that an image is mounted for another machine, and that one of
 // the two writes to it.
-type BusyError struct{ Path, Holder string }
+type BusyError struct{ Holder string }
 
 func (e *BusyError) Error() string {
 	return fmt.Sprintf("it is used by machine %s: stop that task first; only tasks that do not write to an image can share it", e.Holder)
@@ -112,7 +112,7 @@ func (m Mounts) refuseBusy(wanted place, image Image) error {
 			return err
 		}
 		if len(users) > 0 {
-			return &BusyError{Path: image.Path, Holder: users[0]}
+			return &BusyError{Holder: users[0]}
 		}
 		if err := place.tidy(); err != nil {
 			return err
