@@ -3,10 +3,7 @@ package rootfs
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
-	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,17 +41,12 @@ func withPrivateMounts(work func() error) error {
 // and systemd-nspawn (making mount points) create files as host root, which
 // fails with EOVERFLOW where root has no mapping.
 func userNamespace(base uint32) (*os.File, error) {
-	holder, err := takeHolder()
+	holder, err := newZombie()
 	if err != nil {
-		return nil, fmt.Errorf("start process in a user namespace: %w", err)
+		return nil, fmt.Errorf("make user namespace: %w", err)
 	}
-	defer func() {
-		go func() {
-			_ = holder.Wait() // How it ended does not matter.
-			refill()
-		}()
-	}()
-	proc := fmt.Sprintf("/proc/%d/", holder.Process.Pid)
+	defer holder.bury()
+	proc := fmt.Sprintf("/proc/%d/", holder)
 	ids := fmt.Appendf(nil, "0 %d %d\n%d 0 1\n", base, RangeSize, RangeSize)
 	for _, file := range []string{"uid_map", "gid_map"} {
 		if err := os.WriteFile(proc+file, ids, 0); err != nil {
@@ -66,47 +58,4 @@ func userNamespace(base uint32) (*os.File, error) {
 		return nil, fmt.Errorf("open user namespace %d: %w", base, err)
 	}
 	return namespace, nil
-}
-
-// spare has a holder for the next user namespace: to start a process is most of
-// what a mount costs (10 of 15 ms, where bare nspawn needs 90 to start), and can
-// be done ahead, since a namespace gets its map later. Its process has ended by
-// then and is a zombie of ours, which ends with us.
-var (
-	spare     = make(chan *exec.Cmd, 1)
-	refilling sync.Mutex // held by the one who sends
-)
-
-func takeHolder() (*exec.Cmd, error) {
-	select {
-	case holder := <-spare:
-		return holder, nil
-	default:
-		return startHolder()
-	}
-}
-
-// refill fails in silence: whoever needs a holder then starts one, and tells.
-func refill() {
-	if !refilling.TryLock() {
-		return
-	}
-	defer refilling.Unlock()
-	if len(spare) > 0 {
-		return
-	}
-	if holder, err := startHolder(); err == nil {
-		spare <- holder
-	}
-}
-
-// startHolder starts a process in a user namespace of its own, since only a
-// process can bring one into being. It is told nothing to do. Even when it is
-// over, it keeps its namespace until reaped.
-func startHolder() (*exec.Cmd, error) {
-	holder := exec.Command("/bin/sh", "-c", ":")
-	holder.Dir = "/"
-	holder.Env = []string{}
-	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
-	return holder, holder.Start()
 }

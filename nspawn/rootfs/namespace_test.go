@@ -1,0 +1,63 @@
+package rootfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// TestUserNamespaces makes many at once, each with its own map, and wants no child
+// of ours to be left, also of those that could not be made.
+func TestUserNamespaces(t *testing.T) {
+	hosttest.RequireRoot(t)
+	t.Run("at once", func(t *testing.T) {
+		for n := range uint32(32) {
+			t.Run(fmt.Sprint(n), func(t *testing.T) {
+				t.Parallel()
+				base := (n + 16) * RangeSize
+				namespace, err := userNamespace(base)
+				must.NoError(t, err)
+				defer namespace.Close()
+				must.NoError(t, mappedTo(namespace, t.TempDir(), base))
+				_, err = userNamespace(^uint32(0)) // no such UIDs
+				must.ErrorIs(t, err, unix.EINVAL)
+			})
+		}
+	})
+	children, err := filepath.Glob("/proc/self/task/*/children")
+	must.NoError(t, err)
+	must.SliceNotEmpty(t, children)
+	for _, list := range children {
+		pids, err := os.ReadFile(list)
+		if !os.IsNotExist(err) { // a thread that has ended
+			must.NoError(t, err)
+		}
+		must.Eq(t, "", string(pids))
+	}
+}
+
+// mappedTo wants dir to be base's through the namespace.
+func mappedTo(namespace *os.File, dir string, base uint32) error {
+	tree, err := openLayer(dir, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := mapOwners(tree, dir, namespace); err != nil {
+		return err
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstatat(tree, "", &stat, unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	if stat.Uid != base {
+		return fmt.Errorf("owner is %d, not %d", stat.Uid, base)
+	}
+	return nil
+}
