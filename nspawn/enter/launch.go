@@ -64,7 +64,7 @@ func startShim(l *leader, stdio []*os.File, todo *instructions) (_ *shim, err er
 	if err := writeJSON(paper, todo); err != nil {
 		return nil, err
 	}
-	executable, err := protectedExecutable()
+	executable, err := shimExecutable()
 	if err != nil {
 		return nil, err
 	}
@@ -138,25 +138,6 @@ func (l *leader) command() (*exec.Cmd, error) {
 		CgroupFD:    int(l.place.Fd()),
 	}
 	return cmd, nil
-}
-
-// protectedExecutable returns our own executable on a mount of its own that
-// cannot be written through: a container that gets hold of it by way of
-// /proc/PID/exe could otherwise replace the host's (CVE-2019-5736).
-func protectedExecutable() (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("clone mount of own executable: %w", err)
-	}
-	file := os.NewFile(uintptr(fd), "shim")
-	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
-		Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
-	})
-	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("make mount of own executable read-only: %w", err)
-	}
-	return file, nil
 }
 
 func memfd(name string) (*os.File, error) {

@@ -1,0 +1,5 @@
+//go:build !shim
+
+package enter
+
+var builtin []byte

@@ -1,0 +1,83 @@
+package enter
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// shimExecutable returns what to run as the shim: the program that was built in,
+// or where there is none, as after a plain `go build`, our own, which takes longer
+// to start. A container that gets hold of it by way of /proc/PID/exe cannot write
+// to it (CVE-2019-5736). It is the caller's to close.
+func shimExecutable() (*os.File, error) {
+	if len(builtin) == 0 {
+		return protectedExecutable()
+	}
+	return unpacked()
+}
+
+// unpacked returns the program that was built in. The first call puts it into
+// memory, where it stays.
+func unpacked() (*os.File, error) {
+	file, err := unpack()
+	if err != nil {
+		return nil, fmt.Errorf("put the shim into memory: %w", err)
+	}
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate the shim's descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "shim"), nil
+}
+
+var unpack = sync.OnceValues(func() (*os.File, error) {
+	file, err := executableMemory()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := file.Write(builtin); err != nil {
+		file.Close()
+		return nil, err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+})
+
+// executableMemory: Linux knows MFD_EXEC since 6.3, and may need it (sysctl
+// vm.memfd_noexec=1).
+func executableMemory() (*os.File, error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("shim", flags|unix.MFD_EXEC)
+	if err == unix.EINVAL {
+		fd, err = unix.MemfdCreate("shim", flags)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "shim"), nil
+}
+
+// protectedExecutable returns our own executable on a mount of its own that
+// cannot be written through.
+func protectedExecutable() (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("clone mount of own executable: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "shim")
+	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
+	})
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("make mount of own executable read-only: %w", err)
+	}
+	return file, nil
+}
