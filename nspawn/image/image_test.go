@@ -66,18 +66,26 @@ func newLab(t *testing.T) *lab {
 func (l *lab) push(t *testing.T, image string, layers ...map[string]string) Source {
 	var built v1.Image = empty.Image
 	for _, files := range layers {
-		archive := tarOf(t, files)
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil })
-		must.NoError(t, err)
-		built, err = mutate.AppendLayers(built, layer)
+		var err error
+		built, err = mutate.AppendLayers(built, layerOfTar(t, tarOf(t, files)))
 		must.NoError(t, err)
 	}
 	built, err := mutate.Config(built, v1.Config{Cmd: []string{"run"}, StopSignal: "SIGQUIT"})
 	must.NoError(t, err)
+	return l.upload(t, image, built)
+}
+
+func (l *lab) upload(t *testing.T, image string, built v1.Image) Source {
 	reference, err := name.ParseReference(l.address+"/"+image, name.Insecure)
 	must.NoError(t, err)
 	must.NoError(t, remote.Write(reference, built))
 	return l.source(t, image)
+}
+
+func layerOfTar(t *testing.T, archive []byte) v1.Layer {
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil })
+	must.NoError(t, err)
+	return layer
 }
 
 func (l *lab) source(t *testing.T, image string) Source {
@@ -141,6 +149,28 @@ func TestPull(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, trees[1:], l.puller.Store.Trees(moved))
 	must.Eq(t, fetched+1, l.blobs.Load()) // the config
+}
+
+// TestPullLayerWithoutEnd: it is the digest in the config that says whether something
+// is missing of a layer, not the end of the archive, which umoci insert leaves out.
+func TestPullLayerWithoutEnd(t *testing.T) {
+	l := newLab(t)
+	whole := tarOf(t, map[string]string{"a": "b"})
+	cut, err := mutate.AppendLayers(empty.Image, layerOfTar(t, whole[:len(whole)-2*512]))
+	must.NoError(t, err)
+	image, err := l.pull(t.Context(), Request{Source: l.upload(t, "umoci:1", cut)})
+	must.NoError(t, err)
+	must.FileContains(t, filepath.Join(l.puller.Store.Trees(image)[0], "a"), "b")
+
+	config, err := cut.ConfigFile()
+	must.NoError(t, err)
+	config.RootFS.DiffIDs[0], err = layerOfTar(t, whole).DiffID()
+	must.NoError(t, err)
+	other, err := mutate.ConfigFile(cut, config)
+	must.NoError(t, err)
+	_, err = l.pull(t.Context(), Request{Source: l.upload(t, "cut:1", other)})
+	must.ErrorContains(t, err, "but its config says "+config.RootFS.DiffIDs[0].String())
+	must.False(t, Temporary(err))
 }
 
 func TestPullNever(t *testing.T) {

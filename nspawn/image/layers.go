@@ -103,7 +103,7 @@ func unpack(ctx context.Context, l oci.Layer, dir string, r Request, progress *p
 	defer tar.Close()
 	defer cancel() // before Close, which waits for a read
 	hash := sha256.New()
-	if _, err := layer.Unpack(ctx, io.TeeReader(tar, hash), dir, layer.Options{Whiteouts: true, MaxBytes: maxBytes, MaxEntries: maxEntries}); err != nil {
+	if _, err := layer.Unpack(ctx, io.TeeReader(tar, hash), dir, layer.Options{Whiteouts: true, Unmarked: true, MaxBytes: maxBytes, MaxEntries: maxEntries}); err != nil {
 		return cause(ctx, err)
 	}
 	if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); got != l.DiffID {

@@ -34,6 +34,11 @@ type Options struct {
 	// leave the layers below out of the overlay.
 	Whiteouts bool
 
+	// Unmarked takes a stream that ends without its two blocks of zeros. Who
+	// asks for it has another way to see that nothing is cut off, as the digest
+	// of an OCI layer: umoci insert writes such layers.
+	Unmarked bool
+
 	MaxBytes   int64 // how much content of files is written at most, holes included; 0: no limit
 	MaxEntries int64 // how many entries are made at most; 0: no limit
 }
@@ -62,8 +67,8 @@ type Stats struct {
 // overlay, and security labels belong to the host. A character device 0/0 is an
 // error, as overlayfs takes it for a whiteout. Runs of zeros become holes.
 //
-// A stream that is damaged or ends before its two blocks of zeros (POSIX
-// pax, "ustar Interchange Format") is an error. Nothing is synced to disk. Upon
+// A stream that is damaged or, unless opts.Unmarked, ends before its two blocks of
+// zeros (POSIX pax, "ustar Interchange Format") is an error. Nothing is synced to disk. Upon
 // an error dir is left as it is then; the caller removes it.
 func Unpack(ctx context.Context, r io.Reader, dir string, opts Options) (Stats, error) {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -117,7 +122,7 @@ func (u *unpacker) unpack(ctx context.Context, in *stream) error {
 			return fmt.Errorf("entry %.200q: %w", hdr.Name, err)
 		}
 	}
-	if err := in.finish(); err != nil {
+	if err := in.finish(u.opts.Unmarked); err != nil {
 		return fmt.Errorf("read tar stream: %w", err)
 	}
 	return u.setTimes(ctx)

@@ -190,6 +190,8 @@ func TestEveryCutIsSeen(t *testing.T) {
 		_, err := Unpack(t.Context(), bytes.NewReader(whole[:n]), t.TempDir(), Options{})
 		must.Error(t, err, must.Sprintf("%d of %d bytes", n, len(whole)))
 	}
+	_, err := Unpack(t.Context(), bytes.NewReader(whole[:len(whole)-2*512]), t.TempDir(), Options{Unmarked: true})
+	must.NoError(t, err)
 	for _, r := range []io.Reader{
 		bytes.NewReader(whole),
 		iotest.DataErrReader(bytes.NewReader(whole)),

@@ -33,7 +33,10 @@ func (s *stream) Read(p []byte) (int, error) {
 // archive/tar stops reading after the two blocks of zeros at the end. Without
 // them it goes on to the end of the stream, and takes a cut between two entries
 // for the end of the archive.
-func (s *stream) finish() error {
+func (s *stream) finish(unmarked bool) error {
+	if s.eof && unmarked {
+		return nil
+	}
 	if s.eof {
 		return errors.New("it ends without the mark of its end, so it has probably been cut off")
 	}
