@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -22,19 +21,6 @@ import (
 // diskConfig runs a script on an image.
 func diskConfig(image, script, more string) string {
 	return fmt.Sprintf("image = %q\nnetwork_veth = false\ncommand = \"/bin/sh\"\nargs = [\"-c\", %q]\n%s\n", image, script, more)
-}
-
-// mountedDisks are the images that are mounted, and their devices.
-func mountedDisks(t *testing.T, image string) int {
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	must.NoError(t, err)
-	count := 0
-	for _, file := range files {
-		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == image {
-			count++
-		}
-	}
-	return count
 }
 
 // A disk is a lower layer like any tree, shared by all its tasks.
@@ -53,10 +39,10 @@ func TestHostDisk(t *testing.T) {
 	}
 	for _, task := range tasks {
 		awaitLog(t, task, "stdout", "0 /etc/passwd\n0 /home/etc/passwd\nwritten\n")
-		must.Eq(t, 1, mountedDisks(t, image))
+		must.SliceLen(t, 1, hosttest.Loops(t, image))
 		must.NoError(t, harness.DestroyTask(task.ID, true))
 	}
-	must.Zero(t, mountedDisks(t, image))
+	must.SliceEmpty(t, hosttest.Loops(t, image))
 	task, code := run(t, harness, diskConfig(hosttest.BusyboxDisk, "ls /etc/new /home/new 2>&1 | grep -c 'No such file'", ""))
 	must.Zero(t, code)
 	awaitLog(t, task, "stdout", "2\n")
@@ -77,7 +63,7 @@ func TestHostDiskInPlace(t *testing.T) {
 	task, code := run(t, harness, inPlace("cat /etc/kept"))
 	must.Zero(t, code)
 	awaitLog(t, task, "stdout", "kept\n")
-	must.Zero(t, mountedDisks(t, image))
+	must.SliceEmpty(t, hosttest.Loops(t, image))
 }
 
 // machined knows a disk by the name of its file.

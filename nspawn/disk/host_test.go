@@ -31,18 +31,6 @@ func attach(t *testing.T, m Mounts, machine string, image Image) string {
 	return dir
 }
 
-// loops are the loop devices of an image.
-func loops(t *testing.T, image string) (found []string) {
-	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	must.NoError(t, err)
-	for _, file := range backing {
-		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == image {
-			found = append(found, file)
-		}
-	}
-	return found
-}
-
 // Ten machines of one image cost one loop device, until the last is gone.
 func TestHostShared(t *testing.T) { testShared(t) }
 
@@ -59,11 +47,11 @@ func testShared(t *testing.T) {
 			must.Error(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
 			must.Eq(t, dir, attach(t, m, "m1", Image{Path: image}))
 			must.Eq(t, dir, attach(t, m, "m1", Image{Path: image})) // again, after a crash
-			must.SliceLen(t, 1, loops(t, image))
+			must.SliceLen(t, 1, hosttest.Loops(t, image))
 			must.NoError(t, m.Detach("m0"))
-			must.SliceLen(t, 1, loops(t, image))
+			must.SliceLen(t, 1, hosttest.Loops(t, image))
 			must.NoError(t, m.Detach("m1"))
-			must.SliceEmpty(t, loops(t, image))
+			must.SliceEmpty(t, hosttest.Loops(t, image))
 			must.NoError(t, m.Detach("m1"))
 		})
 	}
@@ -114,7 +102,7 @@ func TestHostNoImage(t *testing.T) {
 		must.ErrorContains(t, err, want)
 		t.Log(err)
 	}
-	must.SliceEmpty(t, loops(t, garbage))
+	must.SliceEmpty(t, hosttest.Loops(t, garbage))
 }
 
 func TestHostPolicy(t *testing.T) {

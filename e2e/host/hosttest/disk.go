@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"unicode/utf16"
 
@@ -29,6 +30,20 @@ func CopyOf(t testing.TB, file string) string {
 	own := filepath.Join(t.TempDir(), "fs.raw")
 	must.NoError(t, os.WriteFile(own, content, 0o644))
 	return own
+}
+
+// Loops are the loop devices of an image.
+func Loops(t testing.TB, image string) (found []string) {
+	t.Helper()
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	must.NoError(t, err)
+	for _, file := range files {
+		// A device may go meanwhile.
+		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == image {
+			found = append(found, file)
+		}
+	}
+	return found
 }
 
 // Partition is one of a disk.
