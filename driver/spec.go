@@ -263,12 +263,12 @@ func journalFields(cfg *drivers.TaskConfig) map[string]string {
 func newBinds(policy Config, task TaskConfig, cfg *drivers.TaskConfig) ([]nspawn.Bind, error) {
 	dirs := cfg.TaskDir()
 	binds := []nspawn.Bind{
-		{Source: dirs.SharedAllocDir, Destination: containerDir(cfg, "NOMAD_ALLOC_DIR", "/alloc")},
-		{Source: dirs.LocalDir, Destination: containerDir(cfg, "NOMAD_TASK_DIR", "/local"), Owned: true},
-		{Source: dirs.SecretsDir, Destination: containerDir(cfg, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true},
+		{Source: dirs.SharedAllocDir, Destination: containerDir(cfg, "NOMAD_ALLOC_DIR", "/alloc"), Plain: true},
+		{Source: dirs.LocalDir, Destination: containerDir(cfg, "NOMAD_TASK_DIR", "/local"), Owned: true, Plain: true},
+		{Source: dirs.SecretsDir, Destination: containerDir(cfg, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Plain: true},
 	}
 	// The log directory holds the FIFOs that Nomad reads (CVE-2026-6959).
-	binds = append(binds, nspawn.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true})
+	binds = append(binds, nspawn.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true, Plain: true})
 	var errs []error
 	for _, mount := range cfg.Mounts {
 		bind, err := volume(mount)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +39,10 @@ func (m *Manager) prepare(ctx context.Context, s *Spec, notice func(string)) err
 			return err
 		}
 		s.Root.UIDBase = base
-		if err := mapBinds(ctx, s); err != nil {
+		if err := m.makePoints(*s); err != nil {
+			return err
+		}
+		if err := m.mapBinds(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -167,24 +169,6 @@ func mountPartitions(ctx context.Context, disk string, root rootfs.Overlay, noti
 	return nil
 }
 
-// mapBinds finds out which binds cannot be ID-mapped.
-func mapBinds(ctx context.Context, s *Spec) error {
-	s.Binds = slices.Clone(s.Binds)
-	var errs []error
-	for i, bind := range s.Binds {
-		err := rootfs.Mappable(bind.Source)
-		switch {
-		case err == nil:
-		case bind.Owned:
-			s.Binds[i].unmapped = true
-			errs = append(errs, rootfs.HandOver(ctx, bind.Source, s.Root.UIDBase))
-		default:
-			errs = append(errs, fmt.Errorf("bind %s to %s with a user namespace: %w", bind.Source, bind.Destination, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // furnish puts the spec's files and the mount points of its binds into the
 // root. The image decides what is at their paths, so they are reached without
 // ever leaving the root.
@@ -267,7 +251,7 @@ func writeFile(tree *os.Root, file File, owner int) error {
 
 // removeFiles removes what prepare made, and what nspawn leaves.
 func (m *Manager) removeFiles(ctx context.Context, machine string) error {
-	if err := m.removeOverlays(machine); err != nil {
+	if err := errors.Join(m.removeOverlays(machine), m.removeBinds(machine)); err != nil {
 		return err
 	}
 	root := m.dirs.root(machine)
@@ -294,9 +278,11 @@ func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 }
 
 // removeEmpty removes the directories below /run/systemd/nspawn that an nspawn
-// that is killed leaves; they are empty outside of its mount namespace.
+// that is killed leaves; they are empty outside of its mount namespace. A unit of
+// before an upgrade from systemd 255 has none of its own.
 func removeEmpty(machine string) error {
 	var errs []error
+	_ = unix.Unmount("/run/systemd/nspawn/unix-export/"+machine, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // hardly ever mounted
 	for _, dir := range []string{"propagate/" + machine, "unix-export/" + machine, machine + "/unix-export", machine} {
 		errs = append(errs, ignoreNotExist(os.Remove("/run/systemd/nspawn/"+dir)))
 	}

@@ -88,20 +88,6 @@ type File struct {
 	Keep    bool
 }
 
-// Bind makes a file or directory of the host visible in the machine. In a
-// user namespace it is ID-mapped: the owner 0 on the host is root inside.
-type Bind struct {
-	Source      string
-	Destination string
-	ReadOnly    bool
-	// Owned is a directory that is only this machine's: where its file system
-	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
-	// given to the machine's root instead. Other binds are refused then.
-	Owned bool
-
-	unmapped bool
-}
-
 // Network says which network the machine sees. The zero value is the host's.
 type Network struct {
 	// Namespace is the path of an existing network namespace to run in.

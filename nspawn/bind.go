@@ -1,0 +1,104 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"nomad-driver-nspawn/nspawn/rootfs"
+)
+
+// Bind makes a file or directory of the host visible in the machine. In a
+// user namespace it is ID-mapped: the owner 0 on the host is root inside.
+type Bind struct {
+	Source      string
+	Destination string
+	ReadOnly    bool
+	// Owned is a directory that is only this machine's: where its file system
+	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
+	// given to the machine's root instead. Other binds are refused then.
+	Owned bool
+	// Plain is a directory with no mounts below it. Unless the machine boots, it is
+	// ID-mapped by us, which is faster than nspawn.
+	Plain bool
+
+	unmapped bool // for nspawn: it cannot be, or is already
+}
+
+// bind is where a bind of a machine is mounted on the host, ID-mapped.
+func (d Dirs) bind(machine, index string) string {
+	return filepath.Join(d.machine(machine), "binds", index)
+}
+
+// mapBinds ID-maps the plain binds, and finds out which others cannot be. What it
+// mounts is there until nspawn has set the machine up: it would be in the list of the
+// host's disks (nomad node status -stats), and holds files. A booted system needs it
+// again when it reboots.
+func (m *Manager) mapBinds(ctx context.Context, s *Spec) error {
+	s.Binds = slices.Clone(s.Binds)
+	var mapped []rootfs.Bind
+	var errs []error
+	for i := range s.Binds {
+		bind := &s.Binds[i]
+		err := rootfs.Mappable(bind.Source)
+		switch {
+		case err == nil && bind.Plain && s.Mode != Boot:
+			target := m.dirs.bind(s.Machine, strconv.Itoa(i))
+			errs = append(errs, os.MkdirAll(target, 0o700))
+			mapped = append(mapped, rootfs.Bind{Source: bind.Source, Target: target})
+			bind.Source, bind.unmapped = target, true
+		case err == nil:
+		case bind.Owned:
+			bind.unmapped = true
+			errs = append(errs, rootfs.HandOver(ctx, bind.Source, s.Root.UIDBase))
+		default:
+			errs = append(errs, fmt.Errorf("bind %s to %s with a user namespace: %w", bind.Source, bind.Destination, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return rootfs.MountBinds(s.Root.UIDBase, mapped)
+}
+
+// makePoints makes the mount points of binds that lie in a plain one, as a volume in
+// the task's directory. systemd-nspawn is host root, whom the directory's map does
+// not know.
+func (m *Manager) makePoints(s Spec) error {
+	for _, plain := range s.Binds {
+		if !plain.Plain {
+			continue
+		}
+		for _, bind := range s.binds(m.dirs) {
+			name, below := strings.CutPrefix(bind.Destination, plain.Destination+"/")
+			if !below {
+				continue
+			}
+			tree, err := os.OpenRoot(plain.Source)
+			if err == nil {
+				err = makeMountPoint(tree, Bind{Source: bind.Source, Destination: name}, 0)
+				tree.Close()
+			}
+			if err != nil {
+				return fmt.Errorf("make the mount point %s of the machine: %w", bind.Destination, err)
+			}
+		}
+	}
+	return nil
+}
+
+// removeBinds unmounts the plain binds.
+func (m *Manager) removeBinds(machine string) error {
+	targets, _ := filepath.Glob(m.dirs.bind(machine, "*")) // the pattern is well-formed
+	for _, target := range targets {
+		if err := rootfs.Unmount(target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
