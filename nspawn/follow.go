@@ -14,7 +14,7 @@ type EventKind int
 
 // The kinds of events. Ended is the last one.
 const (
-	Started  EventKind = iota // systemd knows it, be it that it has ended
+	Started  EventKind = iota // systemd has told when: at once, or with the first news of one that we started
 	Ready                     // a guest that notifies says that it is up
 	Rebooted                  // the guest has asked for it, and runs again
 	Ended
@@ -33,6 +33,7 @@ type Follower struct {
 	bus     *systemd.Conn
 	machine string
 	mode    Mode
+	fresh   int           // PID of an nspawn that was just started
 	socket  *notifySocket // nil if it could not be made
 	payload chan *os.File // a pidfd or nil; without a channel, none is held
 }
@@ -57,7 +58,7 @@ func (f *Follower) Events(ctx context.Context) <-chan Event {
 		defer f.Close()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		f.run(ctx, f.bus.WatchUnit(ctx, UnitName(f.machine)), events)
+		f.run(ctx, f.bus.WatchProcess(ctx, UnitName(f.machine), f.fresh), events)
 	}()
 	return events
 }
@@ -76,6 +77,10 @@ func (f *Follower) Close() {
 
 func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, events chan<- Event) {
 	var restarts *uint32 // as of the first state
+	if f.fresh != 0 {
+		restarts = new(uint32)
+	}
+	started := false
 	var ready <-chan struct{}
 	if f.socket != nil {
 		ready = f.socket.ready
@@ -90,9 +95,10 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.send(ctx, events, Event{Kind: Ended, Err: fmt.Errorf("machine %s: %w", f.machine, ErrLost), Time: time.Now()})
 				return
 			}
-			if restarts == nil {
+			if !started && (f.fresh == 0 || unit.NRestarts == 0) {
 				f.send(ctx, events, Event{Kind: Started, Time: unit.ExecMainStart})
 			}
+			started = true
 			if exit, ok := ended(unit); ok {
 				f.complete(&exit)
 				f.send(ctx, events, Event{Kind: Ended, Exit: exit, Time: unit.ExecMainExit})

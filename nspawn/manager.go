@@ -170,15 +170,15 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 
 // payload is the process of the machine that the job asked for.
 func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (process, error) {
-	unit, err := m.unit(ctx, machine)
+	leader, err := m.leader(ctx, machine)
 	if err != nil {
 		return process{}, err
 	}
-	return payloadOf(unit, mode)
+	return awaitPayload(leader.pid, mode)
 }
 
 func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
-	leader, err := leaderOf(unit)
+	leader, err := leaderOf(int(unit.MainPID))
 	if err != nil {
 		return process{}, err
 	}
@@ -186,18 +186,21 @@ func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
 }
 
 func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
-	unit, err := m.unit(ctx, machine)
+	nspawn, err := m.bus.MainPID(ctx, UnitName(machine))
+	if errors.Is(err, systemd.ErrNotFound) {
+		return process{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+	}
 	if err != nil {
 		return process{}, err
 	}
-	return leaderOf(unit)
+	return leaderOf(nspawn)
 }
 
-func leaderOf(unit systemd.UnitState) (process, error) {
-	if unit.MainPID == 0 {
+func leaderOf(nspawn int) (process, error) {
+	if nspawn == 0 {
 		return process{}, fmt.Errorf("the machine does not run: %w", os.ErrProcessDone)
 	}
-	return leader(int(unit.MainPID))
+	return leader(nspawn)
 }
 
 // awaitUnit is unit, but waits for a bus that is away until ctx ends.

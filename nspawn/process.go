@@ -2,6 +2,7 @@ package nspawn
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,6 +84,30 @@ func (p process) signal(sig unix.Signal) error {
 		return fmt.Errorf("signal process %d: %w", p.pid, err)
 	}
 	return nil
+}
+
+// awaitEnd returns when the main process of a unit has ended, or ctx is done.
+func awaitEnd(ctx context.Context, pid int, unit string) {
+	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return
+	}
+	file := os.NewFile(uintptr(pidfd), "process") // which epoll can wait for
+	defer file.Close()
+	// Another may have got its PID meanwhile.
+	if group, err := (process{pid: pid}).cgroup(); err != nil || !strings.Contains(group+"/", "/"+unit+"/") {
+		return
+	}
+	defer context.AfterFunc(ctx, func() { file.Close() })() // which ends the wait
+	if conn, err := file.SyscallConn(); err == nil {
+		_ = conn.Read(func(fd uintptr) bool { return exited(int(fd)) })
+	}
+}
+
+// exited tells whether the process of a pidfd has ended (pidfd_open(2)).
+func exited(pidfd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return err == nil && n == 1
 }
 
 // takes says whether the process blocks or handles a signal, so that it is not

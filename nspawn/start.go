@@ -34,6 +34,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		return nil, err
 	}
 	defer lock.Close()
+	found := m.lookTool(ctx, s)
 	if err := m.remove(ctx, s.Machine); err != nil {
 		return nil, fmt.Errorf("clear what an earlier start left: %w", err)
 	}
@@ -44,7 +45,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 			err = errors.Join(err, m.remove(undo, s.Machine))
 		}
 	}()
-	tool, err := lookTool(ctx, m.bus, s)
+	tool, err := found()
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +61,33 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		socket.close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
+	if err := m.removeBinds(s.Machine); err != nil { // nspawn has its own by now
+		socket.close()
+		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
+	}
 	follower = m.follow(s.Machine, s.Mode, socket)
 	follower.hold(leader)
+	if process, err := readProcess(leader); err == nil {
+		follower.fresh = process.parent
+	}
 	return follower, nil
+}
+
+// lookTool looks while something else is done, until the returned function is called.
+func (m *Manager) lookTool(ctx context.Context, s Spec) (found func() (tool, error)) {
+	type result struct {
+		tool tool
+		err  error
+	}
+	results := make(chan result, 1)
+	go func() {
+		t, err := lookTool(ctx, m.bus, s)
+		results <- result{t, err}
+	}()
+	return func() (tool, error) {
+		r := <-results
+		return r.tool, r.err
+	}
 }
 
 // launch starts the unit and returns the leader's PID when the machine is up.
@@ -89,7 +114,37 @@ func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Strea
 // awaitUp returns the leader's PID once nspawn has set the machine up. An nspawn
 // that ends without having said so has failed itself; afterwards, its exit
 // status is the payload's.
+//
+// It is nspawn's own process that is waited for, not its unit: to read the state of
+// one takes systemd 4 ms, while nspawn has the other core.
 func (m *Manager) awaitUp(ctx context.Context, machine string, socket *notifySocket) (leader int, err error) {
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	select {
+	case leader := <-socket.up:
+		return leader, nil
+	case <-m.endOf(watch, machine):
+		return m.awaitOutcome(ctx, machine, socket)
+	case <-ctx.Done():
+		return 0, fmt.Errorf("wait until it is up: %w", ctx.Err())
+	}
+}
+
+// endOf is closed when the machine's nspawn has ended, or nothing tells when.
+func (m *Manager) endOf(ctx context.Context, machine string) <-chan struct{} {
+	end := make(chan struct{})
+	go func() {
+		defer close(end)
+		if nspawn, err := m.bus.MainPID(ctx, UnitName(machine)); err == nil {
+			awaitEnd(ctx, nspawn, UnitName(machine))
+		}
+	}()
+	return end
+}
+
+// awaitOutcome is awaitUp by the state of the unit: systemd has still to hear
+// that nspawn has ended, if it has. It also waits for a bus that is away.
+func (m *Manager) awaitOutcome(ctx context.Context, machine string, socket *notifySocket) (leader int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	states := m.bus.WatchUnit(ctx, UnitName(machine))

@@ -38,6 +38,18 @@ func (c *Conn) ExecStart(ctx context.Context, name string) ([]string, error) {
 	return args, nil
 }
 
+// MainPID returns the PID of a service's main process, 0 if it has none now. It
+// costs systemd a tenth of [Conn.Unit]. The error is [ErrNotFound] if the unit is
+// not loaded.
+func (c *Conn) MainPID(ctx context.Context, name string) (int, error) {
+	value, err := c.serviceProperty(ctx, name, "MainPID")
+	if err != nil {
+		return 0, err
+	}
+	pid, _ := value.Value().(uint32)
+	return int(pid), nil
+}
+
 func (c *Conn) serviceProperty(ctx context.Context, name, property string) (value dbus.Variant, err error) {
 	var path dbus.ObjectPath
 	if err := c.call(ctx, manager("get unit", name, "GetUnit", name), &path); err != nil {

@@ -181,6 +181,30 @@ func testExitZeroStays(t *testing.T, w *world) {
 	until(t, states, running)
 }
 
+// testWatchProcess wants no state of a unit that is as the watcher knows it, and
+// the end of its process.
+func testWatchProcess(t *testing.T, w *world) {
+	unit := w.start(t)
+	pid, err := w.conn.MainPID(t.Context(), unit)
+	must.NoError(t, err)
+	must.Positive(t, pid)
+	states := w.conn.WatchProcess(t.Context(), unit, pid)
+	w.exit(t, unit, 7)
+	state := until(t, states, func(systemd.UnitState) bool { return true })
+	must.True(t, exited(state), must.Sprint("the first state is ", state))
+
+	// Another process than it knew of.
+	state = until(t, w.conn.WatchProcess(t.Context(), unit, pid), func(systemd.UnitState) bool { return true })
+	must.Eq(t, 7, state.ExecMainStatus)
+	pid, err = w.conn.MainPID(t.Context(), unit)
+	must.NoError(t, err)
+	must.Zero(t, pid)
+
+	_, err = w.conn.MainPID(t.Context(), unitName())
+	must.ErrorIs(t, err, systemd.ErrNotFound)
+	until(t, w.conn.WatchProcess(t.Context(), unitName(), 1), missing)
+}
+
 func testUnitNotLoaded(t *testing.T, w *world) {
 	unit := unitName()
 	_, err := w.conn.Unit(t.Context(), unit)
@@ -355,6 +379,7 @@ func testManyAtOnce(t *testing.T, w *world) {
 var shared = map[string]func(*testing.T, *world){
 	"life of a unit":                testLifeOfUnit,
 	"exit zero stays":               testExitZeroStays,
+	"watch process":                 testWatchProcess,
 	"unit not loaded":               testUnitNotLoaded,
 	"kill":                          testKill,
 	"start fails":                   testStartFails,

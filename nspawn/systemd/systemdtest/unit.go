@@ -147,6 +147,18 @@ func (p unitProperties) GetAll(msg dbus.Message, iface string) (map[string]dbus.
 	return propertiesOf(systemd.UnitState{LoadState: "not-found", ActiveState: "inactive", SubState: "dead"}, iface), nil
 }
 
+func (p unitProperties) Get(msg dbus.Message, iface, name string) (dbus.Variant, *dbus.Error) {
+	all, err := p.GetAll(msg, iface)
+	if err != nil {
+		return dbus.Variant{}, err
+	}
+	value, ok := all[name]
+	if !ok {
+		return value, refuse("org.freedesktop.DBus.Error.UnknownProperty", "Unknown property %s.", name)
+	}
+	return value, nil
+}
+
 // propertiesOf returns the properties of one interface, or of all if iface is empty.
 func propertiesOf(s systemd.UnitState, iface string) map[string]dbus.Variant {
 	all := make(map[string]dbus.Variant)
