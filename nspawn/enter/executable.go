@@ -1,6 +1,7 @@
 package enter
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -8,54 +9,73 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimExecutable returns what to run as the shim: the program that was built in,
-// or where there is none, as after a plain `go build`, our own, which takes longer
-// to start. A container that gets hold of it by way of /proc/PID/exe cannot write
-// to it (CVE-2019-5736). It is the caller's to close.
+// shimExecutable returns what to run as the shim: the program that was built in, or
+// our own, which takes longer to start, where there is none, as after a plain
+// `go build`, or where it may not be run from memory (sysctl vm.memfd_noexec=2).
+// A container that gets hold of it by way of /proc/PID/exe can change neither
+// (CVE-2019-5736). It is the caller's to close.
 func shimExecutable() (*os.File, error) {
-	if len(builtin) == 0 {
-		return protectedExecutable()
+	if len(builtin) > 0 {
+		if file, err := inMemory.open(); err == nil {
+			return file, nil
+		}
 	}
-	return unpacked()
+	return protectedExecutable()
 }
 
-// unpacked returns the program that was built in. The first call puts it into
-// memory, where it stays.
-func unpacked() (*os.File, error) {
-	file, err := unpack()
-	if err != nil {
-		return nil, fmt.Errorf("put the shim into memory: %w", err)
+// inMemory is the program that was built in, once it was needed.
+var inMemory memory
+
+type memory struct {
+	mu   sync.Mutex
+	file *os.File
+}
+
+func (m *memory) open() (*os.File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.file == nil {
+		file, err := unpack(builtin)
+		if err != nil {
+			return nil, err
+		}
+		m.file = file
 	}
-	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := unix.FcntlInt(m.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate the shim's descriptor: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "shim"), nil
 }
 
-var unpack = sync.OnceValues(func() (*os.File, error) {
+// unpack makes a file in memory that nobody can change.
+func unpack(program []byte) (*os.File, error) {
 	file, err := executableMemory()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("make memory file for the shim: %w", err)
 	}
-	if _, err := file.Write(builtin); err != nil {
+	if _, err := file.Write(program); err != nil {
 		file.Close()
 		return nil, err
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+	_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals|unix.F_SEAL_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 its mode cannot be sealed
+		_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
 		file.Close()
-		return nil, err
+		return nil, fmt.Errorf("seal the shim: %w", err)
 	}
 	return file, nil
-})
+}
 
 // executableMemory: Linux knows MFD_EXEC since 6.3, and may need it (sysctl
 // vm.memfd_noexec=1).
 func executableMemory() (*os.File, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate("shim", flags|unix.MFD_EXEC)
-	if err == unix.EINVAL {
+	if errors.Is(err, unix.EINVAL) {
 		fd, err = unix.MemfdCreate("shim", flags)
 	}
 	if err != nil {
