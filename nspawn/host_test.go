@@ -544,7 +544,7 @@ func TestHostJournalLink(t *testing.T) {
 // An nspawn that is killed cannot tidy up.
 func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 	m := newManager(t)
-	before := locks(t)
+	before, mountsBefore := locks(t), mountPoints(t)
 	for range 2 { // the second start is not in the way of the first's remains
 		spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
 		spec.Network = Network{Veth: true, Ports: []Port{{Host: 8099, Container: 80}}}
@@ -557,8 +557,19 @@ func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 		must.Eq(t, Exit{Code: 137, Signal: 9}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		must.Eq(t, before, locks(t))
+		must.Eq(t, mountsBefore, mountPoints(t))
 		must.StrNotContains(t, forwarded(t), "8099")
 	}
+}
+
+func mountPoints(t *testing.T) (points []string) {
+	table, err := os.ReadFile("/proc/1/mountinfo")
+	must.NoError(t, err)
+	for line := range strings.Lines(string(table)) {
+		points = append(points, strings.Fields(line)[4])
+	}
+	slices.Sort(points)
+	return points
 }
 
 // awaitForward returns when nspawn forwards a port: it does when it has seen the
@@ -579,6 +590,35 @@ func locks(t *testing.T) []string {
 	files, err := filepath.Glob("/run/systemd/nspawn/locks/*")
 	must.NoError(t, err)
 	return files
+}
+
+// TestHostBindInPlainBind: a volume in the task's directory. What was mounted for the
+// start is gone when the machine is up, and all works without it.
+func TestHostBindInPlainBind(t *testing.T) {
+	m := newManager(t)
+	local, volume, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file")
+	must.NoError(t, os.WriteFile(file, []byte("content\n"), 0o644))
+	must.NoError(t, os.Chmod(volume, 0o755))
+	before := mountPoints(t)
+	spec := newMachine(t, m, `stat -c '%u %n' /local /local/data/deep && cat /local/file && echo x >/local/data/deep/x`)
+	spec.Root.UserNamespace = true
+	spec.Binds = []Bind{
+		{Source: local, Destination: "/local", Owned: true, Plain: true},
+		{Source: volume, Destination: "/local/data/deep"},
+		{Source: file, Destination: "/local/file", ReadOnly: true},
+	}
+	out := mustStart(t, m, spec)
+	root := m.dirs.root(spec.Machine)
+	must.Eq(t, before, slices.DeleteFunc(mountPoints(t), func(point string) bool { return point == root }))
+	exit := mustWait(t, m, spec.Machine)
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, Exit{}, exit)
+	must.Eq(t, "0 /local\n0 /local/data/deep\ncontent\n", <-out.stdout, must.Sprint(<-out.stderr))
+	for _, made := range []string{local + "/data", local + "/data/deep", volume + "/x"} {
+		var stat unix.Stat_t
+		must.NoError(t, unix.Stat(made, &stat))
+		must.Zero(t, stat.Uid, must.Sprint(made))
+	}
 }
 
 // A file system that cannot be ID-mapped, here the overlay of the disposable
