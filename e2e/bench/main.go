@@ -3,12 +3,15 @@
 // then one line a figure, `name median min max unit`:
 //
 //	plugin_rss_idle    the plugin, before its first task
-//	start_bare         exec of systemd-nspawn to the payload's first instruction
+//	start_bare         exec of systemd-nspawn -D, in a scope of its own as by hand, to
+//	                   the payload's first instruction
+//	start_child        the same with --keep-unit --register=no: systemd has no part in it
 //	start_same         StartTask to the same, with the same options
 //	start_default      the same by the driver's defaults: a user namespace and a
 //	                   copy-on-write root
 //	start_ratio        start_same by start_bare, of runs one after the other
 //	start_cow_ratio    start_default by start_bare
+//	start_child_ratio, start_cow_child_ratio   both by start_child
 //	start_image_size_ratio   start_default of an image of 300 MB by one of 2 MB
 //	start_…_call       until StartTask has returned
 //	exec_nsenter       `nsenter --all true`, which confines nothing
