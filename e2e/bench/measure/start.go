@@ -84,9 +84,11 @@ func (p *plugin) starter(options map[string]any) func(context.Context) (sample, 
 // bareCommand is systemd-nspawn with the options that the driver gives it for
 // the same, less what comes from Nomad.
 func bareCommand(ctx context.Context, options ...string) *exec.Cmd {
-	args := slices.Concat([]string{"--quiet", "--settings=no",
+	args := slices.Concat([]string{
+		"--quiet", "--settings=no",
 		"--machine=bare", "--directory=" + imageDir, "--read-only", "--as-pid2", "--console=pipe",
-		"--private-users=no", "--resolv-conf=off", "--timezone=off", "--link-journal=no"}, options, []string{"--", payloadPath})
+		"--private-users=no", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
+	}, options, []string{"--", payloadPath})
 	return exec.CommandContext(ctx, "systemd-nspawn", args...)
 }
 
