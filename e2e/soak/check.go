@@ -35,6 +35,10 @@ func (s *soak) check(ctx context.Context, cycles []*cycle, before measure, v *vi
 	if strings.Contains(log, "panic:") {
 		v.add("panic: %s", excerpt(log, "panic:"))
 	}
+	if err := s.awaitReaper(ctx, before); err != nil {
+		v.add("%v", err)
+		return
+	}
 	after, err := s.measure(ctx)
 	if err != nil {
 		v.add("%v", err)
@@ -42,6 +46,31 @@ func (s *soak) check(ctx context.Context, cycles []*cycle, before measure, v *vi
 	}
 	fmt.Printf("plugin before: %s\nplugin after:  %s\n", before, after)
 	before.compare(after, v)
+}
+
+// reaperTimeout is for the reaper to find all that Nomad did not ask it to remove: a
+// machine has to be as old as the grace, and so has the plugin, at a look (agent.hcl).
+const reaperTimeout = 2 * (10 + 10) * time.Second
+
+// awaitReaper returns when nothing more is left than before, or nothing will change
+// that. What is left then is told by the comparison of the measures. No event tells
+// of the reaper's work.
+func (s *soak) awaitReaper(ctx context.Context, before measure) error {
+	for deadline := time.Now().Add(reaperTimeout); ; {
+		now, err := s.inventory(ctx)
+		if err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(now, func(line string) bool { return slices.Contains(before.inventory, line) })
+		if len(left) == 0 || time.Now().After(deadline) {
+			return nil
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func excerpt(log, from string) string {
