@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/pidfd"
 )
 
 // process is a process of a machine, found in /proc.
@@ -75,12 +77,12 @@ func payloadProcess(leader process, m Mode) (process, error) {
 
 // signal sends a signal to just this process.
 func (p process) signal(sig unix.Signal) error {
-	pidfd := p.open()
-	if pidfd == nil {
+	file := p.open()
+	if file == nil {
 		return fmt.Errorf("signal process %d: %w", p.pid, os.ErrProcessDone)
 	}
-	defer pidfd.Close()
-	if err := unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0); err != nil {
+	defer file.Close()
+	if err := unix.PidfdSendSignal(int(file.Fd()), sig, nil, 0); err != nil {
 		return fmt.Errorf("signal process %d: %w", p.pid, err)
 	}
 	return nil
@@ -88,26 +90,18 @@ func (p process) signal(sig unix.Signal) error {
 
 // awaitEnd returns when the main process of a unit has ended, or ctx is done.
 func awaitEnd(ctx context.Context, pid int, unit string) {
-	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return
 	}
-	file := os.NewFile(uintptr(pidfd), "process") // which epoll can wait for
+	file := os.NewFile(uintptr(fd), "process") // which epoll can wait for
 	defer file.Close()
 	// Another may have got its PID meanwhile.
 	if group, err := (process{pid: pid}).cgroup(); err != nil || !strings.Contains(group+"/", "/"+unit+"/") {
 		return
 	}
 	defer context.AfterFunc(ctx, func() { file.Close() })() // which ends the wait
-	if conn, err := file.SyscallConn(); err == nil {
-		_ = conn.Read(func(fd uintptr) bool { return exited(int(fd)) })
-	}
-}
-
-// exited tells whether the process of a pidfd has ended (pidfd_open(2)).
-func exited(pidfd int) bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
-	return err == nil && n == 1
+	_ = pidfd.Await(file)
 }
 
 // takes says whether the process blocks or handles a signal, so that it is not

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/pidfd"
 )
 
 // guestLink is what systemd-nspawn calls the end of the veth pair that is in
@@ -31,17 +33,17 @@ func open(ctx context.Context, leader int) (*machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	pidfd, err := unix.PidfdOpen(leader, unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(leader, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
 		return nil, ErrExited
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open leader %d: %w", leader, err)
 	}
-	m := &machine{pid: leader, pidfd: pidfd, leader: os.NewFile(uintptr(pidfd), "leader")}
+	m := &machine{pid: leader, pidfd: fd, leader: os.NewFile(uintptr(fd), "leader")}
 	if err := m.enter(); err != nil {
 		defer m.close()
-		if exited(pidfd) || ending(leader) {
+		if pidfd.Exited(fd) || ending(leader) {
 			return nil, ErrExited
 		}
 		return nil, err
@@ -145,23 +147,10 @@ func (m *machine) assign(address netip.Prefix, gateway netip.Addr) error {
 // the leader does.
 func (m *machine) untilExit(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	conn, err := m.leader.SyscallConn()
-	if err != nil {
-		cancel(err)
-		return ctx, func() {}
-	}
 	go func() {
-		// A pidfd is readable once its process has ended. Closing it ends the
-		// wait as well, with an error.
-		if err := conn.Read(func(fd uintptr) bool { return exited(int(fd)) }); err == nil {
+		if err := pidfd.Await(m.leader); err == nil { // closing it ends the wait as well
 			cancel(ErrExited)
 		}
 	}()
 	return ctx, func() { cancel(nil) }
-}
-
-// exited tells whether the process of pidfd has ended.
-func exited(pidfd int) bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
-	return err == nil && n == 1
 }
