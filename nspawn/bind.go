@@ -67,8 +67,8 @@ func (m *Manager) mapBinds(ctx context.Context, s *Spec) error {
 }
 
 // makePoints makes the mount points of binds that lie in a plain one, as a volume in
-// the task's directory. systemd-nspawn is host root, whom the directory's map does
-// not know.
+// the task's directory. systemd-nspawn makes them as host root, which by the map of
+// the directory cannot make files, or makes nobody's.
 func (m *Manager) makePoints(s Spec) error {
 	for _, plain := range s.Binds {
 		if !plain.Plain {
@@ -94,7 +94,12 @@ func (m *Manager) makePoints(s Spec) error {
 
 // removeBinds unmounts the plain binds.
 func (m *Manager) removeBinds(machine string) error {
-	targets, _ := filepath.Glob(m.dirs.bind(machine, "*")) // the pattern is well-formed
+	return unmountAll(m.dirs.bind(machine, "*"))
+}
+
+// unmountAll unmounts what is mounted at the paths of a well-formed pattern.
+func unmountAll(pattern string) error {
+	targets, _ := filepath.Glob(pattern)
 	for _, target := range targets {
 		if err := rootfs.Unmount(target); err != nil {
 			return err

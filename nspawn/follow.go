@@ -76,11 +76,7 @@ func (f *Follower) Close() {
 }
 
 func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, events chan<- Event) {
-	var restarts *uint32 // as of the first state
-	if f.fresh != 0 {
-		restarts = new(uint32)
-	}
-	started := false
+	first, restarts := true, uint32(0) // how many of them are told
 	var ready <-chan struct{}
 	if f.socket != nil {
 		ready = f.socket.ready
@@ -95,24 +91,26 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.send(ctx, events, Event{Kind: Ended, Err: fmt.Errorf("machine %s: %w", f.machine, ErrLost), Time: time.Now()})
 				return
 			}
-			if !started && (f.fresh == 0 || unit.NRestarts == 0) {
+			if first && f.fresh == 0 {
+				restarts = unit.NRestarts // those before us are no news
+			}
+			if first && unit.NRestarts == restarts {
 				f.send(ctx, events, Event{Kind: Started, Time: unit.ExecMainStart})
 			}
-			started = true
 			if exit, ok := ended(unit); ok {
 				f.complete(&exit)
 				f.send(ctx, events, Event{Kind: Ended, Exit: exit, Time: unit.ExecMainExit})
 				return
 			}
-			if restarts == nil && f.payload == nil {
+			if first && f.payload == nil {
 				if leader, err := leader(int(unit.MainPID)); err == nil {
 					f.hold(leader.pid)
 				}
 			}
-			if restarts != nil && unit.NRestarts > *restarts {
+			if unit.NRestarts > restarts {
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}
-			restarts = &unit.NRestarts
+			first, restarts = false, unit.NRestarts
 		case <-ready:
 			f.send(ctx, events, Event{Kind: Ready})
 		}

@@ -132,11 +132,8 @@ func findInRoot(root, name string) (string, error) {
 
 // removeOverlays unmounts the machine's overlays, and releases their upper layers.
 func (m *Manager) removeOverlays(machine string) error {
-	targets, _ := filepath.Glob(m.dirs.overlay(machine, "*")) // the pattern is well-formed
-	for _, target := range targets {
-		if err := rootfs.Unmount(target); err != nil {
-			return err
-		}
+	if err := unmountAll(m.dirs.overlay(machine, "*")); err != nil {
+		return err
 	}
 	links, _ := filepath.Glob(m.dirs.overlayRW(machine, "*"))
 	for _, link := range links {

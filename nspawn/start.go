@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -34,8 +35,15 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		return nil, err
 	}
 	defer lock.Close()
-	found := m.lookTool(ctx, s)
-	if err := m.remove(ctx, s.Machine); err != nil {
+	var (
+		tool    tool
+		toolErr error
+		looking sync.WaitGroup
+	)
+	looking.Go(func() { tool, toolErr = lookTool(ctx, m.bus, s) })
+	err = m.remove(ctx, s.Machine)
+	looking.Wait()
+	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier start left: %w", err)
 	}
 	defer func() {
@@ -45,9 +53,8 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 			err = errors.Join(err, m.remove(undo, s.Machine))
 		}
 	}()
-	tool, err := found()
-	if err != nil {
-		return nil, err
+	if toolErr != nil {
+		return nil, toolErr
 	}
 	if err := m.prepare(ctx, &s, notice); err != nil {
 		return nil, err
@@ -61,33 +68,12 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		socket.close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
-	if err := m.removeBinds(s.Machine); err != nil { // nspawn has its own by now
-		socket.close()
-		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
-	}
 	follower = m.follow(s.Machine, s.Mode, socket)
 	follower.hold(leader)
 	if process, err := readProcess(leader); err == nil {
 		follower.fresh = process.parent
 	}
 	return follower, nil
-}
-
-// lookTool looks while something else is done, until the returned function is called.
-func (m *Manager) lookTool(ctx context.Context, s Spec) (found func() (tool, error)) {
-	type result struct {
-		tool tool
-		err  error
-	}
-	results := make(chan result, 1)
-	go func() {
-		t, err := lookTool(ctx, m.bus, s)
-		results <- result{t, err}
-	}()
-	return func() (tool, error) {
-		r := <-results
-		return r.tool, r.err
-	}
 }
 
 // launch starts the unit and returns the leader's PID when the machine is up.
@@ -108,7 +94,10 @@ func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Strea
 	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
 		return 0, err
 	}
-	return m.awaitUp(ctx, s.Machine, socket)
+	if leader, err = m.awaitUp(ctx, s.Machine, socket); err != nil {
+		return 0, err
+	}
+	return leader, m.removeBinds(s.Machine) // nspawn has its own by now
 }
 
 // awaitUp returns the leader's PID once nspawn has set the machine up. An nspawn

@@ -61,8 +61,7 @@ func (s *soak) awaitReaper(ctx context.Context, before measure) error {
 		if err != nil {
 			return err
 		}
-		left := slices.DeleteFunc(now, func(line string) bool { return slices.Contains(before.inventory, line) })
-		if len(left) == 0 || time.Now().After(deadline) {
+		if len(without(now, before.inventory)) == 0 || time.Now().After(deadline) {
 			return nil
 		}
 		select {

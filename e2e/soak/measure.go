@@ -44,16 +44,22 @@ func (m measure) compare(after measure, v *violations) {
 			v.add("%s of the plugin have grown from, at most, %d to %d", figure.name, figure.before, figure.after)
 		}
 	}
-	for _, line := range after.inventory {
-		if !slices.Contains(m.inventory, line) {
-			v.add("left on the host: %s", line)
+	for _, line := range without(after.inventory, m.inventory) {
+		v.add("left on the host: %s", line)
+	}
+	for _, line := range without(m.inventory, after.inventory) {
+		v.add("gone from the host: %s", line)
+	}
+}
+
+// without is the part of a list that another has not.
+func without(list, other []string) (part []string) {
+	for _, line := range list {
+		if !slices.Contains(other, line) {
+			part = append(part, line)
 		}
 	}
-	for _, line := range m.inventory {
-		if !slices.Contains(after.inventory, line) {
-			v.add("gone from the host: %s", line)
-		}
-	}
+	return part
 }
 
 // measure ends the plugin: SIGQUIT makes Go write its goroutines to the log.

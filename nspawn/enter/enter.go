@@ -14,9 +14,9 @@
 // nsenter(1) is there because only a process with a single thread may join a
 // user namespace, which no Go program has. It runs the shim (see [ShimMain]), a
 // program that was built in or this very one again, still among the host's
-// processes and files and invisible to the container. One thread of the shim takes on all of the
-// container's confinement and forks; only that child, which by then holds
-// nothing but its stdio, is born in the container's pid namespace.
+// processes and files and invisible to the container. One thread of the shim
+// takes on all of the container's confinement and forks; only that child, which
+// by then holds nothing but its stdio, is born in the container's pid namespace.
 package enter
 
 import (

@@ -52,7 +52,7 @@ func (m *memory) open() (*os.File, error) {
 func unpack(program []byte) (*os.File, error) {
 	file, err := executableMemory()
 	if err != nil {
-		return nil, fmt.Errorf("make memory file for the shim: %w", err)
+		return nil, err
 	}
 	if _, err := file.Write(program); err != nil {
 		file.Close()
@@ -73,15 +73,11 @@ func unpack(program []byte) (*os.File, error) {
 // executableMemory: Linux knows MFD_EXEC since 6.3, and may need it (sysctl
 // vm.memfd_noexec=1).
 func executableMemory() (*os.File, error) {
-	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
-	fd, err := unix.MemfdCreate("shim", flags|unix.MFD_EXEC)
+	file, err := memfd("shim", unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) {
-		fd, err = unix.MemfdCreate("shim", flags)
+		return memfd("shim", unix.MFD_ALLOW_SEALING)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "shim"), nil
+	return file, err
 }
 
 // protectedExecutable returns our own executable on a mount of its own that

@@ -43,13 +43,12 @@ func (p *program) fork() (pid, socket int, err error) {
 		return 0, -1, fmt.Errorf("make socket pair: %w", err)
 	}
 	// No signal finds a Go handler in the child, which has no Go runtime left.
-	blocked := ^uint64(0)
-	_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK,
-		uintptr(unsafe.Pointer(&blocked)), 0, unix.SizeofPtr, 0, 0)
-	if errno != 0 {
-		return 0, -1, fmt.Errorf("block signals: %w", errno)
+	var all unix.Sigset_t
+	all.Val[0] = ^all.Val[0]
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil); err != nil {
+		return 0, -1, fmt.Errorf("block signals: %w", err)
 	}
-	pid, errno = p.cloneAndExec(ends[0], ends[1])
+	pid, errno := p.cloneAndExec(ends[0], ends[1])
 	unix.Close(ends[1])
 	if errno != 0 {
 		return 0, -1, fmt.Errorf("fork: %w", errno)

@@ -56,7 +56,7 @@ type shim struct {
 // startShim runs ourselves as the shim, by way of nsenter. stdio is empty with
 // TTY.
 func startShim(l *leader, stdio []*os.File, todo *instructions) (_ *shim, err error) {
-	paper, err := memfd("instructions")
+	paper, err := memfd("instructions", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func startShim(l *leader, stdio []*os.File, todo *instructions) (_ *shim, err er
 }
 
 func newShim() (_ *shim, replies *os.File, err error) {
-	stderr, err := memfd("stderr")
+	stderr, err := memfd("stderr", 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,8 +140,8 @@ func (l *leader) command() (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-func memfd(name string) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+func memfd(name string, flags int) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|flags)
 	if err != nil {
 		return nil, fmt.Errorf("make memory file: %w", err)
 	}

@@ -77,7 +77,10 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 		if users == nil || o.shifted(dir) {
 			return nil
 		}
-		return mapOwners(layer, dir, users)
+		if err := mapOwners(layer, dir, users); err != nil {
+			return fmt.Errorf("map owners of layer %s: %w", dir, err)
+		}
+		return nil
 	}
 	for _, dir := range o.Lower {
 		if err := open(dir, unix.RESOLVE_NO_SYMLINKS); err != nil {
@@ -115,10 +118,11 @@ func openLayer(dir string, resolve uint64) (layer int, err error) {
 	return layer, nil
 }
 
-func mapOwners(layer int, dir string, users *os.File) error {
+// mapOwners ID-maps a detached mount of what is at path.
+func mapOwners(tree int, path string, users *os.File) error {
 	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
-	if err := unix.MountSetattr(layer, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
-		return fmt.Errorf("map owners of layer %s: %w", dir, explainIDMap(dir, err))
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
+		return explainIDMap(path, err)
 	}
 	return nil
 }

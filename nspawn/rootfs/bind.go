@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,27 +23,25 @@ func MountBinds(base uint32, binds []Bind) error {
 		return err
 	}
 	defer users.Close()
-	mapped := unix.MountAttr{
-		Attr_set:    unix.MOUNT_ATTR_IDMAP,
-		Propagation: unix.MS_SLAVE,
-		Userns_fd:   uint64(users.Fd()),
-	}
 	for _, bind := range binds {
-		if err := bind.mount(&mapped); err != nil {
+		if err := bind.mount(users); err != nil {
 			return fmt.Errorf("mount %s at %s: %w", bind.Source, bind.Target, err)
 		}
 	}
 	return nil
 }
 
-func (b Bind) mount(mapped *unix.MountAttr) error {
+func (b Bind) mount(users *os.File) error {
 	tree, err := openLayer(b.Source, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(tree)
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, mapped); err != nil {
-		return fmt.Errorf("map owners: %w", explainIDMap(b.Source, err))
+	if err := mapOwners(tree, b.Source, users); err != nil {
+		return fmt.Errorf("map owners: %w", err)
+	}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_SLAVE}); err != nil {
+		return fmt.Errorf("stop mount propagation to the source: %w", err)
 	}
 	return unix.MoveMount(tree, "", unix.AT_FDCWD, b.Target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }

@@ -27,11 +27,7 @@ func Mappable(path string) error {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(tree)
-	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
-		return explainIDMap(path, err)
-	}
-	return nil
+	return mapOwners(tree, path, users)
 }
 
 // HandOver makes the owners of dir and of all in it the machine's: host root its root, other users its users. It stands in for an ID-mapped mount.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,13 +22,14 @@ func newZombie() (zombie, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// It shares our memory, so no handler of signals may run in it.
-	all, before := ^uint64(0), uint64(0)
-	if err := maskSignals(&all, &before); err != nil {
-		return 0, err
+	var all, before unix.Sigset_t
+	all.Val[0] = ^all.Val[0]
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return 0, fmt.Errorf("block signals: %w", err)
 	}
 	pid := cloneAndExit(unix.CLONE_NEWUSER | unix.CLONE_VM | unix.CLONE_VFORK | uintptr(unix.SIGCHLD))
-	if err := maskSignals(&before, nil); err != nil {
-		return 0, err
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err != nil {
+		return 0, fmt.Errorf("unblock signals: %w", err)
 	}
 	if pid < 0 {
 		return 0, fmt.Errorf("make process: %w", unix.Errno(-pid))
@@ -40,15 +40,6 @@ func newZombie() (zombie, error) {
 // cloneAndExit is clone(2); the child does nothing but exit, and does not touch
 // the memory. It returns the child's PID, or an errno below 0.
 func cloneAndExit(flags uintptr) int
-
-func maskSignals(mask, before *uint64) error {
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK,
-		uintptr(unsafe.Pointer(mask)), uintptr(unsafe.Pointer(before)), unix.SizeofPtr, 0, 0)
-	if errno != 0 {
-		return fmt.Errorf("mask signals: %w", errno)
-	}
-	return nil
-}
 
 // bury lets the process go, and its user namespace unless it is held otherwise.
 func (z zombie) bury() {

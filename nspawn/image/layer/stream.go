@@ -34,10 +34,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // them it goes on to the end of the stream, and takes a cut between two entries
 // for the end of the archive.
 func (s *stream) finish(unmarked bool) error {
-	if s.eof && unmarked {
-		return nil
-	}
-	if s.eof {
+	if s.eof && !unmarked {
 		return errors.New("it ends without the mark of its end, so it has probably been cut off")
 	}
 	_, err := io.Copy(io.Discard, s)
