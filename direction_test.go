@@ -15,7 +15,8 @@ func TestDirection(t *testing.T) {
 		must.False(t, strings.HasPrefix(path, "github.com/hashicorp/"), must.Sprintf("nspawn/… imports %s", path))
 		must.False(t, strings.HasPrefix(path, "nomad-driver-nspawn/") && !below(path, "nspawn"), must.Sprintf("nspawn/… imports %s", path))
 	}
-	for _, path := range dependencies(t, "./nspawn/systemd", "./nspawn/rootfs", "./nspawn/network", "./nspawn/enter", "./nspawn/pidfd", "./nspawn/image/...") {
+	for _, path := range dependencies(t, "./nspawn/systemd", "./nspawn/rootfs", "./nspawn/idmap", "./nspawn/quota", "./nspawn/mounts", "./nspawn/tree",
+		"./nspawn/filelock", "./nspawn/network", "./nspawn/enter", "./nspawn/pidfd", "./nspawn/image/...") {
 		must.NotEq(t, "nomad-driver-nspawn/nspawn", path)
 	}
 	for _, path := range dependencies(t, ".") {

@@ -8,7 +8,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/nspawn"
-	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/quota"
 )
 
 func TestFingerprint(t *testing.T) {
@@ -49,7 +49,7 @@ func TestFingerprint(t *testing.T) {
 func TestAttributes(t *testing.T) {
 	host := nspawn.Host{
 		Version: 252, Controllers: []string{"memory", "cpu"}, Machined: true,
-		UserNamespaces: errors.New("off"), DiskLimiter: rootfs.Qgroup,
+		UserNamespaces: errors.New("off"), DiskLimiter: quota.Qgroup,
 	}
 	show := func(plugin string, host nspawn.Host) map[string]string {
 		shown := map[string]string{}

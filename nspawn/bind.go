@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
@@ -41,16 +43,16 @@ func (d Dirs) bind(machine, index string) string {
 // again when it reboots.
 func (m *Manager) mapBinds(ctx context.Context, s *Spec) error {
 	s.Binds = slices.Clone(s.Binds)
-	var mapped []rootfs.Bind
+	var mapped []idmap.Bind
 	var errs []error
 	for i := range s.Binds {
 		bind := &s.Binds[i]
-		err := rootfs.Mappable(bind.Source)
+		err := idmap.Mappable(bind.Source)
 		switch {
 		case err == nil && bind.Plain && s.Mode != Boot:
 			target := m.dirs.bind(s.Machine, strconv.Itoa(i))
 			errs = append(errs, os.MkdirAll(target, 0o700))
-			mapped = append(mapped, rootfs.Bind{Source: bind.Source, Target: target})
+			mapped = append(mapped, idmap.Bind{Source: bind.Source, Target: target})
 			bind.Source, bind.unmapped = target, true
 		case err == nil:
 		case bind.Owned:
@@ -63,7 +65,7 @@ func (m *Manager) mapBinds(ctx context.Context, s *Spec) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return rootfs.MountBinds(s.Root.UIDBase, mapped)
+	return idmap.MountBinds(s.Root.UIDBase, mapped)
 }
 
 // makePoints makes the mount points of binds that lie in a plain one, as a volume in
@@ -101,7 +103,7 @@ func (m *Manager) removeBinds(machine string) error {
 func unmountAll(pattern string) error {
 	targets, _ := filepath.Glob(pattern)
 	for _, target := range targets {
-		if err := rootfs.Unmount(target); err != nil {
+		if err := mounts.Unmount(target); err != nil {
 			return err
 		}
 	}

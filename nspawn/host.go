@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -28,7 +30,7 @@ type Host struct {
 	UserNamespaces, Overlay, ChownedOverlay error
 	// DiskLimiter is what can limit the writable layers of machines; "" if
 	// nothing but memory.
-	DiskLimiter rootfs.Limiter
+	DiskLimiter quota.Limiter
 	// Services of systemd, by the last part of their bus name.
 	Machined, Networkd, Resolved bool
 	// Problems keep machines from being run; each says what to do about it.
@@ -72,10 +74,10 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	}
 	host.Overlay = rootfs.Probe(dirs.State, rootfs.Overlay.Mount)
 	host.ChownedOverlay = host.Overlay
-	if errors.Is(host.Overlay, rootfs.ErrUnmappable) {
+	if errors.Is(host.Overlay, idmap.ErrUnmappable) {
 		host.ChownedOverlay = rootfs.Probe(dirs.State, func(o rootfs.Overlay) error { return o.MountChowned(ctx) })
 	}
-	host.DiskLimiter, _ = rootfs.LookLimiter(dirs.writables())
+	host.DiskLimiter, _ = quota.Look(dirs.writables())
 	return host
 }
 

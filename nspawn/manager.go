@@ -11,8 +11,8 @@ import (
 
 	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/image/store"
-	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -21,14 +21,14 @@ import (
 type Manager struct {
 	bus    *systemd.Conn
 	dirs   Dirs
-	ranges rootfs.Ranges
+	ranges idmap.Ranges
 	images store.Store
 	disks  disk.Mounts
 }
 
 // NewManager uses the systemd behind bus.
 func NewManager(bus *systemd.Conn, dirs Dirs) *Manager {
-	return &Manager{bus: bus, dirs: dirs, ranges: rootfs.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()}, disks: disk.Mounts{Dir: dirs.disks()}}
+	return &Manager{bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()}, disks: disk.Mounts{Dir: dirs.disks()}}
 }
 
 // killTimeout bounds the wait for a machine that was killed. The kernel's work

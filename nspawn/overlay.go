@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // Overlay merges directories into one tree, which the machine sees at
@@ -81,7 +82,7 @@ func (m *Manager) mountOverlays(s Spec) error {
 }
 
 func (m *Manager) mountOverlay(s Spec, overlay Overlay, index string) error {
-	tree := rootfs.Overlay{
+	merged := rootfs.Overlay{
 		Root:    m.dirs.root(s.Machine),
 		Target:  m.dirs.overlay(s.Machine, index),
 		UIDBase: s.Root.UIDBase,
@@ -94,13 +95,13 @@ func (m *Manager) mountOverlay(s Spec, overlay Overlay, index string) error {
 				return err
 			}
 		}
-		tree.Lower = append(tree.Lower, dir)
+		merged.Lower = append(merged.Lower, dir)
 	}
 	rw := m.dirs.overlayRW(s.Machine, index)
 	switch {
 	case overlay.ReadOnly:
 	case overlay.Upper == "":
-		tree.RW = rw
+		merged.RW = rw
 	default:
 		if err := os.MkdirAll(filepath.Dir(rw), 0o700); err != nil {
 			return err
@@ -108,9 +109,9 @@ func (m *Manager) mountOverlay(s Spec, overlay Overlay, index string) error {
 		if err := m.claim(overlay.Upper, rw); err != nil {
 			return err
 		}
-		tree.Upper, tree.Work = overlay.Upper, overlayWork(s.Machine, index)
+		merged.Upper, merged.Work = overlay.Upper, overlayWork(s.Machine, index)
 	}
-	return tree.Mount()
+	return merged.Mount()
 }
 
 // findInRoot is where a directory of the machine's root is on the host. Symbolic
@@ -141,7 +142,7 @@ func (m *Manager) removeOverlays(machine string) error {
 		if err != nil {
 			continue // it was only this machine's
 		}
-		if err := rootfs.Remove(filepath.Join(filepath.Dir(upper), overlayWork(machine, filepath.Base(link)))); err != nil {
+		if err := tree.Remove(filepath.Join(filepath.Dir(upper), overlayWork(machine, filepath.Base(link)))); err != nil {
 			return err
 		}
 		if err := os.Remove(link); err != nil {

@@ -11,8 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/disk"
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // prepare makes what the machine needs on the host and completes the spec. It
@@ -88,7 +92,7 @@ func (m *Manager) prepareRoot(ctx context.Context, s *Spec, notice func(string))
 // written to has only one machine.
 func (m *Manager) prepareInPlace(s Spec) error {
 	if s.Root.UserNamespace {
-		if err := rootfs.Mappable(s.Root.Image); err != nil {
+		if err := idmap.Mappable(s.Root.Image); err != nil {
 			return fmt.Errorf("image %s in place with a user namespace: %w; set ephemeral = true to run a private copy", s.Root.Image, err)
 		}
 	}
@@ -103,7 +107,7 @@ func (m *Manager) prepareInPlace(s Spec) error {
 // changed owners.
 func mountOverlay(ctx context.Context, overlay rootfs.Overlay, notice func(string)) error {
 	err := overlay.Mount()
-	if errors.Is(err, rootfs.ErrUnmappable) {
+	if errors.Is(err, idmap.ErrUnmappable) {
 		notice(fmt.Sprintf("Owners of files are changed in a private copy of the image, which takes time for images of many files: %v", err))
 		err = overlay.MountChowned(ctx)
 	}
@@ -118,7 +122,7 @@ func (m *Manager) limit(s Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := rootfs.MakeLimited(m.dirs.writable(s.Machine), s.Root.Writable.Max, base); err != nil {
+	if err := quota.Make(m.dirs.writable(s.Machine), s.Root.Writable.Max, base); err != nil {
 		return fmt.Errorf("%w; or set in_memory in the disk block", err)
 	}
 	return nil
@@ -148,7 +152,7 @@ func (m *Manager) lower(ctx context.Context, s *Spec) (layers []string, err erro
 // are mounted below its root, like the root itself. An EFI partition is not for
 // machines, nor can it be a layer (vfat).
 func mountPartitions(ctx context.Context, disk string, root rootfs.Overlay, notice func(string)) error {
-	partitions, err := rootfs.MountsBelow(disk)
+	partitions, err := mounts.Below(disk)
 	if err != nil {
 		return err
 	}
@@ -259,12 +263,12 @@ func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 		if err := os.Remove(root); err != nil {
 			return fmt.Errorf("release image %s: %w", target, err)
 		}
-	} else if err := errors.Join(removeLock(root), rootfs.Unmount(root)); err != nil {
+	} else if err := errors.Join(removeLock(root), mounts.Unmount(root)); err != nil {
 		return err
 	}
 	if err := errors.Join(
-		rootfs.Unlimit(m.dirs.writable(machine)),
-		rootfs.Remove(m.dirs.writable(machine)),
+		quota.End(m.dirs.writable(machine)),
+		tree.Remove(m.dirs.writable(machine)),
 		m.ranges.Release(machine),
 		m.disks.Detach(machine),
 		m.images.Release(ctx, machine),
@@ -274,7 +278,7 @@ func (m *Manager) removeFiles(ctx context.Context, machine string) error {
 		return err
 	}
 	// Last, as by it the others are found, see Machines.
-	return rootfs.Remove(m.dirs.machine(machine))
+	return tree.Remove(m.dirs.machine(machine))
 }
 
 // removeEmpty removes the directories below /run/systemd/nspawn that an nspawn

@@ -64,7 +64,7 @@ type Root struct {
 	// UserNamespace gives the machine a UID range of its own.
 	UserNamespace bool
 	// UIDBase is the first UID of that range. It is chosen when the machine
-	// is started, see rootfs.Ranges.
+	// is started, see idmap.Ranges.
 	UIDBase uint32
 	// Writable is what takes the changes of a copy-on-write root.
 	Writable Writable

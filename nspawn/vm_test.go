@@ -16,6 +16,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/e2e/vm/vmtest"
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
@@ -273,7 +275,7 @@ func TestVMChownedRoot(t *testing.T) {
 	must.NoError(t, syscall.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(memory, syscall.MNT_DETACH)) })
 	host := LookHost(t.Context(), m.bus, Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
-	must.ErrorIs(t, host.Overlay, rootfs.ErrUnmappable)
+	must.ErrorIs(t, host.Overlay, idmap.ErrUnmappable)
 	must.NoError(t, host.ChownedOverlay)
 
 	image := newOwnedImage(t, memory)
@@ -355,7 +357,7 @@ func TestVMDiskLimit(t *testing.T) {
 	}
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
 	m := NewManager(newManager(t).bus, Dirs{Run: DefaultDirs.Run, State: state})
-	must.EqOp(t, rootfs.ProjectQuota, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
+	must.EqOp(t, quota.Projects, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
 
 	// chattr of the host, as the guest has none.
 	const host = "/host/lib/x86_64-linux-gnu"

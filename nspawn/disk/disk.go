@@ -23,7 +23,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/filelock"
+	"nomad-driver-nspawn/nspawn/mounts"
 )
 
 // Mounts are the disk images that are mounted on this host.
@@ -124,22 +125,7 @@ func (m Mounts) refuseBusy(wanted place, image Image) error {
 // locked does work while nobody else changes what is mounted. A mount takes some
 // 0.1 s.
 func (m Mounts) locked(work func() error) error {
-	if err := os.MkdirAll(m.Dir, 0o700); err != nil {
-		return err
-	}
-	dir, err := os.Open(m.Dir)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	err = unix.EINTR
-	for errors.Is(err, unix.EINTR) {
-		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", m.Dir, err)
-	}
-	return work()
+	return filelock.While(m.Dir, 0o700, work)
 }
 
 func (m Mounts) places() (places []place, err error) {
@@ -210,7 +196,7 @@ func (p place) mount(ctx context.Context, machine string, image Image) (err erro
 	if err := os.MkdirAll(p.tree(), 0o700); err != nil {
 		return err
 	}
-	mounted, err := rootfs.Mounted(p.tree())
+	mounted, err := mounts.IsPoint(p.tree())
 	if err == nil && !mounted {
 		err = p.dissect(ctx, image)
 	}

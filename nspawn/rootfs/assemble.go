@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
 )
 
 // assemble returns the merged tree as a detached mount.
@@ -23,7 +26,7 @@ import (
 func (o Overlay) assemble() (tree int, err error) {
 	var users *os.File
 	if o.UIDBase != 0 {
-		if users, err = userNamespace(o.UIDBase); err != nil {
+		if users, err = idmap.Namespace(o.UIDBase); err != nil {
 			return -1, err
 		}
 		defer users.Close()
@@ -69,15 +72,15 @@ func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 // changes. They are ID-mapped, but for what has the owners of the machine already.
 func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 	open := func(dir string, resolve uint64) error {
-		layer, err := openLayer(dir, resolve)
+		layer, err := mounts.Clone(dir, resolve)
 		if err != nil {
-			return err
+			return fmt.Errorf("open layer %s: %w", dir, err)
 		}
 		layers = append(layers, layer)
 		if users == nil || o.shifted(dir) {
 			return nil
 		}
-		if err := mapOwners(layer, dir, users); err != nil {
+		if err := idmap.Map(layer, dir, users); err != nil {
 			return fmt.Errorf("map owners of layer %s: %w", dir, err)
 		}
 		return nil
@@ -100,31 +103,6 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 		return layers, open(o.RW, 0)
 	}
 	return layers, nil
-}
-
-// openLayer clones the mount of a directory. Symbolic links in the path of one
-// that a job names were resolved when it was permitted: one that is there now was
-// put there meanwhile, by a machine that may write to a directory above.
-func openLayer(dir string, resolve uint64) (layer int, err error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
-	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
-	if err == nil {
-		defer unix.Close(fd)
-		layer, err = unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	}
-	if err != nil {
-		return -1, fmt.Errorf("open layer %s: %w", dir, err)
-	}
-	return layer, nil
-}
-
-// mapOwners ID-maps a detached mount of what is at path.
-func mapOwners(tree int, path string, users *os.File) error {
-	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
-		return explainIDMap(path, err)
-	}
-	return nil
 }
 
 // attachAll mounts each layer in the working directory under its index.
@@ -194,32 +172,15 @@ func closeAll(fds []int) {
 	}
 }
 
-// ErrUnmappable says that the kernel or a file system cannot do ID-mapped
-// mounts, or overlays of them.
-var ErrUnmappable = errors.New("cannot be ID-mapped")
-
-func explainIDMap(dir string, err error) error {
-	switch {
-	case errors.Is(err, unix.ENOSYS):
-		return fmt.Errorf("%w (%w): it needs kernel 5.12", ErrUnmappable, err)
-	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w (%w): this kernel can not ID-map mounts of file system %s, only of others (ext4, xfs, btrfs)",
-			ErrUnmappable, err, fsType(dir))
-	case errors.Is(err, unix.EPERM): // ID-mapped already, or of a user namespace
-		return fmt.Errorf("%w (%w): it is already, or its file system is of a user namespace", ErrUnmappable, err)
-	}
-	return err
-}
-
 func (o Overlay) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("%w: the kernel has no overlayfs, load module overlay", err)
 	case errors.Is(err, unix.EINVAL) && o.UIDBase != 0:
-		return fmt.Errorf("layers %w (%w): overlayfs takes ID-mapped layers since kernel 5.19", ErrUnmappable, err)
+		return fmt.Errorf("layers %w (%w): overlayfs takes ID-mapped layers since kernel 5.19", idmap.ErrUnmappable, err)
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: overlayfs needs a writable layer (%s) on a local file system such as ext4, xfs or btrfs, not on %s;"+
-			" the kernel log tells more", err, o.writable().dir, fsType(o.writable().dir))
+			" the kernel log tells more", err, o.writable().dir, mounts.FSType(o.writable().dir))
 	case errors.Is(err, unix.ELOOP):
 		return fmt.Errorf("%w: a layer is, or lies in, another", err)
 	}

@@ -7,6 +7,9 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // chown gives a file, and all below it, to the machine whose IDs begin at base,
@@ -30,9 +33,23 @@ func chown(ctx context.Context, at int, name string, base uint32) error {
 	return nil
 }
 
+// HandOver makes the owners of dir and of all in it the machine's: host root becomes
+// its root, other users its users. It stands in for an ID-mapped mount.
+func HandOver(ctx context.Context, dir string, base uint32) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("hand over %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	if err := chown(ctx, fd, ".", base); err != nil {
+		return fmt.Errorf("hand over %s: %w", dir, err)
+	}
+	return nil
+}
+
 // chownIn is chown of what is in a directory.
 func chownIn(ctx context.Context, at int, name string, base uint32) error {
-	dir, err := openDir(at, name)
+	dir, err := tree.OpenDir(at, name)
 	if err != nil {
 		return err
 	}
@@ -95,7 +112,7 @@ func chownFile(file int, stat unix.Stat_t, base uint32) error {
 	return unix.Fchownat(file, "", int(shift(stat.Uid, base)), int(shift(stat.Gid, base)), unix.AT_EMPTY_PATH)
 }
 
-func shift(id, base uint32) uint32 { return base | id%RangeSize }
+func shift(id, base uint32) uint32 { return base | id%idmap.RangeSize }
 
 // shiftCapabilities makes those of the machine's root from those of the host's:
 // struct vfs_ns_cap_data of linux/capability.h, which has the user namespace's

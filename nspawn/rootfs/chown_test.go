@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // capNetRaw is cap_net_raw=ep as it is stored: revision 2, which counts for the
@@ -54,16 +57,16 @@ func TestShiftCapabilities(t *testing.T) {
 func newRich(t *testing.T) (o Overlay, files string) {
 	o = newOverlay(t, base1)
 	files = o.Lower[0]
-	write(t, files+"/bin/su", strings.Repeat("x", 1<<20), 0o6755, 0, 0)
+	hosttest.Write(t, files+"/bin/su", strings.Repeat("x", 1<<20), 0o6755, 0, 0)
 	must.NoError(t, os.Chmod(files+"/bin/su", 0o755|os.ModeSetuid|os.ModeSetgid))
 	must.NoError(t, os.Link(files+"/bin/su", files+"/bin/link"))
-	write(t, files+"/bin/ping", "", 0o755, 0, 0)
+	hosttest.Write(t, files+"/bin/ping", "", 0o755, 0, 0)
 	must.NoError(t, unix.Setxattr(files+"/bin/ping", "security.capability", capNetRaw(), 0))
 	must.NoError(t, os.Symlink("/etc/shadow", files+"/bin/symlink"))
 	must.NoError(t, os.Lchown(files+"/bin/symlink", 5, 6))
 	must.NoError(t, unix.Mkfifo(files+"/bin/fifo", 0o600))
 	must.NoError(t, unix.Mknod(files+"/bin/null", unix.S_IFCHR|0o600, 1<<8|3))
-	write(t, files+"/bin/other", "", 0o600, int(base2)+7, int(base2)+8) // of another machine once
+	hosttest.Write(t, files+"/bin/other", "", 0o600, int(base2)+7, int(base2)+8) // of another machine once
 	must.NoError(t, os.Mkdir(files+"/srv", 0o755))
 	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		must.NoError(t, unix.Setxattr(files+"/srv", name, acl(33, 4), 0))
@@ -74,21 +77,21 @@ func newRich(t *testing.T) (o Overlay, files string) {
 
 func TestMountChowned(t *testing.T) {
 	o, files := newRich(t)
-	before := mounts(t)
+	before := hosttest.Mounts(t)
 	must.NoError(t, o.MountChowned(t.Context()))
 	for name, want := range map[string]string{
-		".":           owned(base1, base1, 0o751),
-		"etc/shadow":  owned(base1, base1+42, 0o640),
-		"var/www":     owned(base1+33, base1+33, 0o755),
-		"bin/su":      owned(base1, base1, 0o6755),
-		"bin/link":    owned(base1, base1, 0o6755),
-		"bin/symlink": owned(base1+5, base1+6, 0o777),
-		"bin/fifo":    owned(base1, base1, 0o600),
-		"bin/null":    owned(base1, base1, 0o600),
-		"bin/other":   owned(base1+7, base1+8, 0o600),
-		"srv":         owned(base1, base1, 0o3755),
+		".":           hosttest.Owned(base1, base1, 0o751),
+		"etc/shadow":  hosttest.Owned(base1, base1+42, 0o640),
+		"var/www":     hosttest.Owned(base1+33, base1+33, 0o755),
+		"bin/su":      hosttest.Owned(base1, base1, 0o6755),
+		"bin/link":    hosttest.Owned(base1, base1, 0o6755),
+		"bin/symlink": hosttest.Owned(base1+5, base1+6, 0o777),
+		"bin/fifo":    hosttest.Owned(base1, base1, 0o600),
+		"bin/null":    hosttest.Owned(base1, base1, 0o600),
+		"bin/other":   hosttest.Owned(base1+7, base1+8, 0o600),
+		"srv":         hosttest.Owned(base1, base1, 0o3755),
 	} {
-		must.Eq(t, want, owner(t, filepath.Join(o.Target, name)), must.Sprint(name))
+		must.Eq(t, want, hosttest.Owner(t, filepath.Join(o.Target, name)), must.Sprint(name))
 	}
 	must.Eq(t, capNetRaw(base1), attribute(t, o.Target+"/bin/ping", "security.capability"))
 	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
@@ -96,8 +99,8 @@ func TestMountChowned(t *testing.T) {
 	}
 
 	// The image stays as it is.
-	must.Eq(t, "0:0 0751", owner(t, files))
-	must.Eq(t, "0:0 6755", owner(t, files+"/bin/su"))
+	must.Eq(t, "0:0 0751", hosttest.Owner(t, files))
+	must.Eq(t, "0:0 6755", hosttest.Owner(t, files+"/bin/su"))
 	must.Eq(t, capNetRaw(), attribute(t, files+"/bin/ping", "security.capability"))
 	must.Eq(t, acl(33, 4), attribute(t, files+"/srv", "system.posix_acl_access"))
 
@@ -114,30 +117,30 @@ func TestMountChowned(t *testing.T) {
 	must.FileContains(t, o.Target+"/bin/su", strings.Repeat("x", 1<<20)+"y")
 	must.FileContains(t, files+"/bin/su", strings.Repeat("x", 1<<20))
 
-	must.NoError(t, Unmount(o.Target))
-	must.Eq(t, before, mounts(t))
-	must.NoError(t, Remove(o.RW))
+	must.NoError(t, mounts.Unmount(o.Target))
+	must.Eq(t, before, hosttest.Mounts(t))
+	must.NoError(t, tree.Remove(o.RW))
 }
 
 // An image on overlayfs is the case at hand that can never be ID-mapped.
 func TestMountUnmappable(t *testing.T) {
 	o := newOverlay(t, base1)
 	o.Lower = []string{mountedOverlay(t)}
-	before := mounts(t)
+	before := hosttest.Mounts(t)
 	err := o.Mount()
-	must.ErrorIs(t, err, ErrUnmappable)
+	must.ErrorIs(t, err, idmap.ErrUnmappable)
 	must.ErrorContains(t, err, o.Lower[0]+": cannot be ID-mapped")
 	must.NoError(t, o.MountChowned(t.Context()))
-	must.Eq(t, owned(base1, base1+42, 0o640), owner(t, o.Target+"/etc/shadow"))
+	must.Eq(t, hosttest.Owned(base1, base1+42, 0o640), hosttest.Owner(t, o.Target+"/etc/shadow"))
 	must.FileContains(t, o.Target+"/etc/shadow", "secret")
-	must.NoError(t, Unmount(o.Target))
+	must.NoError(t, mounts.Unmount(o.Target))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	must.ErrorIs(t, o.MountChowned(ctx), context.Canceled)
 	o.RW = mountedOverlay(t) + "/rw"
 	must.ErrorContains(t, o.MountChowned(t.Context()), "not on overlay")
-	must.Eq(t, len(before)+1, len(mounts(t))) // that of the last RW
+	must.Eq(t, len(before)+1, len(hosttest.Mounts(t))) // that of the last RW
 }
 
 // A directory is handed over with what is in it, as often as asked, but not what
@@ -145,18 +148,18 @@ func TestMountUnmappable(t *testing.T) {
 func TestHandOver(t *testing.T) {
 	hosttest.RequireRoot(t)
 	dir := t.TempDir()
-	write(t, dir+"/secrets/token", "", 0o600, 0, 0)
-	write(t, dir+"/secrets/user", "", 0o600, 1000, 1001)
+	hosttest.Write(t, dir+"/secrets/token", "", 0o600, 0, 0)
+	hosttest.Write(t, dir+"/secrets/user", "", 0o600, 1000, 1001)
 	must.NoError(t, os.Symlink("/etc/passwd", dir+"/secrets/passwd"))
 	must.NoError(t, os.Mkdir(dir+"/mount", 0o755))
 	must.NoError(t, unix.Mount("tmpfs", dir+"/mount", "tmpfs", 0, "mode=0755"))
-	t.Cleanup(func() { must.NoError(t, Unmount(dir+"/mount")) })
+	t.Cleanup(func() { must.NoError(t, mounts.Unmount(dir+"/mount")) })
 	for range 2 {
 		must.NoError(t, HandOver(t.Context(), dir, base1))
-		must.Eq(t, owned(base1, base1, 0o600), owner(t, dir+"/secrets/token"))
-		must.Eq(t, owned(base1+1000, base1+1001, 0o600), owner(t, dir+"/secrets/user"))
-		must.Eq(t, owned(base1, base1, 0o777), owner(t, dir+"/secrets/passwd"))
-		must.Eq(t, "0:0 0755", owner(t, dir+"/mount"))
+		must.Eq(t, hosttest.Owned(base1, base1, 0o600), hosttest.Owner(t, dir+"/secrets/token"))
+		must.Eq(t, hosttest.Owned(base1+1000, base1+1001, 0o600), hosttest.Owner(t, dir+"/secrets/user"))
+		must.Eq(t, hosttest.Owned(base1, base1, 0o777), hosttest.Owner(t, dir+"/secrets/passwd"))
+		must.Eq(t, "0:0 0755", hosttest.Owner(t, dir+"/mount"))
 	}
-	must.Eq(t, "0:0 0644", owner(t, "/etc/passwd"))
+	must.Eq(t, "0:0 0644", hosttest.Owner(t, "/etc/passwd"))
 }

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/quota"
 )
 
 // openMemory returns a detached tmpfs to write to. Only the overlay will hold it.
@@ -20,7 +22,7 @@ func (o Overlay) openMemory() (layer int, err error) {
 	for option, value := range map[string]string{
 		"mode":      "0700",
 		"size":      strconv.FormatUint(o.Memory, 10),
-		"nr_inodes": strconv.FormatUint(max(o.Memory/sizePerInode, 1), 10),
+		"nr_inodes": strconv.FormatUint(quota.Inodes(o.Memory), 10),
 	} {
 		if err := unix.FsconfigSetString(fs, option, value); err != nil {
 			return -1, fmt.Errorf("set %s=%s of tmpfs: %w", option, value, err)

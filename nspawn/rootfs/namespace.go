@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -33,29 +32,4 @@ func withPrivateMounts(work func() error) error {
 		}() // Still locked: the thread is thrown away.
 	}()
 	return <-done
-}
-
-// userNamespace returns a user namespace that serves as the map of ID-mapped
-// mounts: UIDs and GIDs 0 to 65535 on disk appear as base and following. Host
-// root appears too, as 65536 on disk, because overlayfs (in its work directory)
-// and systemd-nspawn (making mount points) create files as host root, which
-// fails with EOVERFLOW where root has no mapping.
-func userNamespace(base uint32) (*os.File, error) {
-	holder, err := newZombie()
-	if err != nil {
-		return nil, fmt.Errorf("make user namespace: %w", err)
-	}
-	defer holder.bury()
-	proc := fmt.Sprintf("/proc/%d/", holder)
-	ids := fmt.Appendf(nil, "0 %d %d\n%d 0 1\n", base, RangeSize, RangeSize)
-	for _, file := range []string{"uid_map", "gid_map"} {
-		if err := os.WriteFile(proc+file, ids, 0); err != nil {
-			return nil, fmt.Errorf("map user namespace %d: %w", base, err)
-		}
-	}
-	namespace, err := os.Open(proc + "ns/user")
-	if err != nil {
-		return nil, fmt.Errorf("open user namespace %d: %w", base, err)
-	}
-	return namespace, nil
 }

@@ -24,10 +24,10 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// RangeSize is the number of UIDs, and of GIDs, a machine has.
-const RangeSize = 65536
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
+)
 
 // maxLayers is the kernel's OVL_MAX_STACK.
 const maxLayers = 500
@@ -42,7 +42,7 @@ type Overlay struct {
 	Work    string   // name of the directory that overlayfs needs beside Upper; made if missing, not removed
 	Root    string   // root of the machine: layers that lie in it are shifted already; may be empty
 	Target  string   // where the merged tree appears; made if missing
-	UIDBase uint32   // host UID of the machine's root, a multiple of RangeSize; 0: no user namespace
+	UIDBase uint32   // host UID of the machine's root, a multiple of idmap.RangeSize; 0: no user namespace
 
 	chowned bool // owners are changed in it
 }
@@ -63,7 +63,7 @@ func (o Overlay) writable() writable {
 func (o Overlay) readOnly() bool { return o.RW == "" && o.Upper == "" && o.Memory == 0 }
 
 // Mount makes the merged tree appear at Target. Upon an error nothing stays
-// mounted; it is ErrUnmappable if MountChowned may do.
+// mounted; it is idmap.ErrUnmappable if MountChowned may do.
 //
 // RW should lie in a directory only root may enter: a setuid-root file of the
 // machine is owned by host root in there.
@@ -115,26 +115,6 @@ func (o Overlay) mount(assemble func() (tree int, err error)) error {
 	return nil
 }
 
-// Unmount takes the merged tree away from target. It is no error if nothing is
-// mounted there.
-func Unmount(target string) error {
-	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EBUSY) {
-		// Someone outside the machine has a file of it open, say an operator's
-		// shell, or a mount namespace is just being copied (for instance by
-		// another Mount). That must not keep a dead machine's root in the way:
-		// detach it now, the kernel frees it with the last user.
-		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
-	switch {
-	case err == nil, errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, unix.EINVAL): // umount(2): target is not a mount point
-		return nil
-	}
-	return fmt.Errorf("unmount overlay %s: %w", target, err)
-}
-
 func (o Overlay) validate() error {
 	if len(o.Lower) == 0 {
 		return errors.New("no lower layer")
@@ -147,8 +127,8 @@ func (o Overlay) validate() error {
 			return fmt.Errorf("path %q is not absolute", dir)
 		}
 	}
-	if o.UIDBase%RangeSize != 0 {
-		return fmt.Errorf("UID base %d is not a multiple of %d", o.UIDBase, RangeSize)
+	if o.UIDBase%idmap.RangeSize != 0 {
+		return fmt.Errorf("UID base %d is not a multiple of %d", o.UIDBase, idmap.RangeSize)
 	}
 	return nil
 }
@@ -159,7 +139,7 @@ func (o Overlay) prepare() error {
 	if err := os.MkdirAll(o.Target, 0o755); err != nil {
 		return err
 	}
-	mounted, err := Mounted(o.Target)
+	mounted, err := mounts.IsPoint(o.Target)
 	if err != nil {
 		return err
 	}
@@ -176,7 +156,7 @@ func (o Overlay) prepare() error {
 }
 
 func (o Overlay) prepareWork() error {
-	mounted, err := Mounted(o.Upper)
+	mounted, err := mounts.IsPoint(o.Upper)
 	if err != nil {
 		return err
 	}
@@ -234,17 +214,6 @@ func (o Overlay) unshift(id uint32) uint32 {
 		return 0
 	}
 	return id - o.UIDBase
-}
-
-// Mounted tells whether a mount's root is at path (statx attribute since
-// kernel 5.8).
-func Mounted(path string) (bool, error) {
-	var stat unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stat)
-	if err != nil {
-		return false, fmt.Errorf("stat %s: %w", path, err)
-	}
-	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // refuseReadOnly catches overlayfs giving up on writing without an error, as it

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
 )
 
 const (
@@ -28,10 +30,10 @@ func TestMountShiftsOwners(t *testing.T) {
 		t.Run(fmt.Sprint(base), func(t *testing.T) {
 			o := newOverlay(t, base)
 			must.NoError(t, o.Mount())
-			must.Eq(t, owned(base, base, 0o751), owner(t, o.Target))
-			must.Eq(t, owned(base, base+42, 0o640), owner(t, o.Target+"/etc/shadow"))
-			must.Eq(t, owned(base+33, base+33, 0o755), owner(t, o.Target+"/var/www"))
-			must.Eq(t, "0:0 0700", owner(t, o.RW))
+			must.Eq(t, hosttest.Owned(base, base, 0o751), hosttest.Owner(t, o.Target))
+			must.Eq(t, hosttest.Owned(base, base+42, 0o640), hosttest.Owner(t, o.Target+"/etc/shadow"))
+			must.Eq(t, hosttest.Owned(base+33, base+33, 0o755), hosttest.Owner(t, o.Target+"/var/www"))
+			must.Eq(t, "0:0 0700", hosttest.Owner(t, o.RW))
 		})
 	}
 }
@@ -43,33 +45,33 @@ func TestWritesOfHostRoot(t *testing.T) {
 	// As overlayfs and systemd-nspawn do: create as host root, then give to the
 	// machine.
 	must.NoError(t, os.WriteFile(o.Target+"/new", []byte("x"), 0o600))
-	must.Eq(t, "0:0 0600", owner(t, o.Target+"/new"))
-	must.Eq(t, "65536:65536 0600", owner(t, o.RW+"/upper/new"))
+	must.Eq(t, "0:0 0600", hosttest.Owner(t, o.Target+"/new"))
+	must.Eq(t, "65536:65536 0600", hosttest.Owner(t, o.RW+"/upper/new"))
 	must.NoError(t, os.Chown(o.Target+"/new", int(base1)+7, int(base1)+8))
-	must.Eq(t, "7:8 0600", owner(t, o.RW+"/upper/new"))
+	must.Eq(t, "7:8 0600", hosttest.Owner(t, o.RW+"/upper/new"))
 
 	// A change of a lower file is copied up with its owner, a removal leaves a
 	// whiteout; the layer stays as it was.
 	must.NoError(t, os.WriteFile(o.Target+"/etc/shadow", []byte("changed"), 0))
-	must.Eq(t, "0:42 0640", owner(t, o.RW+"/upper/etc/shadow"))
+	must.Eq(t, "0:42 0640", hosttest.Owner(t, o.RW+"/upper/etc/shadow"))
 	must.NoError(t, os.Remove(o.Target+"/var/www"))
 	must.FileContains(t, o.Lower[0]+"/etc/shadow", "secret")
-	must.Eq(t, "33:33 0755", owner(t, o.Lower[0]+"/var/www"))
+	must.Eq(t, "33:33 0755", hosttest.Owner(t, o.Lower[0]+"/var/www"))
 	must.ErrorIs(t, os.Chown(o.Target+"/new", 12345, 0), unix.EOVERFLOW) // not of this machine
 }
 
 func TestRestartWithAnotherBase(t *testing.T) {
 	o := newOverlay(t, base1)
 	must.NoError(t, o.Mount())
-	write(t, o.Target+"/data/file", "kept", 0o604, int(base1)+1000, int(base1)+1001)
+	hosttest.Write(t, o.Target+"/data/file", "kept", 0o604, int(base1)+1000, int(base1)+1001)
 	must.NoError(t, os.Chmod(o.Target, 0o711))
-	must.NoError(t, Unmount(o.Target))
+	must.NoError(t, mounts.Unmount(o.Target))
 
 	o.UIDBase = base2
 	must.NoError(t, o.Mount())
 	must.FileContains(t, o.Target+"/data/file", "kept")
-	must.Eq(t, owned(base2+1000, base2+1001, 0o604), owner(t, o.Target+"/data/file"))
-	must.Eq(t, owned(base2, base2, 0o711), owner(t, o.Target))
+	must.Eq(t, hosttest.Owned(base2+1000, base2+1001, 0o604), hosttest.Owner(t, o.Target+"/data/file"))
+	must.Eq(t, hosttest.Owned(base2, base2, 0o711), hosttest.Owner(t, o.Target))
 }
 
 // TestMachineWrites works on the root as the machine's own root, in its user
@@ -78,10 +80,10 @@ func TestMachineWrites(t *testing.T) {
 	o := newOverlay(t, base1)
 	busybox, err := os.ReadFile("/bin/busybox")
 	must.NoError(t, err, must.Sprint("install busybox-static"))
-	write(t, o.Lower[0]+"/bin/busybox", string(busybox), 0o755, 0, 0)
+	hosttest.Write(t, o.Lower[0]+"/bin/busybox", string(busybox), 0o755, 0, 0)
 	must.NoError(t, o.Mount())
 
-	ids := []syscall.SysProcIDMap{{HostID: int(base1), Size: RangeSize}}
+	ids := []syscall.SysProcIDMap{{HostID: int(base1), Size: idmap.RangeSize}}
 	sh := exec.Command("/bin/busybox", "sh", "-ec", `
 		/bin/busybox --install -s /bin
 		PATH=/bin
@@ -99,9 +101,9 @@ func TestMachineWrites(t *testing.T) {
 	out, err := sh.CombinedOutput()
 	must.NoError(t, err, must.Sprint(string(out)))
 	must.Eq(t, "secret0:0\n0:0\n33:34\n", string(out))
-	must.Eq(t, "33:34 4755", owner(t, o.RW+"/upper/mine"))
-	must.Eq(t, "0:42 0640", owner(t, o.RW+"/upper/etc/shadow"))
-	must.Eq(t, "0:0 0755", owner(t, o.RW+"/upper/c/b"))
+	must.Eq(t, "33:34 4755", hosttest.Owner(t, o.RW+"/upper/mine"))
+	must.Eq(t, "0:42 0640", hosttest.Owner(t, o.RW+"/upper/etc/shadow"))
+	must.Eq(t, "0:0 0755", hosttest.Owner(t, o.RW+"/upper/c/b"))
 	must.FileContains(t, o.Lower[0]+"/etc/shadow", "secret")
 }
 
@@ -119,7 +121,7 @@ func TestAwkwardNames(t *testing.T) {
 			must.FileExists(t, o.Target+"/etc/shadow")
 			must.NoError(t, os.WriteFile(o.Target+"/x", nil, 0o600))
 			must.FileExists(t, o.RW+"/upper/x")
-			must.NoError(t, Unmount(o.Target))
+			must.NoError(t, mounts.Unmount(o.Target))
 			must.FileNotExists(t, o.Target+"/x")
 		})
 	}
@@ -129,26 +131,26 @@ func TestManyLayers(t *testing.T) {
 	o := newOverlay(t, base1)
 	for i := range 499 { // and the one that is there: what the kernel takes
 		layer := fmt.Sprintf("%s/a-layer-with-quite-a-long-name-as-a-digest-would-be-%03d", filepath.Dir(o.RW), i)
-		write(t, fmt.Sprintf("%s/own-%03d", layer, i), "", 0o644, i, i)
-		write(t, layer+"/same", fmt.Sprintf("layer %d", i), 0o644, 0, 0)
+		hosttest.Write(t, fmt.Sprintf("%s/own-%03d", layer, i), "", 0o644, i, i)
+		hosttest.Write(t, layer+"/same", fmt.Sprintf("layer %d", i), 0o644, 0, 0)
 		o.Lower = append(o.Lower, layer)
 	}
 	must.NoError(t, o.Mount())
 	must.FileContains(t, o.Target+"/same", "layer 0") // topmost first
-	must.Eq(t, owned(base1+498, base1+498, 0o644), owner(t, o.Target+"/own-498"))
+	must.Eq(t, hosttest.Owned(base1+498, base1+498, 0o644), hosttest.Owner(t, o.Target+"/own-498"))
 }
 
 func TestMountAddsExactlyOneMount(t *testing.T) {
 	o := newOverlay(t, base1)
-	before := mounts(t)
+	before := hosttest.Mounts(t)
 	must.NoError(t, o.Mount())
-	after := mounts(t)
+	after := hosttest.Mounts(t)
 	must.SliceLen(t, len(before)+1, after)
 	added := slices.IndexFunc(after, func(m string) bool { return strings.Contains(m, " "+o.Target+" ") })
 	must.StrContains(t, after[added], "nodev")
 	must.StrContains(t, after[added], " - overlay ")
-	must.NoError(t, Unmount(o.Target))
-	must.Eq(t, before, mounts(t))
+	must.NoError(t, mounts.Unmount(o.Target))
+	must.Eq(t, before, hosttest.Mounts(t))
 }
 
 func TestMountFollowsPropagation(t *testing.T) {
@@ -166,7 +168,7 @@ func TestMountFollowsPropagation(t *testing.T) {
 	o.Target = here + "/merged"
 	must.NoError(t, o.Mount())
 	must.FileExists(t, there+"/merged/etc/shadow")
-	must.NoError(t, Unmount(o.Target))
+	must.NoError(t, mounts.Unmount(o.Target))
 	must.FileNotExists(t, there+"/merged/etc/shadow")
 }
 
@@ -187,18 +189,18 @@ func TestMountErrorsLeaveNothing(t *testing.T) {
 		"target in use":   {func(t *testing.T, o *Overlay) { o.Target = mountedOverlay(t) }, "mounted there already"},
 		"target a file":   {func(_ *testing.T, o *Overlay) { o.Target = o.Lower[0] + "/etc/shadow" }, "not a directory"},
 		"too many":        {func(_ *testing.T, o *Overlay) { o.Lower = slices.Repeat(o.Lower, 501) }, "501 lower layers"},
-		"work in the way": {func(t *testing.T, o *Overlay) { write(t, o.RW+"/work", "", 0o600, 0, 0) }, "not a directory"},
+		"work in the way": {func(t *testing.T, o *Overlay) { hosttest.Write(t, o.RW+"/work", "", 0o600, 0, 0) }, "not a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOverlay(t, base1)
 			good := o.Target
 			c.spoil(t, &o)
-			before := mounts(t)
+			before := hosttest.Mounts(t)
 			err := o.Mount()
 			must.ErrorContains(t, err, c.want)
 			t.Log(err)
-			must.Eq(t, before, mounts(t))
-			must.NoError(t, Unmount(good))
+			must.Eq(t, before, hosttest.Mounts(t))
+			must.NoError(t, mounts.Unmount(good))
 		})
 	}
 }
@@ -213,15 +215,15 @@ func mountedOverlay(t *testing.T) string {
 
 func TestUnmount(t *testing.T) {
 	o := newOverlay(t, base1)
-	must.NoError(t, Unmount(o.Target)) // does not exist
+	must.NoError(t, mounts.Unmount(o.Target)) // does not exist
 	must.NoError(t, o.Mount())
 	must.ErrorIs(t, o.Mount(), unix.EBUSY)
 	held, err := os.Open(o.Target + "/etc/shadow")
 	must.NoError(t, err)
 	defer held.Close()
-	must.NoError(t, Unmount(o.Target)) // though busy
+	must.NoError(t, mounts.Unmount(o.Target)) // though busy
 	must.FileNotExists(t, o.Target+"/etc/shadow")
-	must.NoError(t, Unmount(o.Target)) // is not mounted
+	must.NoError(t, mounts.Unmount(o.Target)) // is not mounted
 }
 
 // TestHelpersAreGone looks for the private mounts as every thread sees them, and
@@ -238,7 +240,7 @@ func TestHelpersAreGone(t *testing.T) {
 			text, _ := os.ReadFile(table) // The thread may have ended.
 			must.StrNotContains(t, string(text), o.Target+" rw,relatime - tmpfs")
 		}
-		must.NoError(t, Unmount(o.Target))
+		must.NoError(t, mounts.Unmount(o.Target))
 		now, err := os.Readlink("/proc/self/ns/mnt")
 		must.NoError(t, err)
 		must.Eq(t, own, now)
@@ -254,7 +256,7 @@ func TestMountsAtOnce(t *testing.T) {
 				if err := o.Mount(); err != nil {
 					t.Error(err)
 				}
-				if err := Unmount(o.Target); err != nil {
+				if err := mounts.Unmount(o.Target); err != nil {
 					t.Error(err)
 				}
 			}
@@ -280,7 +282,7 @@ func TestMountTimeIsConstant(t *testing.T) {
 			begin := time.Now()
 			must.NoError(t, o.Mount())
 			times[o.Target] = append(times[o.Target], time.Since(begin))
-			must.NoError(t, Unmount(o.Target))
+			must.NoError(t, mounts.Unmount(o.Target))
 		}
 	}
 	median := func(o Overlay) time.Duration {
@@ -299,7 +301,7 @@ func BenchmarkMount(b *testing.B) {
 	for b.Loop() {
 		must.NoError(b, o.Mount())
 		b.StopTimer()
-		must.NoError(b, Unmount(o.Target))
+		must.NoError(b, mounts.Unmount(o.Target))
 		b.StartTimer()
 	}
 }
@@ -313,12 +315,12 @@ func linkTo(t *testing.T, dir string) string {
 func TestProbe(t *testing.T) {
 	hosttest.RequireRoot(t)
 	dir := t.TempDir()
-	before := mounts(t)
+	before := hosttest.Mounts(t)
 	must.NoError(t, Probe(dir, Overlay.Mount))
 	left, err := os.ReadDir(dir)
 	must.NoError(t, err)
 	must.SliceEmpty(t, left)
-	must.Eq(t, before, mounts(t))
+	must.Eq(t, before, hosttest.Mounts(t))
 
 	must.NoError(t, Probe(dir+"/missing", Overlay.Mount)) // as on a client that has run no task yet
 

@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // Probe tells whether overlays can be mounted in a way, such as Overlay.Mount,
@@ -24,11 +28,11 @@ func Probe(dir string, mount func(Overlay) error) (err error) {
 		Lower:   []string{filepath.Join(top, "lower")},
 		RW:      filepath.Join(top, "rw"),
 		Target:  filepath.Join(top, "merged"),
-		UIDBase: minBase,
+		UIDBase: idmap.MinBase,
 	}
 	defer func() {
-		if err = errors.Join(err, Unmount(o.Target), Remove(top)); err != nil {
-			err = fmt.Errorf("probe root file systems in %s (%s): %w", dir, fsType(dir), err)
+		if err = errors.Join(err, mounts.Unmount(o.Target), tree.Remove(top)); err != nil {
+			err = fmt.Errorf("probe root file systems in %s (%s): %w", dir, mounts.FSType(dir), err)
 		}
 	}()
 	if err := os.Mkdir(o.Lower[0], 0o755); err != nil {

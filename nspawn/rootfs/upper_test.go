@@ -8,6 +8,10 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // withUpper lets a given directory, 0750 of 5:6, take the changes.
@@ -27,13 +31,13 @@ func TestUpper(t *testing.T) {
 			o := withUpper(t, name)
 			for range 2 { // the work directory is there already
 				must.NoError(t, o.Mount())
-				must.Eq(t, owned(base1+5, base1+6, 0o750), owner(t, o.Target))
-				write(t, o.Target+"/etc/mine", "mine", 0o600, int(base1)+7, int(base1)+8)
-				must.NoError(t, Unmount(o.Target))
-				must.Eq(t, "7:8 0600", owner(t, o.Upper+"/etc/mine"))
+				must.Eq(t, hosttest.Owned(base1+5, base1+6, 0o750), hosttest.Owner(t, o.Target))
+				hosttest.Write(t, o.Target+"/etc/mine", "mine", 0o600, int(base1)+7, int(base1)+8)
+				must.NoError(t, mounts.Unmount(o.Target))
+				must.Eq(t, "7:8 0600", hosttest.Owner(t, o.Upper+"/etc/mine"))
 				must.FileNotExists(t, o.Lower[0]+"/etc/mine")
 			}
-			must.NoError(t, Remove(filepath.Join(filepath.Dir(o.Upper), o.Work)))
+			must.NoError(t, tree.Remove(filepath.Join(filepath.Dir(o.Upper), o.Work)))
 			beside, err := os.ReadDir(filepath.Dir(o.Upper))
 			must.NoError(t, err)
 			must.SliceLen(t, 3, beside) // lower, merged and itself
@@ -44,11 +48,11 @@ func TestUpper(t *testing.T) {
 func TestReadOnlyOverlay(t *testing.T) {
 	o := newOverlay(t, base1)
 	top := filepath.Join(filepath.Dir(o.RW), "top")
-	write(t, top+"/etc/shadow", "of the top", 0o600, 0, 0)
+	hosttest.Write(t, top+"/etc/shadow", "of the top", 0o600, 0, 0)
 	o.RW, o.Lower = "", []string{top, o.Lower[0]}
 	must.NoError(t, o.Mount())
 	must.FileContains(t, o.Target+"/etc/shadow", "of the top")
-	must.Eq(t, owned(base1+33, base1+33, 0o755), owner(t, o.Target+"/var/www"))
+	must.Eq(t, hosttest.Owned(base1+33, base1+33, 0o755), hosttest.Owner(t, o.Target+"/var/www"))
 	must.ErrorIs(t, os.WriteFile(o.Target+"/x", nil, 0o600), unix.EROFS)
 }
 
@@ -62,19 +66,19 @@ func TestLayerOfRoot(t *testing.T) {
 	o := newOverlay(t, base1)
 	o.Root, o.Lower = root.Target, []string{root.Target + "/etc", o.Lower[0]}
 	must.NoError(t, o.Mount())
-	must.Eq(t, owned(base1, base1, 0o755), owner(t, o.Target))
-	must.Eq(t, owned(base1, base1+42, 0o640), owner(t, o.Target+"/shadow"))
-	must.Eq(t, owned(base1+33, base1+33, 0o755), owner(t, o.Target+"/var/www"))
+	must.Eq(t, hosttest.Owned(base1, base1, 0o755), hosttest.Owner(t, o.Target))
+	must.Eq(t, hosttest.Owned(base1, base1+42, 0o640), hosttest.Owner(t, o.Target+"/shadow"))
+	must.Eq(t, hosttest.Owned(base1+33, base1+33, 0o755), hosttest.Owner(t, o.Target+"/var/www"))
 	must.FileContains(t, o.Target+"/shadow", "changed")
 	must.NoError(t, os.WriteFile(o.Target+"/shadow", []byte("again"), 0))
-	must.Eq(t, "0:42 0640", owner(t, o.RW+"/upper/shadow"))
+	must.Eq(t, "0:42 0640", hosttest.Owner(t, o.RW+"/upper/shadow"))
 	must.FileContains(t, root.Target+"/etc/shadow", "changed")
-	must.NoError(t, Unmount(o.Target))
+	must.NoError(t, mounts.Unmount(o.Target))
 
 	// What host root has made in the root is of the machine's root in the upper layer.
 	o.RW, o.Lower = o.RW+"2", []string{root.Target + "/etc/by-nspawn"}
 	must.NoError(t, o.Mount())
-	must.Eq(t, owned(base1, base1, 0o755), owner(t, o.Target))
+	must.Eq(t, hosttest.Owned(base1, base1, 0o755), hosttest.Owner(t, o.Target))
 }
 
 func TestUpperErrorsLeaveNothing(t *testing.T) {
@@ -96,12 +100,12 @@ func TestUpperErrorsLeaveNothing(t *testing.T) {
 			o := withUpper(t, "upper")
 			good := o.Target
 			c.spoil(t, &o)
-			before := mounts(t)
+			before := hosttest.Mounts(t)
 			err := o.Mount()
 			must.ErrorContains(t, err, c.want)
 			t.Log(err)
-			must.Eq(t, before, mounts(t))
-			must.NoError(t, Unmount(good))
+			must.Eq(t, before, hosttest.Mounts(t))
+			must.NoError(t, mounts.Unmount(good))
 		})
 	}
 }

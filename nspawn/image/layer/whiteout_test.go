@@ -7,6 +7,7 @@ import (
 
 	"github.com/shoenig/test/must"
 
+	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
@@ -20,7 +21,7 @@ func merge(t *testing.T, layers ...[]entry) string {
 		o.Lower = append([]string{mustUnpack(t, Options{Whiteouts: true}, entries...)}, o.Lower...)
 	}
 	must.NoError(t, o.Mount())
-	t.Cleanup(func() { must.NoError(t, rootfs.Unmount(o.Target)) })
+	t.Cleanup(func() { must.NoError(t, mounts.Unmount(o.Target)) })
 	return o.Target
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // Pull brings one image into the store. What it returned is safe from Collect
@@ -159,7 +159,7 @@ func (p *Pull) complete(ctx context.Context, it item, work *os.File, fill func(p
 	if !found && err == nil {
 		err = p.make(ctx, it, work, fill)
 	}
-	return errors.Join(err, rootfs.Remove(work.Name()), work.Close())
+	return errors.Join(err, tree.Remove(work.Name()), work.Close())
 }
 
 // share holds an item if it is there.

@@ -43,7 +43,7 @@ var ErrNotFound = errors.New("not in the store")
 
 // Store is a directory of images on a local file system.
 type Store struct {
-	Dir string // absolute, made with mode 0700 if missing; without symbolic links, which rootfs.Overlay refuses
+	Dir string // absolute, made with mode 0700 if missing; without symbolic links, which an overlay refuses
 }
 
 // Image is what a machine can run from: either layers or a disk.

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/nspawn/rootfs"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // workspace returns an empty directory, locked, in which to write an item. It
@@ -35,7 +35,7 @@ func (s Store) workspace(ctx context.Context, it item) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := rootfs.Remove(path); err != nil {
+	if err := tree.Remove(path); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("%s was of a killed process: %w", path, fs.ErrNotExist)
@@ -46,7 +46,7 @@ func (s Store) sweep(ctx context.Context) error {
 	garbage, err := s.claimGarbage(ctx)
 	for _, dir := range garbage {
 		if ctx.Err() == nil {
-			err = errors.Join(err, rootfs.Remove(dir.Name()))
+			err = errors.Join(err, tree.Remove(dir.Name()))
 		}
 		dir.Close()
 	}

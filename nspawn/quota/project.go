@@ -1,4 +1,4 @@
-package rootfs
+package quota
 
 import (
 	"errors"
@@ -96,7 +96,7 @@ func makeProject(dir string, size uint64, first uint32) error {
 	if err := setProject(file, attr); err != nil {
 		return err
 	}
-	limits := quota{blockHard: max(size/quotaBlock, 1), inodeHard: max(size/sizePerInode, 1), valid: limitsValid}
+	limits := quota{blockHard: max(size/quotaBlock, 1), inodeHard: Inodes(size), valid: limitsValid}
 	if err := quotactl(file.Fd(), quotaSet, uintptr(project), unsafe.Pointer(&limits)); err != nil {
 		return fmt.Errorf("limit project %d: %w", project, err)
 	}
@@ -106,7 +106,7 @@ func makeProject(dir string, size uint64, first uint32) error {
 // freeProject is the first project from first on of which there are no files: a
 // directory that a crash of the host has left may still have one of these.
 func freeProject(file *os.File, first uint32) (uint32, error) {
-	for id := first; id < first+RangeSize; id++ {
+	for id := first; id < first+projectsEach; id++ {
 		var used quota
 		err := quotactl(file.Fd(), quotaGet, uintptr(id), unsafe.Pointer(&used))
 		if errors.Is(err, unix.ENOENT) || err == nil && used.inodes == 0 && used.space == 0 { // xfs, ext4
@@ -116,11 +116,11 @@ func freeProject(file *os.File, first uint32) (uint32, error) {
 			return 0, fmt.Errorf("look at project %d: %w", id, err)
 		}
 	}
-	return 0, fmt.Errorf("projects %d to %d are all in use", first, first+RangeSize-1)
+	return 0, fmt.Errorf("projects %d to %d are all in use", first, first+projectsEach-1)
 }
 
 // dropProject ends the limit of the directory's project, and takes the directory
-// out of it: Remove could not move to it what has got another project (rename(2),
+// out of it: tree.Remove could not move to it what has got another project (rename(2),
 // EXDEV). A project of the directory above is somebody else's.
 func dropProject(dir *os.File) error {
 	attr, err := projectOf(dir)

@@ -1,4 +1,4 @@
-package rootfs
+package tree
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 func TestRemove(t *testing.T) {
 	top := t.TempDir()
 	must.NoError(t, Remove(top+"/missing"))
-	write(t, top+"/dir/a/b/c", "", 0, os.Getuid(), os.Getgid())
+	hosttest.Write(t, top+"/dir/a/b/c", "", 0, os.Getuid(), os.Getgid())
 	must.NoError(t, os.Chmod(top+"/dir/a", 0o500))
 	if os.Getuid() != 0 {
 		must.ErrorIs(t, Remove(top+"/dir"), unix.EACCES)
@@ -29,7 +29,7 @@ func TestRemove(t *testing.T) {
 func TestRemoveFollowsNoLink(t *testing.T) {
 	top := t.TempDir()
 	precious := filepath.Join(top, "precious")
-	write(t, precious+"/file", "kept", 0o644, os.Getuid(), os.Getgid())
+	hosttest.Write(t, precious+"/file", "kept", 0o644, os.Getuid(), os.Getgid())
 	dir := filepath.Join(top, "dir")
 	must.NoError(t, os.MkdirAll(dir+"/sub", 0o755))
 	for name, target := range map[string]string{"abs": precious, "sub/rel": "../../precious", "sub/file": precious + "/file", "dead": "/missing"} {
@@ -49,8 +49,8 @@ func TestRemoveWeirdEntries(t *testing.T) {
 	hosttest.RequireRoot(t)
 	dir := filepath.Join(t.TempDir(), "dir")
 	must.NoError(t, os.MkdirAll(dir+"/sub/immutable/in it", 0o000))
-	write(t, dir+"/sub/immutable/file", "", 0, 65536, 65536)
-	write(t, dir+"/sub/append", "", 0, 0, 0)
+	hosttest.Write(t, dir+"/sub/immutable/file", "", 0, 65536, 65536)
+	hosttest.Write(t, dir+"/sub/append", "", 0, 0, 0)
 	must.NoError(t, unix.Mkfifo(dir+"/sub/fifo", 0o600))
 	must.NoError(t, unix.Mknod(dir+"/sub/whiteout", unix.S_IFCHR, 0))
 	must.NoError(t, unix.Mknod(dir+"/sub/disk", unix.S_IFBLK, int(unix.Mkdev(254, 0))))
@@ -115,7 +115,7 @@ func TestRemoveKeepsOutOfMounts(t *testing.T) {
 	hosttest.RequireRoot(t)
 	top := t.TempDir()
 	precious := filepath.Join(top, "precious")
-	write(t, precious+"/sub/file", "kept", 0o644, 0, 0)
+	hosttest.Write(t, precious+"/sub/file", "kept", 0o644, 0, 0)
 	for _, at := range []string{"/dir", "/dir/a", "/dir/a/b \\040\n/c"} {
 		t.Run(at, func(t *testing.T) {
 			must.NoError(t, os.MkdirAll(top+at, 0o755))

@@ -1,4 +1,5 @@
-package rootfs
+// Package quota limits how much is written below a directory.
+package quota
 
 import (
 	"errors"
@@ -8,6 +9,9 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // Limiter is what a file system has to limit how much is written below a
@@ -16,19 +20,19 @@ type Limiter string
 
 // The limiters there are.
 const (
-	ProjectQuota Limiter = "project-quota" // of ext4 and xfs
-	Qgroup       Limiter = "btrfs"         // quota groups of subvolumes
+	Projects Limiter = "project-quota" // of ext4 and xfs
+	Qgroup   Limiter = "btrfs"         // quota groups of subvolumes
 )
 
-// LookLimiter finds out which limiter the file system of dir has, which is made if
+// Look finds out which limiter the file system of dir has, which is made if
 // missing. The error says what it lacks.
-func LookLimiter(dir string) (Limiter, error) {
+func Look(dir string) (Limiter, error) {
 	file, err := openOrMake(dir)
 	if err != nil {
 		return "", fmt.Errorf("look for quotas: %w", err)
 	}
 	defer file.Close()
-	return lookLimiter(file)
+	return look(file)
 }
 
 func openOrMake(dir string) (*os.File, error) {
@@ -38,7 +42,7 @@ func openOrMake(dir string) (*os.File, error) {
 	return os.Open(dir)
 }
 
-func lookLimiter(dir *os.File) (Limiter, error) {
+func look(dir *os.File) (Limiter, error) {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &stat); err != nil {
 		return "", fmt.Errorf("look at file system of %s: %w", dir.Name(), err)
@@ -58,28 +62,28 @@ func lookLimiter(dir *os.File) (Limiter, error) {
 		remedy = "mount ext4 or xfs with prjquota, or btrfs with quotas there"
 	}
 	if projectsEnforced(dir) {
-		return ProjectQuota, nil
+		return Projects, nil
 	}
-	return "", fmt.Errorf("the file system below %s, %s, does not limit directories: %s", dir.Name(), fsType(dir.Name()), remedy)
+	return "", fmt.Errorf("the file system below %s, %s, does not limit directories: %s", dir.Name(), mounts.FSType(dir.Name()), remedy)
 }
 
-// MakeLimited makes directory dir, below which no more than size bytes can be
-// written, however many UIDs they are of. It must not exist. The first
-// RangeSize IDs of projects from that on are for this directory to choose from.
-func MakeLimited(dir string, size uint64, projects uint32) error {
+// Make makes directory dir, below which no more than size bytes can be
+// written, however many UIDs they are of. It must not exist. The
+// 65536 IDs of projects from first on are for this directory to choose from.
+func Make(dir string, size uint64, first uint32) error {
 	parent, err := openOrMake(filepath.Dir(dir))
 	if err != nil {
 		return fmt.Errorf("limit %s: %w", dir, err)
 	}
 	defer parent.Close()
-	limiter, err := lookLimiter(parent)
+	limiter, err := look(parent)
 	if err != nil {
 		return err
 	}
 	if limiter == Qgroup {
 		err = makeSubvolume(parent, filepath.Base(dir), size)
 	} else {
-		err = makeProject(dir, size, projects)
+		err = makeProject(dir, size, first)
 	}
 	if err != nil {
 		return fmt.Errorf("limit %s by %s: %w", dir, limiter, err)
@@ -87,10 +91,10 @@ func MakeLimited(dir string, size uint64, projects uint32) error {
 	return nil
 }
 
-// Unlimit ends the limit of dir, after which Remove leaves nothing of it. It is
-// no error if dir has none or does not exist.
-func Unlimit(dir string) error {
-	file, err := openDir(unix.AT_FDCWD, filepath.Clean(dir))
+// End ends the limit of dir, after which tree.Remove leaves nothing of it. It is not
+// an error if dir has none or does not exist.
+func End(dir string) error {
+	file, err := tree.OpenDir(unix.AT_FDCWD, filepath.Clean(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -104,6 +108,9 @@ func Unlimit(dir string) error {
 	return nil
 }
 
-// sizePerInode bounds the number of files, too: there are no more than blocks of
-// the smallest usual size. Empty ones are no way to fill a file system.
-const sizePerInode = 4096
+// Inodes returns how many files there may be in so many bytes: no more than blocks of
+// the smallest usual size. Empty files are no way to fill a file system.
+func Inodes(size uint64) uint64 { return max(size/4096, 1) }
+
+// projectsEach is how many IDs of projects a directory may choose from.
+const projectsEach = 65536

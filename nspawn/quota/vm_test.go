@@ -1,4 +1,4 @@
-package rootfs
+package quota
 
 import (
 	"errors"
@@ -12,7 +12,9 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/e2e/vm/vmtest"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // The tests in this file need a kernel with all quotas.
@@ -29,29 +31,28 @@ func TestVMLimitByProject(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := mountImage(t, image, "prjquota")
-			limiter, err := LookLimiter(dir)
+			limiter, err := Look(dir)
 			must.NoError(t, err)
-			must.EqOp(t, ProjectQuota, limiter)
+			must.EqOp(t, Projects, limiter)
 
-			o := newOverlay(t, base1)
-			o.RW = dir + "/machines/web"
-			must.NoError(t, MakeLimited(o.RW, 2<<20, base1))
-			must.Eq(t, "0:0 0700", owner(t, o.RW))
-			must.NoError(t, o.Mount())
-			must.Eq(t, 2<<20, sizeOf(t, o.Target))
-			mustBeFull(t, fill(o.Target+"/big", 4<<20))
-			must.NoError(t, fill(dir+"/machines/other", 4<<20)) // of no project
-			must.NoError(t, os.Remove(o.Target+"/big"))
-			must.NoError(t, fill(o.Target+"/fits", 1<<20))
-			mustBeFull(t, makeFiles(o.Target, 1000))
+			rw := dir + "/machines/web"
+			must.NoError(t, Make(rw, 2<<20, testID))
+			must.Eq(t, "0:0 0700", hosttest.Owner(t, rw))
+			target := mountOverlay(t, t.TempDir(), rw)
+			must.Eq(t, 2<<20, sizeOf(t, target))
+			mustBeFull(t, hosttest.Fill(target+"/big", 4<<20))
+			must.NoError(t, hosttest.Fill(dir+"/machines/other", 4<<20)) // of no project
+			must.NoError(t, os.Remove(target+"/big"))
+			must.NoError(t, hosttest.Fill(target+"/fits", 1<<20))
+			mustBeFull(t, makeFiles(target, 1000))
 
-			must.NoError(t, Unmount(o.Target))
-			must.Greater(t, 1<<20, quotaOf(t, dir, base1).space)
+			must.NoError(t, unix.Unmount(target, 0))
+			must.Greater(t, 1<<20, quotaOf(t, dir, testID).space)
 			for range 2 { // as after an interruption
-				must.NoError(t, Unlimit(o.RW))
+				must.NoError(t, End(rw))
 			}
-			must.NoError(t, Remove(o.RW))
-			awaitNoQuota(t, dir, base1)
+			must.NoError(t, tree.Remove(rw))
+			awaitNoQuota(t, dir, testID)
 		})
 	}
 }
@@ -109,14 +110,14 @@ func TestVMProjectInUse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := mountImage(t, image, "prjquota")
 			left, next := dir+"/machines/left", dir+"/machines/next"
-			must.NoError(t, MakeLimited(left, 1<<20, base1))
-			must.NoError(t, MakeLimited(next, 2<<20, base1))
-			must.NoError(t, Unlimit(left))
-			must.NoError(t, Remove(left))
+			must.NoError(t, Make(left, 1<<20, testID))
+			must.NoError(t, Make(next, 2<<20, testID))
+			must.NoError(t, End(left))
+			must.NoError(t, tree.Remove(left))
 			must.Eq(t, 2<<20, sizeOf(t, next))
-			must.NoError(t, Unlimit(next))
-			must.NoError(t, Remove(next))
-			awaitNoQuota(t, dir, base1+1)
+			must.NoError(t, End(next))
+			must.NoError(t, tree.Remove(next))
+			awaitNoQuota(t, dir, testID+1)
 		})
 	}
 }
@@ -126,10 +127,10 @@ func TestVMProjectOfOperator(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := mountImage(t, image, "prjquota")
-			must.NoError(t, MakeLimited(dir+"/machines", 8<<20, 42))
+			must.NoError(t, Make(dir+"/machines", 8<<20, 42))
 			must.NoError(t, os.Mkdir(dir+"/machines/free", 0o700))
-			must.NoError(t, Unlimit(dir+"/machines/free"))
-			must.NoError(t, Remove(dir+"/machines/free"))
+			must.NoError(t, End(dir+"/machines/free"))
+			must.NoError(t, tree.Remove(dir+"/machines/free"))
 			must.Eq(t, 8<<20, int(quotaOf(t, dir, 42).blockHard*quotaBlock))
 		})
 	}
@@ -140,7 +141,7 @@ func TestVMProjectsNotEnforced(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := mountImage(t, image, "rw")
-			_, err := LookLimiter(dir)
+			_, err := Look(dir)
 			must.ErrorContains(t, err, "mount it with prjquota")
 			t.Log(err)
 		})

@@ -1,4 +1,4 @@
-package rootfs
+package idmap
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
 // newRanges returns an empty record on a host whose files have what files says.
@@ -17,7 +19,7 @@ func newRanges(t *testing.T, files map[string]string) Ranges {
 	t.Helper()
 	root := t.TempDir()
 	for path, text := range files {
-		write(t, root+path, text, 0o644, os.Getuid(), os.Getgid())
+		hosttest.Write(t, root+path, text, 0o644, os.Getuid(), os.Getgid())
 	}
 	return Ranges{Dir: filepath.Join(root, "uid"), root: root}
 }
@@ -27,7 +29,7 @@ func acquire(t *testing.T, r Ranges, name string) uint32 {
 	base, err := r.Acquire(name)
 	must.NoError(t, err)
 	must.Zero(t, base%RangeSize)
-	must.Between(t, minBase, base, maxBase)
+	must.Between(t, MinBase, base, maxBase)
 	return base
 }
 
@@ -111,7 +113,7 @@ func TestAcquireSkipsRangeOfNspawn(t *testing.T) {
 }
 
 func TestAcquireWrapsAndEnds(t *testing.T) {
-	all := fmt.Sprintf("a:%d:%d\n", minBase, maxBase-minBase) // but the last
+	all := fmt.Sprintf("a:%d:%d\n", MinBase, maxBase-MinBase) // but the last
 	r := newRanges(t, map[string]string{"/etc/subuid": all})
 	must.Eq(t, uint32(maxBase), acquire(t, r, "web"))
 	_, err := r.Acquire("db")

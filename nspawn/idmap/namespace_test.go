@@ -1,4 +1,4 @@
-package rootfs
+package idmap
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/mounts"
 )
 
 // TestUserNamespaces makes many at once, each with its own map, and wants no child
@@ -17,15 +18,28 @@ import (
 func TestUserNamespaces(t *testing.T) {
 	hosttest.RequireRoot(t)
 	t.Run("at once", func(t *testing.T) {
+		for n := range uint32(4) {
+			t.Run(fmt.Sprint("portable ", n), func(t *testing.T) {
+				t.Parallel()
+				base := (n + 8) * RangeSize
+				holder, err := stoppedHolder()
+				must.NoError(t, err)
+				defer holder.release()
+				namespace, err := holder.namespace(base)
+				must.NoError(t, err)
+				defer namespace.Close()
+				must.NoError(t, mappedTo(namespace, t.TempDir(), base))
+			})
+		}
 		for n := range uint32(32) {
 			t.Run(fmt.Sprint(n), func(t *testing.T) {
 				t.Parallel()
 				base := (n + 16) * RangeSize
-				namespace, err := userNamespace(base)
+				namespace, err := Namespace(base)
 				must.NoError(t, err)
 				defer namespace.Close()
 				must.NoError(t, mappedTo(namespace, t.TempDir(), base))
-				_, err = userNamespace(^uint32(0)) // no such UIDs
+				_, err = Namespace(^uint32(0)) // no such UIDs
 				must.ErrorIs(t, err, unix.EINVAL)
 			})
 		}
@@ -44,12 +58,12 @@ func TestUserNamespaces(t *testing.T) {
 
 // mappedTo wants dir to be base's through the namespace.
 func mappedTo(namespace *os.File, dir string, base uint32) error {
-	tree, err := openLayer(dir, 0)
+	tree, err := mounts.Clone(dir, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(tree)
-	if err := mapOwners(tree, dir, namespace); err != nil {
+	if err := Map(tree, dir, namespace); err != nil {
 		return err
 	}
 	var stat unix.Stat_t

@@ -1,4 +1,4 @@
-package rootfs
+package idmap
 
 import (
 	"errors"
@@ -10,20 +10,25 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/filelock"
 )
 
 // The UIDs and GIDs systemd sets aside for containers
 // (https://systemd.io/UIDS-GIDS).
 const (
-	minBase = 0x00080000
+	MinBase = 0x00080000
 	maxBase = 0x6FFF0000
-	slots   = (maxBase-minBase)/RangeSize + 1
+	slots   = (maxBase-MinBase)/RangeSize + 1
 )
+
+// RangeSize is the number of UIDs, and of GIDs, that a machine has.
+const RangeSize = 65536
 
 // Ranges hands out ranges of RangeSize UIDs and GIDs to machines. The record is
 // a directory of symbolic links, base to machine name. On a tmpfs it ends with
 // the boot, as do the machines; files on disk do not depend on it (see
-// Overlay). Any number of processes may share it.
+// package rootfs). Any number of processes may share it.
 type Ranges struct {
 	Dir string // made if missing
 
@@ -68,7 +73,7 @@ func (r Ranges) Lookup(name string) (base uint32, ok bool, err error) {
 	return base, base != 0, nil
 }
 
-// Release gives back the range of machine name. It is no error if it has none.
+// Release gives back the range of machine name. It is not an error if it has none.
 func (r Ranges) Release(name string) error {
 	err := r.locked(func() error {
 		held, err := r.held()
@@ -93,18 +98,7 @@ func (r Ranges) path(base uint32) string {
 // locked does work while no other process does the like on the same directory.
 // Work is short: a few file system calls.
 func (r Ranges) locked(work func() error) error {
-	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-		return err
-	}
-	dir, err := os.Open(r.Dir)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", r.Dir, err)
-	}
-	return work()
+	return filelock.While(r.Dir, 0o755, work)
 }
 
 // holders are machine names by the base of their range.
@@ -152,7 +146,7 @@ func (r Ranges) pick(name string, held holders) (uint32, error) {
 	hash := fnv.New32a()
 	hash.Write([]byte(name))
 	for i := range uint32(slots) {
-		base := minBase + (hash.Sum32()%slots+i)%slots*RangeSize
+		base := MinBase + (hash.Sum32()%slots+i)%slots*RangeSize
 		if held[base] == "" && !host.overlap(base) && !r.usedByNspawn(base) {
 			return base, nil
 		}

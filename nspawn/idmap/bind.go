@@ -1,24 +1,26 @@
-package rootfs
+package idmap
 
 import (
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/mounts"
 )
 
 // Bind shows a directory of the host at a second place, ID-mapped as the layers of
-// an [Overlay] are. What is mounted below it is not shown, and what will be mounted
+// a root are. What is mounted below it is not shown, and what will be mounted
 // at the second place does not appear at the first.
 type Bind struct{ Source, Target string }
 
-// MountBinds mounts binds for a machine whose root has the UID base. [Unmount] takes
+// MountBinds mounts binds for a machine whose root has the UID base. mounts.Unmount takes
 // each of them away.
 //
 // systemd-nspawn can show the directory itself by --bind=…:idmap, but starts a
 // process for each, and takes 2 ms for that.
 func MountBinds(base uint32, binds []Bind) error {
-	users, err := userNamespace(base)
+	users, err := Namespace(base)
 	if err != nil {
 		return err
 	}
@@ -32,12 +34,12 @@ func MountBinds(base uint32, binds []Bind) error {
 }
 
 func (b Bind) mount(users *os.File) error {
-	tree, err := openLayer(b.Source, 0)
+	tree, err := mounts.Clone(b.Source, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(tree)
-	if err := mapOwners(tree, b.Source, users); err != nil {
+	if err := Map(tree, b.Source, users); err != nil {
 		return fmt.Errorf("map owners: %w", err)
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_SLAVE}); err != nil {

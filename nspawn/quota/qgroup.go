@@ -1,4 +1,4 @@
-package rootfs
+package quota
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // The quotas of btrfs count what is in a subvolume, which has a quota group of
@@ -47,7 +49,7 @@ func makeSubvolume(parent *os.File, name string, size uint64) error {
 	if err := ioctl(parent.Fd(), subvolumeCreate, unsafe.Pointer(&args)); err != nil {
 		return fmt.Errorf("create subvolume: %w", err)
 	}
-	dir, err := openDir(int(parent.Fd()), name)
+	dir, err := tree.OpenDir(int(parent.Fd()), name)
 	if err != nil {
 		return err
 	}

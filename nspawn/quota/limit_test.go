@@ -1,6 +1,7 @@
-package rootfs
+package quota
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
 // mountImage mounts a disk image and returns where. The kernel frees the loop
@@ -51,6 +53,17 @@ func unpackImage(t *testing.T, name string) string {
 	return image.Name()
 }
 
+// mountOverlay mounts an overlay that writes below rw, and returns where: root itself is
+// above some quotas, but not in an overlay.
+func mountOverlay(t *testing.T, lower, rw string) string {
+	t.Helper()
+	must.NoError(t, os.MkdirAll(rw+"/upper", 0o755))
+	must.NoError(t, os.MkdirAll(rw+"/work", 0o755))
+	target := t.TempDir()
+	must.NoError(t, unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, rw, rw)))
+	return target
+}
+
 func enableQgroups(t *testing.T, dir string) {
 	file, err := os.Open(dir)
 	must.NoError(t, err)
@@ -61,31 +74,30 @@ func enableQgroups(t *testing.T, dir string) {
 
 func TestLimitByQgroup(t *testing.T) {
 	dir := mountImage(t, unpackImage(t, "btrfs"), "rw")
-	_, err := LookLimiter(dir)
+	_, err := Look(dir)
 	must.ErrorContains(t, err, "btrfs quota enable")
 	enableQgroups(t, dir)
-	limiter, err := LookLimiter(dir)
+	limiter, err := Look(dir)
 	must.NoError(t, err)
 	must.EqOp(t, Qgroup, limiter)
 
-	o := newOverlay(t, base1)
-	o.RW = dir + "/machines/web"
-	must.NoError(t, MakeLimited(o.RW, 8<<20, base1))
-	must.Eq(t, "0:0 0700", owner(t, o.RW))
-	must.Error(t, MakeLimited(o.RW, 8<<20, base1)) // it is there
-	must.NoError(t, o.Mount())
-	must.ErrorIs(t, fill(o.Target+"/big", 16<<20), unix.EDQUOT)
-	must.NoError(t, fill(dir+"/machines/other", 16<<20))
-	must.NoError(t, Unmount(o.Target))
+	rw := dir + "/machines/web"
+	must.NoError(t, Make(rw, 8<<20, testID))
+	must.Eq(t, "0:0 0700", hosttest.Owner(t, rw))
+	must.Error(t, Make(rw, 8<<20, testID)) // it is there
+	target := mountOverlay(t, t.TempDir(), rw)
+	must.ErrorIs(t, hosttest.Fill(target+"/big", 16<<20), unix.EDQUOT)
+	must.NoError(t, hosttest.Fill(dir+"/machines/other", 16<<20))
+	must.NoError(t, unix.Unmount(target, 0))
 
 	for range 2 { // as after an interruption
-		must.NoError(t, Unlimit(o.RW))
+		must.NoError(t, End(rw))
 	}
-	must.NoError(t, fill(o.RW+"/more", 10<<20))
-	must.NoError(t, Remove(o.RW))
-	must.DirNotExists(t, o.RW)
-	must.NoError(t, Unlimit(o.RW)) // there is none
-	must.NoError(t, Unlimit(dir+"/machines"))
+	must.NoError(t, hosttest.Fill(rw+"/more", 10<<20))
+	must.NoError(t, tree.Remove(rw))
+	must.DirNotExists(t, rw)
+	must.NoError(t, End(rw)) // there is none
+	must.NoError(t, End(dir+"/machines"))
 }
 
 func TestNoLimiter(t *testing.T) {
@@ -99,13 +111,13 @@ func TestNoLimiter(t *testing.T) {
 		mountImage(t, image, "rw"): ", ext4, does not limit directories: enable its project quotas (tune2fs -O quota,project",
 		memory:                     ", tmpfs, does not limit directories: mount ext4 or xfs with prjquota, or btrfs",
 	} {
-		limiter, err := LookLimiter(dir)
+		limiter, err := Look(dir)
 		must.EqOp(t, "", limiter)
 		must.ErrorContains(t, err, "the file system below "+dir+want)
 		t.Log(err)
-		must.ErrorContains(t, MakeLimited(dir+"/machines/web", 16<<20, base1), want)
+		must.ErrorContains(t, Make(dir+"/machines/web", 16<<20, testID), want)
 		must.DirNotExists(t, dir+"/machines/web")
 		must.NoError(t, os.Mkdir(dir+"/machines/web", 0o700))
-		must.NoError(t, Unlimit(dir+"/machines/web"))
+		must.NoError(t, End(dir+"/machines/web"))
 	}
 }

@@ -1,4 +1,5 @@
-package rootfs
+// Package tree removes directory trees that were made by whom it may.
+package tree
 
 import (
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/mounts"
 )
 
 // Attributes that forbid a file's removal, even to root (linux/fs.h).
@@ -18,8 +21,8 @@ const (
 	flagAppendOnly = 0x20
 )
 
-// Remove removes dir and all in it, made by whom it may. It is no error if dir
-// does not exist.
+// Remove removes dir and all in it, made by whom it may. It is not an error if
+// dir does not exist.
 //
 // It follows no symbolic link and never reaches into another mount: where
 // something is mounted at or below dir, nothing is removed. It takes immutable
@@ -34,7 +37,7 @@ func Remove(dir string) error {
 }
 
 func remove(dir string) error {
-	top, err := openDir(unix.AT_FDCWD, dir)
+	top, err := OpenDir(unix.AT_FDCWD, dir)
 	if err != nil {
 		return err
 	}
@@ -56,7 +59,7 @@ func refuseMounts(top *os.File) error {
 	if err != nil {
 		return err
 	}
-	point, err := mountIn(path)
+	point, err := mounts.At(path)
 	if err != nil {
 		return err
 	}
@@ -80,7 +83,7 @@ func (r *remover) remove(top *os.File, name string) error {
 	if !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
-	dir, err := openDir(int(top.Fd()), name)
+	dir, err := OpenDir(int(top.Fd()), name)
 	if err != nil {
 		return err
 	}
@@ -183,9 +186,9 @@ func openPlain(dir *os.File, name string) (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/self/fd/%d", handle))
 }
 
-// openDir opens a directory at name, which may be a path only if at is
+// OpenDir opens a directory at name, which may be a path only if at is
 // AT_FDCWD. A symbolic link or a mount point fails.
-func openDir(at int, name string) (*os.File, error) {
+func OpenDir(at int, name string) (*os.File, error) {
 	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC}
 	if at != unix.AT_FDCWD {
 		how.Resolve = unix.RESOLVE_NO_XDEV

@@ -1,0 +1,17 @@
+package quota
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// TestMain runs the tests in a mount namespace of their own. In a disposable
+// host there is no need, and its systemd must see the mounts.
+func TestMain(m *testing.M) {
+	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNS)
+}
+
+const testID uint32 = 0x00100000
