@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/driver"
-	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 func main() {
-	if enter.Called(os.Args) {
-		enter.ShimMain()
+	if container.Called(os.Args) {
+		container.Main()
 	}
 	if len(os.Args) > 1 && os.Args[1] == "--version" {
 		fmt.Println("nomad-driver-nspawn", driver.Version)

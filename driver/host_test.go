@@ -22,12 +22,12 @@ import (
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn"
-	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 func TestMain(m *testing.M) {
-	if enter.Called(os.Args) {
-		enter.ShimMain()
+	if container.Called(os.Args) {
+		container.Main()
 	}
 	os.Exit(m.Run())
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 const (
@@ -156,7 +156,7 @@ func optional(option, value string) []string {
 // payload is what stands behind "--".
 func payload(s Spec) []string {
 	if s.shimmed() {
-		return slices.Concat([]string{shimPath, enter.UserArg, s.User, "--"}, s.Command)
+		return slices.Concat([]string{shimPath, container.UserArg, s.User, "--"}, s.Command)
 	}
 	return s.Command
 }

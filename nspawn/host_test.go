@@ -21,12 +21,13 @@ import (
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 func TestMain(m *testing.M) {
-	if enter.Called(os.Args) {
-		enter.ShimMain()
+	if container.Called(os.Args) {
+		container.Main()
 	}
 	os.Exit(m.Run())
 }

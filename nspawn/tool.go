@@ -9,7 +9,7 @@ import (
 	"regexp"
 	"strconv"
 
-	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -44,7 +44,7 @@ func lookTool(ctx context.Context, bus *systemd.Conn, s Spec) (tool, error) {
 
 // lookShim is our own executable, if it can be run in any image.
 func lookShim() (string, error) {
-	static, err := enter.Static()
+	static, err := container.Static()
 	if err != nil {
 		return "", err
 	}

@@ -11,8 +11,12 @@
 //	         ipc, cgroup)      │  by CLONE_PARENT)
 //	                           └ one thread: mount namespace, user, confinement
 //
+// This package is the plugin's side: it runs on the host and never in the
+// container. Package container is the other side, the shim; package user finds the
+// user in the container's own files.
+//
 // nsenter(1) is there because only a process with a single thread may join a
-// user namespace, which no Go program has. It runs the shim (see [ShimMain]), a
+// user namespace, which no Go program has. It runs the shim (see container.Main), a
 // program that was built in or this very one again, still among the host's
 // processes and files and invisible to the container. One thread of the shim
 // takes on all of the container's confinement and forks; only that child, which
@@ -24,12 +28,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-)
-
-// Exit codes of a command that the container can not run, as shells have them.
-const (
-	exitNotExecutable = 126
-	exitNotFound      = 127
 )
 
 // Target is the machine to enter.
@@ -105,10 +103,10 @@ func Run(ctx context.Context, target Target, command Command) (int, error) {
 	}
 	if process.failure != "" {
 		process.wait()
-		streams.complain(process.failure)
+		streams.writeError(process.failure)
 		return process.code, nil
 	}
-	streams.pump()
+	streams.start()
 	code := process.wait()
 	streams.finish(ctx)
 	return code, nil

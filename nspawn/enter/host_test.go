@@ -113,10 +113,10 @@ func TestHostCgroup(t *testing.T) {
 // and those that have entered.
 func members(t testing.TB, m *machine) (pids []string) {
 	t.Helper()
-	place, err := makePlace(m.target.Cgroup)
+	group, err := makeGroup(m.target.Cgroup)
 	must.NoError(t, err)
-	for _, group := range slices.Compact([]string{m.target.Cgroup, place}) {
-		procs, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+	for _, dir := range slices.Compact([]string{m.target.Cgroup, group}) {
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		must.NoError(t, err)
 		pids = append(pids, strings.Fields(string(procs))...)
 	}

@@ -11,40 +11,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
-
-// Descriptors that the shim is started with, above its own stdio. Those of the
-// process's stdio are closed with TTY; the last ones are only for nsenter.
-const (
-	fdInstructions = 3 + iota
-	fdReplies
-	fdRoot
-	fdMount
-	fdPidns
-	fdStdin
-	fdStdout
-	fdStderr
-	fdExecutable
-	fdJoins
-)
-
-// instructions tell the shim what to do.
-type instructions struct {
-	Argv, Env   []string
-	Dir, User   string
-	TTY         bool
-	Confinement confinement
-}
-
-// reply is what the shim tells: first the pid of the process, with the
-// terminal attached, or an error; then, if need be, why the process can not
-// execute the command.
-type reply struct {
-	Pid     int
-	Error   string
-	Failure string
-	Code    int
-}
 
 // shim is the running shim, head of a process group.
 type shim struct {
@@ -53,15 +22,15 @@ type shim struct {
 	stderr  *os.File // what nsenter or a crash of the shim had to say
 }
 
-// startShim runs ourselves as the shim, by way of nsenter. stdio is empty with
+// startShim runs the shim, by way of nsenter. stdio is empty with
 // TTY.
-func startShim(l *leader, stdio []*os.File, todo *instructions) (_ *shim, err error) {
-	paper, err := memfd("instructions", 0)
+func startShim(l *leader, stdio []*os.File, todo *container.Instructions) (_ *shim, err error) {
+	instructions, err := memfd("instructions", 0)
 	if err != nil {
 		return nil, err
 	}
-	defer paper.Close()
-	if err := writeJSON(paper, todo); err != nil {
+	defer instructions.Close()
+	if err := writeJSON(instructions, todo); err != nil {
 		return nil, err
 	}
 	executable, err := shimExecutable()
@@ -86,7 +55,7 @@ func startShim(l *leader, stdio []*os.File, todo *instructions) (_ *shim, err er
 	if err != nil {
 		return nil, err
 	}
-	files := []*os.File{paper, replies, l.root, l.mount, l.pidns, stdio[0], stdio[1], stdio[2], executable}
+	files := []*os.File{instructions, replies, l.root, l.mount, l.pidns, stdio[0], stdio[1], stdio[2], executable}
 	cmd.ExtraFiles = append(files, cmd.ExtraFiles...)
 	cmd.Stderr = sh.stderr
 	if err := cmd.Start(); err != nil {
@@ -94,7 +63,7 @@ func startShim(l *leader, stdio []*os.File, todo *instructions) (_ *shim, err er
 	}
 	sh.pid = cmd.Process.Pid
 	_ = cmd.Process.Release() // we wait ourselves, see abandon
-	if err := l.equip(sh.pid); err != nil {
+	if err := l.raiseLimits(sh.pid); err != nil {
 		sh.abandon()
 		return nil, err
 	}
@@ -123,10 +92,10 @@ func (l *leader) command() (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(nsenter)
 	for n, join := range l.joins {
-		cmd.Args = append(cmd.Args, fmt.Sprintf("--%s=/proc/self/fd/%d", join.option, fdJoins+n))
+		cmd.Args = append(cmd.Args, fmt.Sprintf("--%s=/proc/self/fd/%d", join.option, container.FDJoins+n))
 		cmd.ExtraFiles = append(cmd.ExtraFiles, join.file)
 	}
-	cmd.Args = append(cmd.Args, "--", fmt.Sprintf("/proc/self/fd/%d", fdExecutable), ShimArg)
+	cmd.Args = append(cmd.Args, "--", fmt.Sprintf("/proc/self/fd/%d", container.FDExecutable), container.EnterArg)
 	cmd.Dir = "/"
 	// Nothing of our environment, which may be secret. Few threads and no
 	// garbage collection save the shim a quarter of its start.
@@ -135,7 +104,7 @@ func (l *leader) command() (*exec.Cmd, error) {
 		Setpgid: true,
 		// Later, as the container's root, it may not choose its cgroup.
 		UseCgroupFD: true,
-		CgroupFD:    int(l.place.Fd()),
+		CgroupFD:    int(l.group.Fd()),
 	}
 	return cmd, nil
 }
@@ -158,7 +127,7 @@ func writeJSON(file *os.File, value any) error {
 }
 
 // receive waits for a reply. It is empty when the shim has no more to tell.
-func (s *shim) receive() (r reply, terminal *os.File, err error) {
+func (s *shim) receive() (r container.Reply, terminal *os.File, err error) {
 	message := make([]byte, 64<<10)
 	rights := make([]byte, unix.CmsgSpace(4))
 	var n, nrights int
@@ -188,14 +157,25 @@ func (s *shim) receive() (r reply, terminal *os.File, err error) {
 	return r, terminal, err
 }
 
+// receivedFile returns the one descriptor that came with a reply.
 func receivedFile(rights []byte) (*os.File, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
-	if err != nil || len(messages) != 1 {
-		return nil, fmt.Errorf("receive terminal: %d messages, %w", len(messages), err)
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)
+	}
+	var fds []int
+	for _, message := range messages {
+		more, err := unix.ParseUnixRights(&message)
+		if err != nil {
+			return nil, fmt.Errorf("receive terminal: %w", err)
+		}
+		fds = append(fds, more...)
+	}
+	if len(fds) != 1 {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, fmt.Errorf("receive terminal: %d descriptors came, not 1", len(fds))
 	}
 	// Only a nonblocking descriptor gets read deadlines from package os.
 	if err := unix.SetNonblock(fds[0], true); err != nil {

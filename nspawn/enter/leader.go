@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 // leader is a machine's PID 1, held open: whatever happens to its pid, these
@@ -19,32 +21,19 @@ import (
 type leader struct {
 	pid         int
 	cgroupDir   string   // of the leader
-	placeDir    string   // of the processes that enter
-	place       *os.File // placeDir
+	groupDir    string   // of the processes that enter
+	group       *os.File // groupDir
 	root        *os.File
 	mount       *os.File // namespaces the shim joins
 	pidns       *os.File
 	joins       []join // namespaces nsenter joins
-	confinement confinement
+	confinement container.Confinement
 }
 
 // join is a namespace to join and nsenter's option for it.
 type join struct {
 	option string
 	file   *os.File
-}
-
-// confinement is what a process of the machine has less than one of the host.
-type confinement struct {
-	Bounding   uint64
-	NoNewPrivs bool
-	Filters    [][]byte // seccomp programs, oldest first, as the kernel has them
-	Limits     []limit
-}
-
-type limit struct {
-	Resource int
-	Value    unix.Rlimit
 }
 
 // resources are all that getrlimit(2) knows, RLIMIT_CPU to RLIMIT_RTTIME.
@@ -55,9 +44,9 @@ const resources = 16
 // processes that it did not start, as those of machinectl shell and Nomad's own.
 const scope = "exec.scope"
 
-// makePlace returns the cgroup for the processes that enter: a systemd in the
+// makeGroup returns the cgroup for the processes that enter: a systemd in the
 // machine keeps its own order, in which the leader is in init.scope.
-func makePlace(leader string) (string, error) {
+func makeGroup(leader string) (string, error) {
 	if filepath.Ext(leader) == filepath.Ext(scope) {
 		return leader, nil
 	}
@@ -75,7 +64,7 @@ func openLeader(ctx context.Context, target Target) (*leader, error) {
 		err = l.open()
 	}
 	if err == nil {
-		err = l.confinement.read(ctx, l.pid)
+		l.confinement, err = readConfinement(ctx, l.pid)
 	}
 	if err == nil {
 		err = l.verify()
@@ -89,10 +78,10 @@ func openLeader(ctx context.Context, target Target) (*leader, error) {
 
 func (l *leader) open() (err error) {
 	proc := fmt.Sprintf("/proc/%d/", l.pid)
-	if l.placeDir, err = makePlace(l.cgroupDir); err != nil {
+	if l.groupDir, err = makeGroup(l.cgroupDir); err != nil {
 		return err
 	}
-	if l.place, err = openPath(l.placeDir); err != nil {
+	if l.group, err = openPath(l.groupDir); err != nil {
 		return err
 	}
 	if l.root, err = openPath(proc + "root"); err != nil {
@@ -133,7 +122,7 @@ func (l *leader) verify() error {
 }
 
 func (l *leader) close() {
-	files := []*os.File{l.place, l.root, l.mount, l.pidns}
+	files := []*os.File{l.group, l.root, l.mount, l.pidns}
 	for _, join := range l.joins {
 		files = append(files, join.file)
 	}
@@ -144,31 +133,31 @@ func (l *leader) close() {
 	}
 }
 
-// read finds out how the leader is confined.
-func (c *confinement) read(ctx context.Context, pid int) error {
+// readConfinement finds out how the leader is confined.
+func readConfinement(ctx context.Context, pid int) (c container.Confinement, err error) {
 	status, err := readStatus(pid)
 	if err != nil {
-		return err
+		return c, err
 	}
 	if c.Bounding, err = strconv.ParseUint(status["CapBnd"], 16, 64); err != nil {
-		return fmt.Errorf("parse capability bounding set: %w", err)
+		return c, fmt.Errorf("parse capability bounding set: %w", err)
 	}
 	c.NoNewPrivs = status["NoNewPrivs"] == "1"
 	for resource := range resources {
-		l := limit{Resource: resource}
+		l := container.Limit{Resource: resource}
 		if err := unix.Prlimit(pid, resource, nil, &l.Value); err != nil {
-			return fmt.Errorf("read resource limit %d: %w", resource, err)
+			return c, fmt.Errorf("read resource limit %d: %w", resource, err)
 		}
 		c.Limits = append(c.Limits, l)
 	}
 	switch status["Seccomp"] {
 	case "0":
-		return nil
+		return c, nil
 	case strconv.Itoa(unix.SECCOMP_MODE_FILTER):
 		c.Filters, err = seccompFilters(ctx, pid)
-		return err
+		return c, err
 	default:
-		return fmt.Errorf("copy seccomp mode %q: not known", status["Seccomp"])
+		return c, fmt.Errorf("copy seccomp mode %q: not known", status["Seccomp"])
 	}
 }
 
@@ -193,7 +182,7 @@ func waitComplete(ctx context.Context, pid int) error {
 	}
 }
 
-// IsComplete tells whether a machine's leader has become the payload, and so runs
+// IsComplete reports whether a machine's leader has become the payload, and so runs
 // another program than its parent, or the stub init, which takes on its name
 // last (systemd 219 to 262, stub_pid1).
 func IsComplete(pid int) (bool, error) {
@@ -246,10 +235,10 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// equip gives the shim what of the leader only the host may give: hard limits
+// raiseLimits gives the shim what of the leader only the host may give: hard limits
 // above ours and its weight with the OOM killer. Where the host may not
 // either, the process gets less than the leader has, which does no harm.
-func (l *leader) equip(pid int) error {
+func (l *leader) raiseLimits(pid int) error {
 	for _, want := range l.confinement.Limits {
 		var now unix.Rlimit
 		if err := unix.Prlimit(pid, want.Resource, nil, &now); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 const (
@@ -24,8 +25,8 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if Called(os.Args) {
-		ShimMain()
+	if container.Called(os.Args) {
+		container.Main()
 	}
 	os.Exit(m.Run())
 }

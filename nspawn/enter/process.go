@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 // process is the process in the machine: our child, head of a session.
@@ -26,7 +28,7 @@ type process struct {
 // start makes the process. It returns when that executes the command or has
 // failed to.
 func start(ctx context.Context, l *leader, s *streams, command *Command) (*process, error) {
-	shim, err := startShim(l, s.child, &instructions{
+	shim, err := startShim(l, s.child, &container.Instructions{
 		Argv: command.Argv, Env: command.Env, Dir: command.Dir, User: command.User,
 		TTY: command.TTY, Confinement: l.confinement,
 	})
@@ -47,7 +49,7 @@ func start(ctx context.Context, l *leader, s *streams, command *Command) (*proce
 		}
 		return nil, err
 	}
-	p := &process{pid: first.Pid, cgroup: l.placeDir, terminal: terminal}
+	p := &process{pid: first.Pid, cgroup: l.groupDir, terminal: terminal}
 	p.release = guard(ctx, p.kill)
 	// The shim waits for the process, which the container may tamper with.
 	release = guard(ctx, shim.kill)

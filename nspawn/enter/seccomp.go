@@ -37,9 +37,9 @@ func seccompFilters(ctx context.Context, pid int) ([][]byte, error) {
 // in vfork(2) waits for its child, uninterruptibly.
 const traceTimeout = 5 * time.Second
 
-// again waits a moment before another look at what no event tells a thread of:
+// pause waits a moment before another look at what no event reports to a thread:
 // that a lock is free, or that a process has stopped for its tracer.
-func again(ctx context.Context) error {
+func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -62,7 +62,7 @@ func lockedTraceFilters(ctx context.Context, pid int) ([][]byte, error) {
 			return traceFilters(ctx, pid)
 		}
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
-			err = again(ctx)
+			err = pause(ctx)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("copy seccomp filters: lock process %d: %w", pid, err)
@@ -107,7 +107,7 @@ func waitStop(ctx context.Context, pid int) (status unix.WaitStatus, err error) 
 		case stopped == pid:
 			return status, nil
 		}
-		if err := again(ctx); err != nil {
+		if err := pause(ctx); err != nil {
 			return status, fmt.Errorf("wait for process %d to stop: %w", pid, err)
 		}
 	}
@@ -140,21 +140,4 @@ func getFilter(pid, n int) ([]byte, error) {
 		return nil, errno
 	}
 	return filter, nil
-}
-
-// installFilters gives the calling thread the filters. It needs no_new_privs
-// or CAP_SYS_ADMIN.
-func installFilters(filters [][]byte) error {
-	for _, filter := range filters {
-		program := unix.SockFprog{
-			Len:    uint16(len(filter) / unix.SizeofSockFilter),
-			Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter))),
-		}
-		_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-		runtime.KeepAlive(filter)
-		if errno != 0 {
-			return fmt.Errorf("install seccomp filter: %w", errno)
-		}
-	}
-	return nil
 }

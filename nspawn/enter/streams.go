@@ -95,18 +95,19 @@ func (s *streams) attach(terminal *os.File) {
 	s.add(terminal, s.command.Stdout)
 }
 
-// pump begins to copy.
-func (s *streams) pump() {
+// start begins to copy.
+func (s *streams) start() {
 	for _, output := range s.outputs {
 		go output.copy()
 	}
-	go s.feed()
+	go s.copyStdin()
 	if s.command.TTY {
 		go s.resize()
 	}
 }
 
-func (s *streams) feed() {
+// copyStdin copies the input until it ends or the process wants no more of it.
+func (s *streams) copyStdin() {
 	if s.command.Stdin != nil {
 		_, _ = io.Copy(s.input, s.command.Stdin) // EPIPE: the process wants no more
 	}
@@ -154,8 +155,8 @@ func (s *streams) finish(ctx context.Context) {
 	}
 }
 
-// complain writes a message where the process would have written it.
-func (s *streams) complain(message string) {
+// writeError writes a message where the process would have written it.
+func (s *streams) writeError(message string) {
 	to, end := s.command.Stderr, "\n"
 	if s.command.TTY {
 		to, end = s.command.Stdout, "\r\n"

@@ -8,12 +8,12 @@ package main
 import (
 	"os"
 
-	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 func main() {
-	if !enter.Called(os.Args) {
+	if !container.Called(os.Args) {
 		os.Exit(2) // nothing for people
 	}
-	enter.ShimMain()
+	container.Main()
 }

@@ -1,4 +1,10 @@
-package enter
+// Package container is the container's side of package enter: the shim, which becomes a
+// process of the machine, step by step. See [Main]. The plugin's side starts it with
+// descriptors, [Instructions] and a socket for its [Reply].
+//
+// The package knows nothing of the host and imports little, so that the program
+// made of it starts within milliseconds.
+package container
 
 import (
 	"encoding/json"
@@ -9,23 +15,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// First arguments with which the program has to call [ShimMain].
+// Exit codes of a command that the container can not run, as shells have them.
 const (
-	// ShimArg makes the program the shim that Run starts.
-	ShimArg = "enter-machine"
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// First arguments with which the program has to call [Main].
+const (
+	// EnterArg makes the program the shim that enter.Run starts.
+	EnterArg = "enter-machine"
 	// UserArg makes it the beginning of a payload's own command line, as in
 	// "SHIM enter-user USER -- COMMAND ARGUMENT…": it runs the command as a
 	// user of the image, which has no need of getent(1). See [Static].
 	UserArg = "enter-user"
 )
 
-// Called tells from the program's arguments whether it is to be the shim.
+// Called reports, from the program's arguments, whether it was started as the shim.
 func Called(args []string) bool {
-	return len(args) > 1 && (args[1] == ShimArg || args[1] == UserArg)
+	return len(args) > 1 && (args[1] == EnterArg || args[1] == UserArg)
 }
 
-// ShimMain is the shim. It never returns, and main calls it first thing.
-func ShimMain() {
+// Main is the shim. It never returns, and main calls it first thing.
+func Main() {
 	if os.Args[1] == UserArg {
 		userMain(os.Args[2:])
 	}
@@ -37,37 +49,37 @@ func ShimMain() {
 	unix.Exit(0)
 }
 
-// enterMain makes the process and tells Run about it. Two threads share the
+// enterMain makes the process and reports it to enter.Run. Two threads share the
 // work: this one stays on the host's side, the other becomes the container's.
 func enterMain() error {
 	// Nobody without CAP_SYS_PTRACE over the host looks into what follows.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make shim undumpable: %w", err)
 	}
-	var todo instructions
-	if err := json.NewDecoder(os.NewFile(fdInstructions, "instructions")).Decode(&todo); err != nil {
+	var todo Instructions
+	if err := json.NewDecoder(os.NewFile(FDInstructions, "instructions")).Decode(&todo); err != nil {
 		return fmt.Errorf("read instructions: %w", err)
 	}
 	type result struct {
-		child newborn
+		child forkedProcess
 		err   error
 	}
-	born, told, executed := make(chan result), make(chan struct{}), make(chan unix.Errno)
+	forked, reported, executed := make(chan result), make(chan struct{}), make(chan unix.Errno)
 	go func() {
 		runtime.LockOSThread() // and never back: nothing else may run on it
-		child, err := todo.bear()
-		born <- result{child, err}
-		<-told
+		child, err := todo.enterAndFork()
+		forked <- result{child, err}
+		<-reported
 		executed <- child.execute()
 	}()
-	r := <-born
+	r := <-forked
 	if r.err != nil {
-		return send(reply{Error: r.err.Error()}, nil)
+		return send(Reply{Error: r.err.Error()}, nil)
 	}
-	if err := send(reply{Pid: r.child.pid}, r.child.terminal); err != nil {
+	if err := send(Reply{Pid: r.child.pid}, r.child.terminal); err != nil {
 		return err
 	}
-	close(told)
+	close(reported)
 	if errno := <-executed; errno != 0 {
 		return send(failure(todo.Argv[0], errno), nil)
 	}
@@ -75,19 +87,19 @@ func enterMain() error {
 }
 
 // failure has the exit codes of shells.
-func failure(command string, errno unix.Errno) reply {
+func failure(command string, errno unix.Errno) Reply {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR:
-		return reply{Code: exitNotFound, Failure: command + ": not found"}
+		return Reply{Code: exitNotFound, Failure: command + ": not found"}
 	default:
-		return reply{Code: exitNotExecutable, Failure: fmt.Sprintf("%s: %s", command, errno)}
+		return Reply{Code: exitNotExecutable, Failure: fmt.Sprintf("%s: %s", command, errno)}
 	}
 }
 
 // maxText bounds the texts of a reply, so that it fits into one packet.
 const maxText = 4096
 
-func send(r reply, terminal *os.File) error {
+func send(r Reply, terminal *os.File) error {
 	r.Error, r.Failure = r.Error[:min(len(r.Error), maxText)], r.Failure[:min(len(r.Failure), maxText)]
 	message, err := json.Marshal(r)
 	if err != nil {
@@ -97,7 +109,7 @@ func send(r reply, terminal *os.File) error {
 	if terminal != nil {
 		rights = unix.UnixRights(int(terminal.Fd()))
 	}
-	if err := unix.Sendmsg(fdReplies, message, rights, nil, 0); err != nil {
+	if err := unix.Sendmsg(FDReplies, message, rights, nil, 0); err != nil {
 		return fmt.Errorf("send reply: %w", err)
 	}
 	return nil

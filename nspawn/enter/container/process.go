@@ -1,4 +1,4 @@
-package enter
+package container
 
 import (
 	"fmt"
@@ -6,57 +6,59 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/user"
 )
 
-// newborn is the process before it executes its command.
-type newborn struct {
+// forkedProcess is the process before it executes its command.
+type forkedProcess struct {
 	pid      int
-	terminal *os.File // the end to be handed to Run, nil without TTY
+	terminal *os.File // the end to be handed to enter.Run, nil without TTY
 	socket   int      // see fork
 }
 
-// bear makes the calling thread the container's, as far as a thread can be,
+// enterAndFork makes the calling thread the container's, as far as a thread can be,
 // and forks. The order matters: files are opened and the user is looked up as
 // the container's root, before privileges go; descriptors go before the child
 // can be seen; filters come last, because they were made for what the payload
 // does and not for this.
-func (todo *instructions) bear() (newborn, error) {
+func (todo *Instructions) enterAndFork() (forkedProcess, error) {
 	if err := joinFiles(); err != nil {
-		return newborn{}, err
+		return forkedProcess{}, err
 	}
-	who, err := lookup("/", todo.User)
+	who, err := user.Lookup("/", todo.User)
 	if err != nil {
-		return newborn{}, err
+		return forkedProcess{}, err
 	}
-	stdio := [3]int{fdStdin, fdStdout, fdStderr}
+	stdio := [3]int{FDStdin, FDStdout, FDStderr}
 	var terminal *os.File
 	if todo.TTY {
-		var user int
-		if terminal, user, err = openTerminal(who.uid); err != nil {
-			return newborn{}, err
+		var child int
+		if terminal, child, err = openTerminal(who.UID); err != nil {
+			return forkedProcess{}, err
 		}
-		stdio = [3]int{user, user, user}
+		stdio = [3]int{child, child, child}
 	}
-	env := who.environment(todo.Env)
-	if _, set := lookupEnv(env, "TERM"); todo.TTY && !set {
+	env := who.Environment(todo.Env)
+	if _, set := user.LookupEnv(env, "TERM"); todo.TTY && !set {
 		env = append(env, "TERM=xterm")
 	}
 	program, err := newProgram(todo.Argv, env, todo.TTY)
 	if err != nil {
-		return newborn{}, err
+		return forkedProcess{}, err
 	}
 	// The pid namespace is for children; this thread stays invisible.
-	if err := unix.Setns(fdPidns, unix.CLONE_NEWPID); err != nil {
-		return newborn{}, fmt.Errorf("join pid namespace: %w", err)
+	if err := unix.Setns(FDPidns, unix.CLONE_NEWPID); err != nil {
+		return forkedProcess{}, fmt.Errorf("join pid namespace: %w", err)
 	}
 	if err := isolate(stdio); err != nil {
-		return newborn{}, err
+		return forkedProcess{}, err
 	}
 	if err := todo.confine(who); err != nil {
-		return newborn{}, err
+		return forkedProcess{}, err
 	}
 	pid, socket, err := program.fork()
-	return newborn{pid, terminal, socket}, err
+	return forkedProcess{pid, terminal, socket}, err
 }
 
 // joinFiles gives the calling thread the leader's files.
@@ -66,10 +68,10 @@ func joinFiles() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare root directory: %w", err)
 	}
-	if err := unix.Setns(fdMount, unix.CLONE_NEWNS); err != nil {
+	if err := unix.Setns(FDMount, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("join mount namespace: %w", err)
 	}
-	if err := unix.Fchdir(fdRoot); err != nil {
+	if err := unix.Fchdir(FDRoot); err != nil {
 		return fmt.Errorf("change to leader's root directory: %w", err)
 	}
 	if err := unix.Chroot("."); err != nil {
@@ -96,7 +98,7 @@ func isolate(stdio [3]int) error {
 }
 
 // openTerminal opens a terminal of the container's for its user uid, who can
-// then open it again. It returns the end for Run, and the descriptor of the
+// then open it again. It returns the end for enter.Run, and the descriptor of the
 // other one.
 func openTerminal(uid int) (*os.File, int, error) {
 	pts, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -134,7 +136,7 @@ func candidates(command string, env []string) []string {
 	if strings.Contains(command, "/") {
 		return []string{command}
 	}
-	path, _ := lookupEnv(env, "PATH")
+	path, _ := user.LookupEnv(env, "PATH")
 	var files []string
 	for dir := range strings.SplitSeq(path, ":") {
 		if dir != "" { // an empty one means the working directory: no

@@ -1,4 +1,4 @@
-package enter
+package container
 
 import (
 	"debug/elf"
@@ -9,9 +9,11 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/user"
 )
 
-// Static tells whether the running executable needs no dynamic linker and so
+// Static reports whether the running executable needs no dynamic linker and so
 // can be run in any image.
 func Static() (bool, error) {
 	file, err := elf.Open("/proc/self/exe")
@@ -48,19 +50,19 @@ func execAs(args []string) (int, error) {
 		return exitNotExecutable, fmt.Errorf("usage: %s USER -- COMMAND [ARGUMENT…]", UserArg)
 	}
 	argv := args[2:]
-	who, err := lookup("/", args[0])
+	who, err := user.Lookup("/", args[0])
 	if err != nil {
 		return exitNotExecutable, err
 	}
-	env := who.environment(withoutRoot(os.Environ()))
-	if err := syscall.Setgroups(who.groups); err != nil {
+	env := who.Environment(withoutRoot(os.Environ()))
+	if err := syscall.Setgroups(who.Groups); err != nil {
 		return exitNotExecutable, fmt.Errorf("set groups of user %q: %w", args[0], err)
 	}
-	if err := syscall.Setresgid(who.gid, who.gid, who.gid); err != nil {
-		return exitNotExecutable, fmt.Errorf("set gid %d: %w", who.gid, err)
+	if err := syscall.Setresgid(who.GID, who.GID, who.GID); err != nil {
+		return exitNotExecutable, fmt.Errorf("set gid %d: %w", who.GID, err)
 	}
-	if err := syscall.Setresuid(who.uid, who.uid, who.uid); err != nil {
-		return exitNotExecutable, fmt.Errorf("set uid %d: %w", who.uid, err)
+	if err := syscall.Setresuid(who.UID, who.UID, who.UID); err != nil {
+		return exitNotExecutable, fmt.Errorf("set uid %d: %w", who.UID, err)
 	}
 	failed := unix.ENOENT
 	for _, file := range candidates(argv[0], env) {

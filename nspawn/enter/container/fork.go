@@ -1,4 +1,4 @@
-package enter
+package container
 
 import (
 	"fmt"
@@ -57,7 +57,7 @@ func (p *program) fork() (pid, socket int, err error) {
 }
 
 // execute lets the child go on and waits until it has become the program.
-func (n *newborn) execute() unix.Errno {
+func (n *forkedProcess) execute() unix.Errno {
 	answer := []byte{1}
 	if _, err := unix.Write(n.socket, answer); err != nil {
 		return 0 // killed meanwhile, as its exit status tells

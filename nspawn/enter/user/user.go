@@ -1,4 +1,6 @@
-package enter
+// Package user finds users and groups in a container's own files, so that an image
+// needs no getent(1).
+package user
 
 import (
 	"bufio"
@@ -24,42 +26,42 @@ const maxDatabase = 8 << 20
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// identity is a user as the container's own files describe it.
-type identity struct {
-	uid, gid int
-	groups   []int
-	name     string // "" where the files do not name the uid
-	home     string
+// Identity is a user as the container's own files describe it.
+type Identity struct {
+	UID, GID int
+	Groups   []int
+	Name     string // "" where the files do not name the UID
+	Home     string
 }
 
-// lookup resolves USER or USER:GROUP, names or numbers, in the passwd and
+// Lookup resolves USER or USER:GROUP, names or numbers, in the passwd and
 // group files below root. It has docker's rules: numbers need no entry, "" is
 // uid 0, and supplementary groups are looked up unless a group is given.
-func lookup(root, user string) (identity, error) {
+func Lookup(root, user string) (Identity, error) {
 	owner, group, explicit := strings.Cut(user, ":")
 	if explicit && group == "" {
-		return identity{}, fmt.Errorf("find user %q: no group after the colon", user)
+		return Identity{}, fmt.Errorf("find user %q: no group after the colon", user)
 	}
 	who, err := lookupUser(root, owner)
 	if err != nil {
-		return identity{}, err
+		return Identity{}, err
 	}
 	if explicit {
-		who.gid, err = lookupGroup(root, group)
+		who.GID, err = lookupGroup(root, group)
 		return who, err
 	}
-	if who.name != "" {
-		who.groups, err = memberships(root, who.name)
+	if who.Name != "" {
+		who.Groups, err = memberships(root, who.Name)
 	}
 	return who, err
 }
 
-func lookupUser(root, user string) (identity, error) {
+func lookupUser(root, user string) (Identity, error) {
 	if user == "" {
 		user = "0"
 	}
 	uid, numeric := parseID(user)
-	who := identity{uid: uid, home: "/"}
+	who := Identity{UID: uid, Home: "/"}
 	found := false
 	err := eachEntry(root, "etc/passwd", func(f []string) bool {
 		id, okUID := parseID(field(f, 2))
@@ -71,9 +73,9 @@ func lookupUser(root, user string) (identity, error) {
 			return true
 		}
 		found = true
-		who.uid, who.gid, who.name = id, gid, f[0]
+		who.UID, who.GID, who.Name = id, gid, f[0]
 		if home := field(f, 5); path.IsAbs(home) {
-			who.home = home
+			who.Home = home
 		}
 		return false
 	})
@@ -116,23 +118,24 @@ func memberships(root, user string) ([]int, error) {
 	return slices.Compact(groups), err
 }
 
-// environment fills in what a login would set and env lacks.
-func (who identity) environment(env []string) []string {
-	defaults := []string{"HOME=" + who.home, "PATH=" + defaultPath}
-	if who.name != "" {
-		defaults = append(defaults, "USER="+who.name, "LOGNAME="+who.name)
+// Environment adds to env what a login would set and env lacks.
+func (who Identity) Environment(env []string) []string {
+	defaults := []string{"HOME=" + who.Home, "PATH=" + defaultPath}
+	if who.Name != "" {
+		defaults = append(defaults, "USER="+who.Name, "LOGNAME="+who.Name)
 	}
 	env = slices.Clone(env)
 	for _, entry := range defaults {
 		name, _, _ := strings.Cut(entry, "=")
-		if _, set := lookupEnv(env, name); !set {
+		if _, set := LookupEnv(env, name); !set {
 			env = append(env, entry)
 		}
 	}
 	return env
 }
 
-func lookupEnv(env []string, name string) (string, bool) {
+// LookupEnv returns the value of a variable of an environment.
+func LookupEnv(env []string, name string) (string, bool) {
 	for _, entry := range env {
 		if key, value, ok := strings.Cut(entry, "="); ok && key == name {
 			return value, true

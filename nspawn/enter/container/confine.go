@@ -1,16 +1,19 @@
-package enter
+package container
 
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/user"
 )
 
 // confine leaves the calling thread no more than the leader and the user have.
 // Package syscall would change all threads; these calls change this one only.
-func (todo *instructions) confine(who identity) error {
+func (todo *Instructions) confine(who user.Identity) error {
 	c := &todo.Confinement
 	if err := applyLimits(c.Limits); err != nil {
 		return err
@@ -35,7 +38,7 @@ func (todo *instructions) confine(who identity) error {
 		return err
 	}
 	caps := uint64(0)
-	if who.uid == 0 {
+	if who.UID == 0 {
 		caps = c.Bounding
 	}
 	if err := setCapabilities(caps | last); err != nil {
@@ -56,8 +59,8 @@ func (todo *instructions) confine(who identity) error {
 }
 
 // applyLimits comes as close to the leader's limits as is possible: raising a
-// hard one takes CAP_SYS_RESOURCE over the host (see leader.equip).
-func applyLimits(limits []limit) error {
+// hard one takes CAP_SYS_RESOURCE over the host (see leader.raiseLimits in package enter).
+func applyLimits(limits []Limit) error {
 	for _, want := range limits {
 		var now unix.Rlimit
 		if err := unix.Prlimit(0, want.Resource, nil, &now); err != nil {
@@ -89,19 +92,19 @@ func dropBounding(keep uint64) error {
 }
 
 // become changes the user and keeps the permitted capabilities for now.
-func become(who identity) error {
+func become(who user.Identity) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}
-	groups := make([]uint32, len(who.groups))
-	for n, gid := range who.groups {
+	groups := make([]uint32, len(who.Groups))
+	for n, gid := range who.Groups {
 		groups[n] = uint32(gid)
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
 	if errno != 0 {
 		return fmt.Errorf("set groups: %w", errno)
 	}
-	gid, uid := uintptr(who.gid), uintptr(who.uid)
+	gid, uid := uintptr(who.GID), uintptr(who.UID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
 		return fmt.Errorf("set gid %d (outside of the container's range?): %w", gid, errno)
 	}
@@ -119,6 +122,23 @@ func setCapabilities(caps uint64) error {
 	data := [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
 	if err := unix.Capset(&header, &data[0]); err != nil {
 		return fmt.Errorf("set capabilities: %w", err)
+	}
+	return nil
+}
+
+// installFilters gives the calling thread the filters. It needs no_new_privs
+// or CAP_SYS_ADMIN.
+func installFilters(filters [][]byte) error {
+	for _, filter := range filters {
+		program := unix.SockFprog{
+			Len:    uint16(len(filter) / unix.SizeofSockFilter),
+			Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter))),
+		}
+		_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+		runtime.KeepAlive(filter)
+		if errno != 0 {
+			return fmt.Errorf("install seccomp filter: %w", errno)
+		}
 	}
 	return nil
 }
