@@ -7,6 +7,8 @@ import (
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // startUnit starts a machine as far as a plugin gets that dies before it is up:
@@ -16,7 +18,7 @@ func startUnit(t *testing.T, m *Manager, spec Spec) {
 	must.NoError(t, err)
 	must.NoError(t, m.prepare(t.Context(), &spec, func(string) {}))
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), properties(spec, tool, m.dirs)))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, tool))))
 }
 
 // A machine that is not up yet is not taken for one that is, nor for one that has

@@ -15,23 +15,6 @@ import (
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
-// Bind makes a file or directory of the host visible in the machine. In a
-// user namespace it is ID-mapped: the owner 0 on the host is root inside.
-type Bind struct {
-	Source      string
-	Destination string
-	ReadOnly    bool
-	// Owned is a directory that is only this machine's: where its file system
-	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
-	// given to the machine's root instead. Other binds are refused then.
-	Owned bool
-	// Plain is a directory with no mounts below it. Unless the machine boots, it is
-	// ID-mapped by us, which is faster than nspawn.
-	Plain bool
-
-	unmapped bool // for nspawn: it cannot be, or is already
-}
-
 // bind is where a bind of a machine is mounted on the host, ID-mapped.
 func (d Dirs) bind(machine, index string) string {
 	return filepath.Join(d.machine(machine), "binds", index)
@@ -53,10 +36,10 @@ func (m *Manager) mapBinds(ctx context.Context, s *Spec) error {
 			target := m.dirs.bind(s.Machine, strconv.Itoa(i))
 			errs = append(errs, os.MkdirAll(target, 0o700))
 			mapped = append(mapped, idmap.Bind{Source: bind.Source, Target: target})
-			bind.Source, bind.unmapped = target, true
+			bind.Source, bind.Unmapped = target, true
 		case err == nil:
 		case bind.Owned:
-			bind.unmapped = true
+			bind.Unmapped = true
 			errs = append(errs, rootfs.HandOver(ctx, bind.Source, s.Root.UIDBase))
 		default:
 			errs = append(errs, fmt.Errorf("bind %s to %s with a user namespace: %w", bind.Source, bind.Destination, err))
@@ -76,7 +59,7 @@ func (m *Manager) makePoints(s Spec) error {
 		if !plain.Plain {
 			continue
 		}
-		for _, bind := range s.binds(m.dirs) {
+		for _, bind := range allBinds(s, m.dirs) {
 			name, below := strings.CutPrefix(bind.Destination, plain.Destination+"/")
 			if !below {
 				continue

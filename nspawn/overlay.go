@@ -13,26 +13,6 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// Overlay merges directories into one tree, which the machine sees at
-// Destination. As with Bind, the owner 0 on the host is root inside.
-//
-// It is not left to nspawn's --overlay=: nspawn cannot ID-map its layers, and in
-// a user namespace all of it would be nobody's.
-type Overlay struct {
-	Lower []Layer // the lowest first, as with --overlay=
-	// Upper takes what the machine changes, and keeps it. With "" it is
-	// discarded with the machine.
-	Upper       string
-	ReadOnly    bool // there is no upper layer, and at least two lower ones
-	Destination string
-}
-
-// Layer is a directory of the host, or, by its path in there, of the machine's root.
-type Layer struct {
-	Path   string
-	InRoot bool
-}
-
 // overlay is where an overlay of a machine is mounted on the host.
 func (d Dirs) overlay(machine, index string) string {
 	return filepath.Join(d.machine(machine), "overlays", index)
@@ -48,13 +28,13 @@ func (d Dirs) overlayRW(machine, index string) string {
 // upper layer.
 func overlayWork(machine, index string) string { return ".nomad-nspawn-" + machine + "-" + index }
 
-// binds are all that the machine gets, with those that show it its overlays.
-func (s Spec) binds(d Dirs) []Bind {
+// allBinds are all that the machine gets, with those that show it its overlays.
+func allBinds(s Spec, d Dirs) []Bind {
 	binds := slices.Clone(s.Binds)
 	for i, overlay := range s.Overlays {
 		binds = append(binds, Bind{
 			Source: d.overlay(s.Machine, strconv.Itoa(i)), Destination: overlay.Destination,
-			ReadOnly: overlay.ReadOnly, unmapped: true, // its layers are mapped
+			ReadOnly: overlay.ReadOnly, Unmapped: true, // its layers are mapped
 		})
 	}
 	return binds

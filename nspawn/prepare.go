@@ -12,6 +12,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/quota"
@@ -26,7 +27,7 @@ func (m *Manager) prepare(ctx context.Context, s *Spec, notice func(string)) err
 	if err := os.MkdirAll(m.dirs.machine(s.Machine), 0o700); err != nil {
 		return fmt.Errorf("make the directory of machine %s: %w", s.Machine, err)
 	}
-	if err := os.WriteFile(m.dirs.environment(s.Machine), []byte(environmentFile(s.Environment)), 0o600); err != nil {
+	if err := os.WriteFile(m.dirs.environment(s.Machine), []byte(machine.EnvironmentFile(s.Environment)), 0o600); err != nil {
 		return fmt.Errorf("write the environment of machine %s: %w", s.Machine, err)
 	}
 	if err := m.makeOverlayTargets(*s); err != nil {
@@ -85,7 +86,7 @@ func (m *Manager) prepareRoot(ctx context.Context, s *Spec, notice func(string))
 			return err
 		}
 	}
-	return furnish(m.dirs.root(s.Machine), *s, s.binds(m.dirs))
+	return furnish(m.dirs.root(s.Machine), *s, allBinds(*s, m.dirs))
 }
 
 // prepareInPlace is for an image that nspawn ID-maps itself. One that may be
@@ -332,7 +333,7 @@ func (d Dirs) removeJournalLink(machine string) error {
 	return nil
 }
 
-// machineIDOf is the machine ID of a machine that is named by MachineName: the
+// machineIDOf is the machine ID of a machine that is named by machine.Name: the
 // allocation's ID, which ends the name, without its dashes.
 func machineIDOf(machine string) string {
 	const uuid = 36

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 // Streams are where the payload's output goes. Instead of the zero value, it is
@@ -84,11 +87,11 @@ func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Strea
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := properties(s, t, m.dirs)
+	props := machine.Properties(s, m.dirs.host(s, t))
 	if !s.LogToJournal {
 		props = append(props,
-			property("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
-			property("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
+			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
+			systemd.NewProperty("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
 		)
 	}
 	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {

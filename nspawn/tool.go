@@ -17,7 +17,7 @@ import (
 type tool struct {
 	path    string // of systemd-nspawn
 	version int    // systemd's major version
-	shim    string // path of our own executable, see Spec.shimmed
+	shim    string // path of our own executable, see Spec.Shimmed
 }
 
 // lookTool finds the tool that is installed now: both it and we may be
@@ -36,7 +36,7 @@ func lookTool(ctx context.Context, bus *systemd.Conn, s Spec) (tool, error) {
 		return tool{}, err
 	}
 	t := tool{path: path, version: version}
-	if s.shimmed() {
+	if s.Shimmed() {
 		t.shim, err = lookShim()
 	}
 	return t, err

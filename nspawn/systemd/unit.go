@@ -14,6 +14,11 @@ import (
 // Property is a property of a unit, as systemd's D-Bus interface knows it.
 type Property = sd.Property
 
+// NewProperty is a property with a value of the type that D-Bus has for it.
+func NewProperty(name string, value any) Property {
+	return Property{Name: name, Value: dbus.MakeVariant(value)}
+}
+
 // auxUnit is an auxiliary unit of StartTransientUnit; systemd supports none yet.
 type auxUnit struct {
 	Name       string

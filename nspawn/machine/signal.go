@@ -1,4 +1,4 @@
-package nspawn
+package machine
 
 import (
 	"fmt"

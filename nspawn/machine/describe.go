@@ -1,4 +1,4 @@
-package nspawn
+package machine
 
 import (
 	"fmt"
@@ -10,15 +10,14 @@ import (
 
 // Describe shows what starting the machine asks of systemd: the command line,
 // an argument a line, and the unit's properties. It holds no secret.
-func Describe(s Spec, systemdVersion int) string {
-	t := tool{path: "systemd-nspawn", version: systemdVersion, shim: "nomad-driver-nspawn"}
+func Describe(s Spec, h Host) string {
 	var b strings.Builder
-	for _, arg := range argv(s, t, DefaultDirs) {
+	for _, arg := range Argv(s, h) {
 		fmt.Fprintf(&b, "%s\n", arg)
 	}
 	b.WriteString("\n")
 	var lines []string
-	for _, p := range properties(s, t, DefaultDirs) {
+	for _, p := range Properties(s, h) {
 		if p.Name != "ExecStart" && p.Name != "ExecStartEx" {
 			lines = append(lines, fmt.Sprintf("%s=%s\n", p.Name, readable(p.Value)))
 		}

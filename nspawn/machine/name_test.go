@@ -1,4 +1,4 @@
-package nspawn
+package machine
 
 import (
 	"strings"
@@ -9,7 +9,7 @@ import (
 
 const alloc = "2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f"
 
-func TestMachineName(t *testing.T) {
+func TestName(t *testing.T) {
 	for _, c := range []struct{ task, want string }{
 		{"web", "web-" + alloc},
 		{"Web-1", "Web-1-" + alloc},
@@ -20,31 +20,31 @@ func TestMachineName(t *testing.T) {
 		{"-", "1897e302-" + alloc},
 		{"ünïcode", "n-code-e7369a21-" + alloc},
 	} {
-		must.Eq(t, c.want, MachineName(alloc, c.task))
+		must.Eq(t, c.want, Name(alloc, c.task))
 	}
 }
 
-func FuzzMachineName(f *testing.F) {
+func FuzzName(f *testing.F) {
 	f.Add(alloc, "web_api", "web-api")
 	f.Add("", "", " ")
 	f.Add(strings.Repeat("a", 90), "x", "y")
 	f.Fuzz(func(t *testing.T, alloc, task, other string) {
-		name := MachineName(alloc, task)
+		name := Name(alloc, task)
 		if len(name) > maxName || !machineName.MatchString(name) {
-			t.Fatalf("MachineName(%q, %q) = %q is not a host name", alloc, task, name)
+			t.Fatalf("Name(%q, %q) = %q is not a host name", alloc, task, name)
 		}
-		if task != other && name == MachineName(alloc, other) {
+		if task != other && name == Name(alloc, other) {
 			t.Fatalf("tasks %q and %q of one allocation are both %q", task, other, name)
 		}
-		machine, ok := MachineOf(UnitName(name))
+		machine, ok := OfUnit(UnitName(name))
 		must.True(t, ok)
 		must.Eq(t, name, machine)
 	})
 }
 
-func TestMachineOfOtherUnits(t *testing.T) {
+func TestOfUnitOfOthers(t *testing.T) {
 	for _, unit := range []string{"ssh.service", "nomad-nspawn-web.scope", "nomad.service"} {
-		_, ok := MachineOf(unit)
+		_, ok := OfUnit(unit)
 		must.False(t, ok, must.Sprint(unit))
 	}
 }

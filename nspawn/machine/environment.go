@@ -1,4 +1,4 @@
-package nspawn
+package machine
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 // The environment reaches the payload through a file of mode 0600, which
@@ -58,10 +60,27 @@ func environmentArgs(env map[string]string) []string {
 	return args
 }
 
-// environmentFile is the content of the unit's EnvironmentFile=. Within double
+type environmentFileEntry struct {
+	Path     string
+	Optional bool
+}
+
+func environmentProperties(h Host) []systemd.Property {
+	return []systemd.Property{
+		systemd.NewProperty("EnvironmentFiles", []environmentFileEntry{{Path: h.Environment}}),
+		systemd.NewProperty("Environment", []string{
+			"NOTIFY_SOCKET=" + h.Notify,
+			// nspawn's own messages belong into the journal of the unit, not
+			// between the lines of the payload.
+			"SYSTEMD_LOG_TARGET=journal",
+		}),
+	}
+}
+
+// EnvironmentFile is the content of the unit's EnvironmentFile=. Within double
 // quotes a backslash protects `"`, `\`, `$` and the backtick, and newlines
 // stand for themselves (systemd.exec(5); load_env_file in env-file.c).
-func environmentFile(env map[string]string) string {
+func EnvironmentFile(env map[string]string) string {
 	quote := strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`")
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(env)) {

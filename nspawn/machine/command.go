@@ -1,0 +1,113 @@
+package machine
+
+import (
+	"slices"
+	"strings"
+
+	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Mode says what the first processes of a machine are.
+type Mode string
+
+// The modes of a machine.
+const (
+	// Boot runs the image's init as PID 1 (--boot); Command holds its arguments.
+	Boot Mode = "boot"
+	// ProcessTwo runs Command as PID 2 below nspawn's stub init (--as-pid2),
+	// which reaps orphans.
+	ProcessTwo Mode = "process-two"
+	// ProcessOne runs Command itself as PID 1.
+	ProcessOne Mode = "process-one"
+)
+
+// rebootStatus is the exit status of systemd-nspawn when the guest asked for
+// a reboot (systemd-nspawn(1), EXIT STATUS; the template unit has it too).
+const rebootStatus = 133
+
+// ShimPath is where our own executable is seen in a machine that needs it.
+const ShimPath = "/run/nomad-driver-nspawn"
+
+type exitStatusSet struct{ Statuses, Signals []int32 }
+
+// execStart is an element of ExecStart=, execStartEx one of ExecStartEx=, which
+// has flags (org.freedesktop.systemd1(5)).
+type (
+	execStart struct {
+		Path          string
+		Args          []string
+		IgnoreFailure bool
+	}
+	execStartEx struct {
+		Path  string
+		Args  []string
+		Flags []string
+	}
+)
+
+func (m Mode) args() []string {
+	switch m {
+	case Boot:
+		// A booted system wants a console; "pipe" has none, and nothing is
+		// captured (seen with 252 to 262).
+		return []string{"--boot", "--console=read-only", "--register=yes"}
+	case ProcessTwo:
+		return []string{"--as-pid2", "--console=pipe", "--register=no"}
+	default:
+		return []string{"--console=pipe", "--register=no"}
+	}
+}
+
+func (m Mode) properties() []systemd.Property {
+	if m != Boot {
+		// The default with Delegate=, "continue", hides an OOM kill.
+		return []systemd.Property{systemd.NewProperty("OOMPolicy", "stop")}
+	}
+	return []systemd.Property{
+		// The guest's systemd handles its own services.
+		systemd.NewProperty("OOMPolicy", "continue"),
+		// A reboot of the guest is not the end of the task. Not in
+		// SuccessExitStatus=: with RemainAfterExit= it would not restart.
+		systemd.NewProperty("RestartForceExitStatus", exitStatusSet{Statuses: []int32{rebootStatus}, Signals: []int32{}}),
+		systemd.NewProperty("StartLimitIntervalUSec", uint64(0)),
+	}
+}
+
+func workingDirectoryArgs(s Spec) []string { return optional("--chdir=", s.WorkingDirectory) }
+
+// Notifies says that the guest tells when it is ready, so that Ready is its word.
+func (s Spec) Notifies() bool { return s.NotifyReady || s.Mode == Boot }
+
+func readyArgs(s Spec) []string {
+	if !s.Notifies() {
+		return nil
+	}
+	return []string{"--notify-ready=yes"}
+}
+
+// Shimmed says that the command is started through our shim. nspawn's --uid=
+// runs getent(1) in the image, which busybox and distroless images lack.
+func (s Spec) Shimmed() bool { return s.User != "" && s.Mode != Boot }
+
+// payload is what stands behind "--".
+func payload(s Spec) []string {
+	if s.Shimmed() {
+		return slices.Concat([]string{ShimPath, container.UserArg, s.User, "--"}, s.Command)
+	}
+	return s.Command
+}
+
+// execProperties: systemd replaces $NAME in the arguments of ExecStart=. ExecStartEx=
+// can forbid it, but systemd 252 writes it to the unit's file as a setting that
+// it does not know: after a daemon-reload the unit cannot be started again, as
+// it has to be when the guest reboots. So it is only used where it is needed;
+// the same goes for ";", which 252 writes wrongly.
+func execProperties(args []string) []systemd.Property {
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.ContainsAny(arg, "$;") }) {
+		return []systemd.Property{
+			systemd.NewProperty("ExecStartEx", []execStartEx{{Path: args[0], Args: args, Flags: []string{"no-env-expand"}}}),
+		}
+	}
+	return []systemd.Property{systemd.NewProperty("ExecStart", []execStart{{Path: args[0], Args: args}})}
+}

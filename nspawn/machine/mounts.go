@@ -1,0 +1,82 @@
+package machine
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Bind makes a file or directory of the host visible in the machine. In a
+// user namespace it is ID-mapped: the owner 0 on the host is root inside.
+type Bind struct {
+	Source      string
+	Destination string
+	ReadOnly    bool
+	// Owned is a directory that is only this machine's: where its file system
+	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
+	// given to the machine's root instead. Other binds are refused then.
+	Owned bool
+	// Plain is a directory with no mounts below it. Unless the machine boots, it is
+	// ID-mapped by us, which is faster than nspawn.
+	Plain bool
+	// Unmapped is not to be ID-mapped by nspawn: it cannot be, or is already. It is
+	// found out when the machine is started.
+	Unmapped bool
+}
+
+// Overlay merges directories into one tree, which the machine sees at
+// Destination. As with Bind, the owner 0 on the host is root inside.
+//
+// It is not left to nspawn's --overlay=: nspawn cannot ID-map its layers, and in
+// a user namespace all of it would be nobody's.
+type Overlay struct {
+	Lower []Layer // the lowest first, as with --overlay=
+	// Upper takes what the machine changes, and keeps it. With "" it is
+	// discarded with the machine.
+	Upper       string
+	ReadOnly    bool // there is no upper layer, and at least two lower ones
+	Destination string
+}
+
+// Layer is a directory of the host, or, by its path in there, of the machine's root.
+type Layer struct {
+	Path   string
+	InRoot bool
+}
+
+func bindArgs(s Spec, h Host) []string {
+	binds := slices.Clone(h.Binds)
+	if s.Shimmed() {
+		binds = append(binds, Bind{Source: h.Shim, Destination: ShimPath, ReadOnly: true})
+	}
+	slices.SortFunc(binds, func(a, b Bind) int { return cmp.Compare(a.Destination, b.Destination) })
+	var args []string
+	for _, b := range binds {
+		option, flags := "--bind=", ""
+		if b.ReadOnly {
+			option = "--bind-ro="
+		}
+		if s.Root.UserNamespace && !b.Unmapped {
+			flags = ":idmap"
+		}
+		args = append(args, option+escapePath(b.Source)+":"+escapePath(b.Destination)+flags)
+	}
+	return args
+}
+
+// escapePath protects the separators of --bind=, see systemd-nspawn(1).
+func escapePath(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(path)
+}
+
+func mountProperties(h Host) []systemd.Property {
+	if h.Version < 256 {
+		return nil
+	}
+	// nspawn mounts /run/systemd/nspawn/unix-export/MACHINE on the host. In a
+	// mount namespace of its own nothing of that is left when it is killed
+	// (systemd#34776); to make one takes 4 ms.
+	return []systemd.Property{systemd.NewProperty("PrivateMounts", true)}
+}

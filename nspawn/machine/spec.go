@@ -1,0 +1,102 @@
+// Package machine says what a machine is, and what that means to systemd: a Spec
+// becomes the command line of systemd-nspawn and the properties of the unit that
+// runs it. All of it is pure: nothing here looks at the host or changes it.
+//
+// Each feature has one file, with its part of the Spec, its arguments and its
+// properties. Argv and Properties only put them together.
+package machine
+
+import (
+	"slices"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// Spec is all that is needed to run a machine. It is plain data.
+type Spec struct {
+	Machine       string            // name, see Name
+	Description   string            // of the unit
+	JournalFields map[string]string // added to each journal entry of the unit
+	UUID          string            // machine ID of the container, a UUID
+
+	Root             Root
+	Mode             Mode
+	Command          []string // payload with arguments, or arguments of the image's init
+	Environment      map[string]string
+	WorkingDirectory string // absolute; "" is the image's root
+	User             string // as docker takes it: name or UID, optionally ":" group or GID
+	Hostname         string // "" is the machine's name
+	Capabilities     []string
+	LinkJournal      string // a value of --link-journal=
+	ResolvConf       string // a value of --resolv-conf=
+	NotifyReady      bool   // the payload sends READY=1; a booted system always does
+	LogToJournal     bool   // the output goes to the host's journal, not to streams
+
+	Binds    []Bind
+	Overlays []Overlay
+	Network  Network
+	Limits   Limits
+}
+
+// Host is what the machine is run with on this host. A job has no say in it: it is
+// found out, or made, before the start.
+type Host struct {
+	Nspawn  string // path of systemd-nspawn
+	Version int    // systemd's major version
+	Shim    string // path of our own executable, see Spec.Shimmed
+
+	Root        string // the directory that nspawn gets as the machine's root
+	Environment string // the file with EnvironmentFile's content, mode 0600
+	Notify      string // the socket on which nspawn reports
+	Binds       []Bind // all of them: the spec's as they are prepared, and those that show overlays
+}
+
+// Argv is the command line that runs the machine. Everything in it is visible
+// to each user of the host, in /proc and over D-Bus: no secret may stand here.
+func Argv(s Spec, h Host) []string {
+	return slices.Concat(
+		[]string{h.Nspawn},
+		nspawnArgs(s),
+		s.Root.directoryArgs(h),
+		s.Mode.args(),
+		s.Root.userNamespaceArgs(),
+		identityArgs(s),
+		workingDirectoryArgs(s),
+		capabilityArgs(s),
+		journalArgs(s),
+		resolvConfArgs(s),
+		readyArgs(s),
+		s.Root.args(),
+		addressFamilyArgs(h),
+		s.Network.args(),
+		bindArgs(s, h),
+		environmentArgs(s.Environment),
+		[]string{"--"},
+		payload(s),
+	)
+}
+
+// Properties are those of the machine's transient unit, without the standard
+// streams. The unit is the record of the machine: it stays loaded when the
+// machine has ended, with its exit status, until it is stopped.
+func Properties(s Spec, h Host) []systemd.Property {
+	return slices.Concat(
+		unitProperties(s),
+		execProperties(Argv(s, h)),
+		s.Mode.properties(),
+		environmentProperties(h),
+		deviceProperties(),
+		mountProperties(h),
+		s.Limits.properties(),
+		journalProperties(s),
+		s.Network.properties(),
+	)
+}
+
+// optional is an argument for a value, none for an empty one.
+func optional(option, value string) []string {
+	if value == "" {
+		return nil
+	}
+	return []string{option + value}
+}
