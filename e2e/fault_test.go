@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,14 +19,10 @@ import (
 )
 
 // TestFaults breaks one thing after the other under tasks of all kinds, on a
-// host of each suite in NSPAWN_E2E_SUITES. Whatever it was, the host has the
+// host of each suite that is chosen. Whatever it was, the host has the
 // same inventory afterwards.
 func TestFaults(t *testing.T) {
-	suites := strings.Fields(os.Getenv("NSPAWN_E2E_SUITES"))
-	if len(suites) == 0 {
-		suites = host.Suites[:]
-	}
-	for _, suite := range suites {
+	for _, suite := range host.Chosen() {
 		t.Run(suite, testFaults)
 	}
 }

@@ -155,8 +155,14 @@ func (l *lab) startHCL(hcl string) []*agent.Alloc {
 	return allocs
 }
 
-// explain shows what the host's journal has of an allocation.
+// explain shows what an allocation has written, and what the host's journal has
+// of it.
 func (l *lab) explain(ctx context.Context, al *agent.Alloc) {
+	tails, err := al.Tails(ctx)
+	if err != nil {
+		l.Log(err)
+	}
+	l.Log(tails)
 	l.Logf("unit of %s:\n%s", al.Name, l.agent.Journal(ctx, "nomad-nspawn-*"+al.ID+".service", 15))
 	text, err := l.agent.Log(ctx)
 	if err != nil {

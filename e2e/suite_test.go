@@ -49,13 +49,9 @@ var together = [][]test{exampleTests, runTests, environmentTests, fileTests, net
 // alone are the tests that break or restart what others need.
 var alone = [][]test{recoveryTests, brokenHostTests}
 
-// TestE2E runs all tests on a host of each suite in NSPAWN_E2E_SUITES.
+// TestE2E runs all tests on a host of each suite that is chosen.
 func TestE2E(t *testing.T) {
-	suites := strings.Fields(os.Getenv("NSPAWN_E2E_SUITES"))
-	if len(suites) == 0 {
-		suites = host.Suites[:]
-	}
-	for _, suite := range suites {
+	for _, suite := range host.Chosen() {
 		t.Run(suite, testSuite)
 	}
 }

@@ -122,7 +122,7 @@ func awaitEvent(t *testing.T, out output, kind EventKind) {
 			return
 		}
 	}
-	must.Unreachable(t, must.Sprint("the machine has ended"))
+	must.Unreachable(t, must.Sprintf("the machine has ended; its stdout: %q; its stderr: %q", <-out.stdout, <-out.stderr))
 }
 
 func mustStart(t *testing.T, m *Manager, spec Spec) output {
@@ -222,11 +222,11 @@ func TestHostSignalReachesPayload(t *testing.T) {
 
 // A command says itself when it is ready. Nspawn heeds only what comes from PID 1
 // ("Received notify message from process that is not the payload's PID 1"), in
-// whose name root may speak.
+// whose name root may speak. Nspawn does not say that it has read the message.
 func TestHostNotifyReady(t *testing.T) {
 	m := newManager(t)
 	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
-		spec := newMachine(t, m, "systemd-notify --pid=1 --ready && exec sleep 1000")
+		spec := newMachine(t, m, "systemd-notify --pid=1 --no-block --ready && exec sleep 1000")
 		spec.Mode, spec.Root.Image, spec.NotifyReady = mode, hosttest.Debian, true
 		awaitEvent(t, mustStart(t, m, spec), Ready)
 	}

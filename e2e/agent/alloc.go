@@ -193,6 +193,47 @@ func (al *Alloc) readLog(ctx context.Context, task, stream, until string) (strin
 	return text.String(), nil
 }
 
+// tailSize is how much of a log Tails returns.
+const tailSize = 4096
+
+// Tails returns the ends of all logs that the allocation's tasks have written.
+func (al *Alloc) Tails(ctx context.Context) (string, error) {
+	now, _, err := al.agent.API.Allocations().Info(al.ID, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return "", fmt.Errorf("read allocation %s: %w", al.Name, err)
+	}
+	var tails strings.Builder
+	for _, task := range slices.Sorted(maps.Keys(now.TaskStates)) {
+		for _, stream := range []string{Stdout, Stderr} {
+			text, tailErr := al.tail(ctx, task, stream)
+			if text != "" {
+				fmt.Fprintf(&tails, "%s of task %s ends with:\n%s\n", stream, task, text)
+			}
+			err = errors.Join(err, tailErr)
+		}
+	}
+	return tails.String(), err
+}
+
+func (al *Alloc) tail(ctx context.Context, task, stream string) (string, error) {
+	const follow = false
+	frames, errs := al.agent.API.AllocFS().Logs(al.stub(), follow, task, stream, api.OriginEnd, tailSize, ctx.Done(), (&api.QueryOptions{}).WithContext(ctx))
+	var text strings.Builder
+	for {
+		select {
+		case frame, ok := <-frames:
+			if !ok {
+				return text.String(), nil
+			}
+			text.Write(frame.Data)
+		case err := <-errs:
+			return text.String(), fmt.Errorf("read %s of task %s: %w", stream, task, err)
+		case <-ctx.Done():
+			return text.String(), fmt.Errorf("read %s of task %s: %w", stream, task, ctx.Err())
+		}
+	}
+}
+
 // Output is what a command in a task has written, and how it ended.
 type Output struct {
 	Code           int

@@ -64,7 +64,7 @@ type options struct {
 
 func main() {
 	var opts options
-	flag.StringVar(&opts.suite, "suite", host.Suites[0], "Debian `release` of the host")
+	flag.StringVar(&opts.suite, "suite", host.Released[0], "Debian `release` of the host")
 	flag.StringVar(&opts.plugin, "plugin", "build/nomad-driver-nspawn", "`path` of the plugin")
 	flag.IntVar(&opts.runs, "runs", 20, "`number` of times that each start and exec is measured")
 	flag.IntVar(&opts.tasks, "tasks", 50, "`number` of tasks that run at once, for memory and stats")

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,13 +19,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Suites are the Debian releases a host can be made of, with systemd 252, 257
-// and 262.
-var Suites = [...]string{"bookworm", "trixie", "forky"}
+// Released are the Debian releases that only get fixes any more. They have
+// systemd 252 and 257.
+var Released = []string{"bookworm", "trixie"}
+
+// Next is the release that Debian works on. Its packages change every day, so a
+// test can fail on it without a change here.
+const Next = "forky"
+
+// suites are all releases that a host can be made of.
+var suites = append(slices.Clone(Released), Next)
+
+// suitesVar names the environment variable that chooses what to test on.
+const suitesVar = "NSPAWN_E2E_SUITES"
+
+// Chosen returns the suites to test on: those in the environment variable
+// NSPAWN_E2E_SUITES, or else the released ones.
+func Chosen() []string {
+	if chosen := strings.Fields(os.Getenv(suitesVar)); len(chosen) > 0 {
+		return chosen
+	}
+	return Released
+}
 
 // Options say what host to boot.
 type Options struct {
-	Suite string // one of Suites; bookworm when empty
+	Suite string // one of Released or Next; bookworm when empty
 	Name  string // also the hostname: lower case letters, digits, hyphens; made up when empty
 	Binds []Bind
 }
@@ -63,7 +83,7 @@ func (o Options) plan(ctx context.Context) (plan, error) {
 		return plan{}, errors.New("disposable hosts need root")
 	}
 	if o.Suite == "" {
-		o.Suite = Suites[0]
+		o.Suite = Released[0]
 	}
 	if o.Name == "" {
 		o.Name = "host-" + strings.ToLower(rand.Text()[:8])

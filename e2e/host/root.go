@@ -31,8 +31,8 @@ rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 // hostRoot returns the cached root of a suite, made with debootstrap the first
 // time. It must not be changed.
 func hostRoot(ctx context.Context, suite string) (string, error) {
-	if !slices.Contains(Suites[:], suite) {
-		return "", fmt.Errorf("suite %q: want one of %s", suite, strings.Join(Suites[:], ", "))
+	if !slices.Contains(suites, suite) {
+		return "", fmt.Errorf("suite %q: want one of %s", suite, strings.Join(suites, ", "))
 	}
 	return debian(ctx, "roots", suite, suite, hostPackages, prepareHost)
 }

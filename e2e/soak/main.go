@@ -40,7 +40,7 @@ type options struct {
 
 func main() {
 	var opts options
-	flag.StringVar(&opts.suite, "suite", host.Suites[0], "Debian `release` of the host")
+	flag.StringVar(&opts.suite, "suite", host.Released[0], "Debian `release` of the host")
 	flag.IntVar(&opts.cycles, "cycles", 240, "`number` of tasks to start and stop")
 	flag.IntVar(&opts.parallel, "parallel", 20, "`number` of tasks at the same time")
 	flag.Uint64Var(&opts.seed, "seed", rand.Uint64(), "`number` that decides about tasks and kills; random if not given")

@@ -71,7 +71,7 @@ func dispatch(ctx context.Context, args []string) error {
 func hostFlags(name string) (*flag.FlagSet, *host.Options) {
 	opts := &host.Options{}
 	flags := flag.NewFlagSet(name, flag.ExitOnError)
-	flags.StringVar(&opts.Suite, "suite", host.Suites[0], "Debian `release` of the host")
+	flags.StringVar(&opts.Suite, "suite", host.Released[0], "Debian `release` of the host")
 	flags.Func("bind", "show `SRC:DST[:ro]` in the host", func(s string) error {
 		b, err := host.ParseBind(s)
 		opts.Binds = append(opts.Binds, b)
