@@ -25,6 +25,9 @@ func TestDirection(t *testing.T) {
 				must.True(t, !below(imported, "") || below(imported, "nspawn"), why)
 				must.NotEq(t, module+"/nspawn", imported, why)
 			}
+			if below(path, "driver") && path != module+"/driver" {
+				must.NotEq(t, module+"/driver", imported, why)
+			}
 			if path == module { // the plugin
 				must.False(t, below(imported, "e2e"), why)
 			}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/client/lib/cpustats"
@@ -17,6 +16,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -24,8 +25,8 @@ import (
 // Name is what a job's `driver` says.
 const Name = "nspawn"
 
-// Version is set by the linker for a release. Nomad's loader parses it, so it
-// is a version also without.
+// Version is set by the linker for releases. The default must be a valid version,
+// too, because Nomad's plugin loader parses it.
 var Version = "0.1.0-dev"
 
 // Driver is the task driver plugin.
@@ -37,10 +38,10 @@ type Driver struct {
 	bus      *systemd.Conn
 	machines *nspawn.Manager
 	tasks    tasks
-	reaper   reaper
+	reaper   *upkeep.Reaper
 
 	mu      sync.RWMutex // guards config and compute
-	config  Config
+	config  job.Config
 	compute cpustats.Compute
 }
 
@@ -49,19 +50,21 @@ var (
 	_ drivers.ExecTaskStreamingDriver = (*Driver)(nil)
 )
 
-// New is the plugin as Nomad serves it. It touches nothing of the host before
-// it is asked to: Nomad makes throw-away instances.
+// New returns the plugin as Nomad serves it. It touches nothing of the host before
+// it is asked to, because Nomad makes throw-away instances.
 func New(ctx context.Context, logger hclog.Logger) *Driver {
 	logger = logger.Named(Name)
 	bus := systemd.New(systemd.SystemBus)
-	return &Driver{
+	d := &Driver{
 		Eventer:  eventer.NewEventer(ctx, logger),
 		ctx:      ctx,
 		logger:   logger,
 		bus:      bus,
 		machines: nspawn.NewManager(bus, nspawn.DefaultDirs),
-		reaper:   reaper{began: time.Now(), wake: make(chan struct{}, 1)},
+		config:   job.DefaultConfig(),
 	}
+	d.reaper = upkeep.NewReaper(d.machines, d.tasks.known, logger)
+	return d
 }
 
 // PluginInfo implements base.BasePlugin.
@@ -75,15 +78,16 @@ func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
 }
 
 // ConfigSchema implements base.BasePlugin.
-func (d *Driver) ConfigSchema() (*hclspec.Spec, error) { return configSpec, nil }
+func (d *Driver) ConfigSchema() (*hclspec.Spec, error) { return job.ConfigSchema, nil }
 
 // TaskConfigSchema implements drivers.DriverPlugin.
-func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return taskConfigSpec, nil }
+func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return job.TaskSchema, nil }
 
 // SetConfig implements base.BasePlugin. Nomad calls it on throw-away instances,
-// without AgentConfig, to validate the configuration.
+// without AgentConfig, to validate the configuration. What the configuration does
+// not set has its default, even if it sets nothing at all.
 func (d *Driver) SetConfig(request *base.Config) error {
-	var config Config
+	config := job.DefaultConfig()
 	if len(request.PluginConfig) > 0 {
 		if err := base.MsgPackDecode(request.PluginConfig, &config); err != nil {
 			return fmt.Errorf("decode plugin config: %w", err)
@@ -101,7 +105,7 @@ func (d *Driver) SetConfig(request *base.Config) error {
 	return nil
 }
 
-func (d *Driver) policy() Config {
+func (d *Driver) currentConfig() job.Config {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.config

@@ -32,7 +32,7 @@ func (d *Driver) ExecTask(id string, argv []string, timeout time.Duration) (*dri
 	output := &head{limit: maxScriptOutput}
 	code, err := d.exec(ctx, id, enter.Command{Argv: argv, Stdout: output, Stderr: output})
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("exec %q: not done after %s: %w", first(argv), timeout, ctx.Err())
+		return nil, fmt.Errorf("exec %q: not done after %s: %w", argv, timeout, ctx.Err())
 	}
 	if err != nil {
 		return nil, err

@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 
+	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -21,11 +23,7 @@ const fingerprintPeriod = 30 * time.Second
 // Fingerprint implements drivers.DriverPlugin. It is called only on the instance
 // that serves tasks.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
-	// What looks after the host ends with the agent. A plugin outlives its agent, and
-	// if the next one does not know it, there is a second plugin, whose machines this
-	// one would take for dangling.
-	go d.reap(ctx)
-	go d.collectImages(ctx)
+	d.startUpkeep(ctx)
 	fingerprints := make(chan *drivers.Fingerprint)
 	go func() {
 		defer close(fingerprints)
@@ -51,19 +49,28 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 	return fingerprints, nil
 }
 
+// startUpkeep looks after the host until ctx ends, which the agent's end does. The
+// plugin process can outlive its agent. If the next agent starts a second plugin,
+// this one must not remove the second one's machines.
+func (d *Driver) startUpkeep(ctx context.Context) {
+	config := d.currentConfig()
+	go d.reaper.Run(ctx, config.DanglingMachines)
+	go upkeep.CollectImages(ctx, imageStore, config.ImageGC, d.logger)
+}
+
 func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
-	policy := d.policy()
-	if !policy.Enabled {
-		return newFingerprint(policy, nspawn.Host{})
+	config := d.currentConfig()
+	if !config.Enabled {
+		return newFingerprint(config, nspawn.Host{})
 	}
 	ctx, cancel := context.WithTimeout(ctx, fingerprintPeriod)
 	defer cancel()
-	return newFingerprint(policy, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
+	return newFingerprint(config, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
 }
 
 // newFingerprint decides what the host is good for.
-func newFingerprint(policy Config, host nspawn.Host) *drivers.Fingerprint {
-	if !policy.Enabled {
+func newFingerprint(config job.Config, host nspawn.Host) *drivers.Fingerprint {
+	if !config.Enabled {
 		return &drivers.Fingerprint{
 			Health:            drivers.HealthStateUndetected,
 			HealthDescription: "disabled: the plugin's config has enabled = false",
@@ -72,7 +79,7 @@ func newFingerprint(policy Config, host nspawn.Host) *drivers.Fingerprint {
 	fingerprint := &drivers.Fingerprint{
 		Health:            drivers.HealthStateHealthy,
 		HealthDescription: healthy(host),
-		Attributes:        attributes(policy, host),
+		Attributes:        attributes(config, host),
 	}
 	if err := errors.Join(host.Problems...); err != nil {
 		fingerprint.Health = drivers.HealthStateUnhealthy
@@ -115,13 +122,13 @@ func rootKind(host nspawn.Host) string {
 
 // attributes tell jobs what to put a constraint on. All are always there:
 // Nomad keeps the last value of one that is no longer sent.
-func attributes(policy Config, host nspawn.Host) map[string]*pstructs.Attribute {
+func attributes(config job.Config, host nspawn.Host) map[string]*pstructs.Attribute {
 	list := map[string]*pstructs.Attribute{
 		"":                    pstructs.NewBoolAttribute(true),
 		".version":            pstructs.NewStringAttribute(Version),
 		".systemd.version":    pstructs.NewStringAttribute(""),
-		".privileged.enabled": pstructs.NewBoolAttribute(policy.AllowPrivileged),
-		".volumes.enabled":    pstructs.NewBoolAttribute(policy.Volumes),
+		".privileged.enabled": pstructs.NewBoolAttribute(config.AllowPrivileged),
+		".volumes.enabled":    pstructs.NewBoolAttribute(config.Volumes),
 		".machined":           pstructs.NewBoolAttribute(host.Machined),
 		".networkd":           pstructs.NewBoolAttribute(host.Networkd),
 		".resolved":           pstructs.NewBoolAttribute(host.Resolved),

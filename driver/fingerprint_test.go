@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/quota"
 )
@@ -37,7 +38,7 @@ func TestFingerprint(t *testing.T) {
 		"no nspawn":   {enabled, bare, drivers.HealthStateUndetected, "systemd-nspawn is not installed; no bus"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fingerprint := newFingerprint(parsePolicy(t, c.plugin), c.host)
+			fingerprint := newFingerprint(parseConfig(t, c.plugin), c.host)
 			must.Eq(t, c.health, fingerprint.Health)
 			must.Eq(t, c.description, fingerprint.HealthDescription)
 			must.NoError(t, fingerprint.Err) // it would end Nomad's asking
@@ -53,7 +54,7 @@ func TestAttributes(t *testing.T) {
 	}
 	show := func(plugin string, host nspawn.Host) map[string]string {
 		shown := map[string]string{}
-		for name, value := range newFingerprint(parsePolicy(t, plugin), host).Attributes {
+		for name, value := range newFingerprint(parseConfig(t, plugin), host).Attributes {
 			shown[name] = value.GoString()
 		}
 		return shown
@@ -90,7 +91,7 @@ func TestFingerprintRoot(t *testing.T) {
 			"Healthy; copy-on-write roots with user namespaces do not work: the kernel has no overlayfs",
 		},
 	} {
-		fingerprint := newFingerprint(Config{Enabled: true}, c.host)
+		fingerprint := newFingerprint(job.Config{Enabled: true}, c.host)
 		must.Eq(t, drivers.HealthStateHealthy, fingerprint.Health)
 		must.Eq(t, c.health, fingerprint.HealthDescription)
 		root, ok := fingerprint.Attributes["driver.nspawn.root"].GetString()

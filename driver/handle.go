@@ -11,12 +11,17 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// stateVersion is the version of TaskState.
+// stateVersion is the version of TaskState. It is written for whoever debugs a
+// state: no version is refused.
 const stateVersion = 1
 
 // TaskState is what Nomad keeps of a task over restarts of the agent, beside
 // its TaskConfig without the driver's own block. The machine's name follows
 // from the task; what is here cannot be found again otherwise.
+//
+// It only ever grows, because a plugin adopts the tasks of any older plugin, and
+// after a downgrade those of a newer one. No field changes its name, type or
+// meaning. The zero value of a new field means what plugins did without it.
 type TaskState struct {
 	// BootID tells a machine that ended from one lost in a reboot.
 	BootID string
@@ -25,7 +30,7 @@ type TaskState struct {
 	Notifies bool
 	// StopSignal is what the image wants to be stopped with; it may be empty.
 	StopSignal string
-	// Of the payload, for processes that join it.
+	// How the payload runs, for processes that join it.
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
@@ -37,6 +42,7 @@ type taskHandle struct {
 	state   TaskState
 	machine string
 	started atomic.Pointer[time.Time]
+	refused atomic.Bool // StopTask has refused a signal
 
 	// stopping ends the processes that have entered a booted machine: one that
 	// ignores signals would hold up the shutdown of its system.
@@ -50,8 +56,8 @@ type taskHandle struct {
 	ended  time.Time
 }
 
-// newHandle is of a task that has started now, as far as is known before its
-// machine is looked at.
+// newHandle returns the handle of a task. The task counts as started now, until
+// its machine has been looked at.
 func newHandle(config *drivers.TaskConfig, state TaskState) *taskHandle {
 	stopping, stop := context.WithCancel(context.Background())
 	h := &taskHandle{
@@ -114,7 +120,7 @@ func (t *tasks) get(id string) (*taskHandle, bool) {
 	return value.(*taskHandle), true
 }
 
-// hasEnded says whether the machine has.
+// hasEnded reports whether the machine has ended.
 func (h *taskHandle) hasEnded() bool {
 	select {
 	case <-h.done:
@@ -124,8 +130,8 @@ func (h *taskHandle) hasEnded() bool {
 	}
 }
 
-// known tells which machines the tasks are, and on which nodes they and those
-// before them: those of one client all have the same.
+// known returns the machines of the tasks, and the nodes of these tasks and of the
+// ones before them.
 func (t *tasks) known() (machines, nodes map[string]bool) {
 	machines, nodes = map[string]bool{}, map[string]bool{}
 	t.handles.Range(func(_, value any) bool {

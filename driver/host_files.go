@@ -9,17 +9,18 @@ import (
 	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 )
 
 // readHostDNS reads the host's files; a missing one is empty.
-func readHostDNS() (hostDNS, error) {
+func readHostDNS() (job.HostDNS, error) {
 	resolv, err := readOptional("/etc/resolv.conf")
 	if err != nil {
-		return hostDNS{}, err
+		return job.HostDNS{}, err
 	}
 	uplink, err := readOptional("/run/systemd/resolve/resolv.conf")
-	return hostDNS{ResolvConf: resolv, Uplink: uplink}, err
+	return job.HostDNS{ResolvConf: resolv, Uplink: uplink}, err
 }
 
 func readOptional(path string) (string, error) {
@@ -77,7 +78,7 @@ func resolvePath(alloc, path string, cfg *drivers.TaskConfig) (string, error) {
 	return found, nil
 }
 
-// exposes says whether a bind shows something of a directory.
+// exposes reports whether a bind shows something of a directory.
 func exposes(bind, dir string) bool { return within(dir, bind) || within(bind, dir) }
 
 // bound is what a bind of the allocation must stay in: the task's directory, or,

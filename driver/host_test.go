@@ -20,6 +20,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/enter/container"
@@ -53,7 +54,7 @@ func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig stri
 		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q]",
 			images, hosttest.Busybox, hosttest.Debian, hosttest.MkosiTree, hosttest.MkosiDisk)
 	}
-	config := parsePolicy(t, pluginConfig)
+	config := parseConfig(t, pluginConfig)
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &config))
 	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: data}))
@@ -273,13 +274,31 @@ func TestHostStopAndSignal(t *testing.T) {
 	must.NoError(t, harness.DestroyTask("unknown", true))
 }
 
+// An unknown signal stops nothing at first; when Nomad asks again, the task is killed.
 func TestHostStopWithUnknownSignal(t *testing.T) {
 	harness := newHarness(t, "")
 	task := newTask(t, harness, modes["process_two"])
 	startTask(t, harness, task)
 	awaitLog(t, task, "stdout", "up\n")
+	must.ErrorContains(t, harness.StopTask(task.ID, 20*time.Second, "SIGNOPE"), `unknown signal "SIGNOPE"`)
+	must.ErrorContains(t, harness.DestroyTask(task.ID, false), "running")
 	must.NoError(t, harness.StopTask(task.ID, 20*time.Second, "SIGNOPE"))
-	must.Eq(t, 5, waitTask(t, harness, task).ExitCode)
+	must.NoError(t, harness.DestroyTask(task.ID, false))
+}
+
+// A stopped task can be destroyed at once, in every mode.
+func TestHostDestroyAfterStop(t *testing.T) {
+	for name, config := range modes {
+		t.Run(name, func(t *testing.T) {
+			harness := newHarness(t, "")
+			for range 5 {
+				task := newTask(t, harness, config)
+				startTask(t, harness, task)
+				must.NoError(t, harness.StopTask(task.ID, 20*time.Second, ""))
+				must.NoError(t, harness.DestroyTask(task.ID, false))
+			}
+		})
+	}
 }
 
 // A new plugin takes over: what runs goes on, what ended tells its exit code.
@@ -437,11 +456,11 @@ func TestHostReaper(t *testing.T) {
 	}
 	startTask(t, second, known)
 	d := second.Impl().(flushing).Driver
-	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1ns", DryRun: true}))
+	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1ns", DryRun: true}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reapOnce(t.Context(), DanglingMachines{CreationGrace: "1ns"}))
+	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1ns"}))
 	must.False(t, isRunning(t, d, forgotten))
 	must.True(t, isRunning(t, d, known))
 	must.True(t, isRunning(t, d, other))

@@ -11,9 +11,11 @@ import (
 
 	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
+	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
-	"nomad-driver-nspawn/nspawn/image/oci"
+	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -24,10 +26,7 @@ func (e busError) Unwrap() error { return e.error }
 
 // foundImage is an image that is on this host.
 type foundImage struct {
-	Tree   string     // directory tree; or, if it is empty,
-	Disk   string     // raw disk or block device; or
-	Stored string     // digest in the store
-	Config oci.Config // how the image says that it is run
+	job.Image
 	// Release lets the store collect it, if no machine uses it. It may be nil.
 	Release func()
 }
@@ -35,32 +34,38 @@ type foundImage struct {
 // findImage finds the directory tree or the disk that an image is: a path below
 // one of the operator's image_paths or in the task's directory, or a name that
 // machined knows.
-func (d *Driver) findImage(ctx context.Context, policy Config, task TaskConfig, cfg *drivers.TaskConfig) (foundImage, error) {
+func (d *Driver) findImage(ctx context.Context, policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (found foundImage, err error) {
 	if task.Image == "" {
-		return foundImage{}, nil // reported with all else by Validate
+		return found, nil // reported with all else by Validate
 	}
-	locate := func() (string, error) { return d.askMachined(ctx, task.Image) }
-	if task.imageKind() == localImage {
-		locate = func() (string, error) { return allowedPath(policy, task.Image, cfg) }
-	}
-	path, err := locate()
+	path, err := d.locateImage(ctx, policy, task, cfg)
 	if err != nil {
-		return foundImage{}, fmt.Errorf("image: %w", err)
+		return found, fmt.Errorf("image: %w", err)
 	}
 	disk, err := isDisk(path)
 	switch {
 	case err != nil:
-	case disk && taskPath(task.Image) && !policy.AllowDiskImages:
-		return foundImage{}, errDiskImage
+	case disk && task.ImageOfTask():
+		found.Disk = path
+		return found, policy.DiskImage()
 	case disk:
-		return foundImage{Disk: path}, nil
+		found.Disk = path
+		return found, nil
 	default:
-		err = checkTree(path, task.mode())
+		err = checkTree(path, task.Mode())
 	}
 	if err != nil {
-		return foundImage{}, fmt.Errorf("image: %w", err)
+		return found, fmt.Errorf("image: %w", err)
 	}
-	return foundImage{Tree: path}, nil
+	found.Tree = path
+	return found, nil
+}
+
+func (d *Driver) locateImage(ctx context.Context, policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (string, error) {
+	if task.ImageKind() == job.LocalImage {
+		return allowedPath(policy, task.Image, cfg)
+	}
+	return d.askMachined(ctx, task.Image)
 }
 
 // isDisk tells a disk from a directory.
@@ -77,54 +82,84 @@ func isDisk(path string) (bool, error) {
 	return !info.IsDir(), nil
 }
 
-func (d *Driver) askMachined(ctx context.Context, image string) (string, error) {
-	if strings.HasPrefix(image, ".") {
+func (d *Driver) askMachined(ctx context.Context, name string) (string, error) {
+	if strings.HasPrefix(name, ".") {
 		// ".host" is the host's own root; others are what importd hides.
-		return "", fmt.Errorf("%q is no image to run: hidden names are machined's own", image)
+		return "", fmt.Errorf("%q is no image to run: hidden names are machined's own", name)
 	}
-	found, err := d.bus.Image(ctx, image)
+	found, err := d.bus.Image(ctx, name)
 	switch {
 	case errors.Is(err, systemd.ErrNotFound):
 		return "", fmt.Errorf("machined knows no image %q: `machinectl list-images` shows those of this client, kept in /var/lib/machines; "+
-			"an image of a registry has a tag, as %s:latest", image, image)
+			"an image of a registry has a tag, as %s:latest", name, name)
 	case err != nil:
 		return "", busError{err}
 	}
 	return filepath.EvalSymlinks(found.Path)
 }
 
-// allowedPath resolves symbolic links first, lest one leads out of the
-// operator's directories, or of the task's for a relative path.
-func allowedPath(policy Config, name string, cfg *drivers.TaskConfig) (string, error) {
+// allowedPath resolves symbolic links first, so that none leads out of the
+// operator's directories, or of the task's directory for a relative path.
+func allowedPath(policy job.Policy, name string, cfg *drivers.TaskConfig) (string, error) {
 	dir, err := filepath.EvalSymlinks(cfg.TaskDir().Dir)
 	if err != nil {
 		return "", fmt.Errorf("find the task's directory: %w", err)
 	}
-	path, parents := name, policy.ImagePaths
+	path := name
 	if !filepath.IsAbs(name) {
-		path, parents = filepath.Join(dir, name), []string{dir}
+		path = filepath.Join(dir, name)
 	}
 	found, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", fmt.Errorf("find %s on this client: %w", name, err)
 	}
-	allowed := func(parent string) bool {
-		parent, err := filepath.EvalSymlinks(parent)
-		return err == nil && within(parent, found)
-	}
 	switch {
 	case exposes(found, filepath.Join(dir, allocdir.TaskPrivate)):
 		return "", fmt.Errorf("%q shows Nomad's own files of the task, in private", name)
-	case slices.ContainsFunc(parents, allowed):
-		return found, nil
 	case filepath.IsAbs(name):
-		return "", fmt.Errorf("%q is not below a directory that the operator allows with image_paths in the plugin's config (%s)",
-			name, strings.Join(parents, ", "))
+		return found, policy.ImagePath(name, func(parent string) bool {
+			parent, err := filepath.EvalSymlinks(parent)
+			return err == nil && within(parent, found)
+		})
+	case !within(dir, found):
+		return "", fmt.Errorf("%q is not in the task's directory", name)
 	}
-	return "", fmt.Errorf("%q is not in the task's directory", name)
+	return found, nil
 }
 
-// within says whether a clean path is the directory or below it.
+// findSource finds the file or directory of this host that an image of the store
+// comes from, if it is one.
+func findSource(policy job.Policy, source image.Source, cfg *drivers.TaskConfig) (image.Source, error) {
+	path := &source.Reference.Path
+	if source.Kind != "" { // a file
+		path = &source.Download.URL
+		if image.IsDownload(*path) {
+			return source, nil
+		}
+	}
+	if *path == "" {
+		return source, nil
+	}
+	found, err := allowedPath(policy, *path, cfg)
+	if err != nil {
+		return source, fmt.Errorf("image: %w", err)
+	}
+	*path, source.Version = found, fileVersion(found)
+	return source, nil
+}
+
+// fileVersion tells a local image from another at the same path. The version of a
+// layout is that of its index. It is empty for what cannot be looked at: it cannot
+// be read either.
+func fileVersion(path string) string {
+	var stat unix.Stat_t
+	if unix.Stat(filepath.Join(path, "index.json"), &stat) != nil && unix.Stat(path, &stat) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d-%d.%09d", stat.Ino, stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec)
+}
+
+// within reports whether a clean path is the directory or below it.
 func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"github.com/shoenig/test/must"
 
+	"nomad-driver-nspawn/driver/cli"
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
@@ -97,7 +98,7 @@ func cleanStore(t *testing.T) {
 	hosttest.Require(t)
 	t.Cleanup(func() {
 		ctx := context.Background()
-		must.NoError(t, pruneImages(ctx, imageStore, false, io.Discard))
+		must.NoError(t, cli.Images(ctx, []string{"prune"}, io.Discard))
 		left, err := imageStore.List(ctx)
 		must.NoError(t, err)
 		must.SliceEmpty(t, left.Images)
@@ -193,12 +194,12 @@ func TestHostImageIsCollected(t *testing.T) {
 	startTask(t, harness, task)
 	list := func() string {
 		var out strings.Builder
-		must.NoError(t, ImagesCommand(t.Context(), nil, &out))
+		must.NoError(t, cli.Images(t.Context(), nil, &out))
 		return out.String()
 	}
 	prune := func() string {
 		var out strings.Builder
-		must.NoError(t, ImagesCommand(t.Context(), []string{"prune"}, &out))
+		must.NoError(t, cli.Images(t.Context(), []string{"prune"}, &out))
 		return out.String()
 	}
 	must.StrContains(t, list(), image)

@@ -10,21 +10,23 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 )
 
-// output is what Nomad reads a task's output from, for one start.
+// output opens what Nomad reads a task's output from, for one start.
 type output struct {
 	driver *Driver
 	task   *drivers.TaskConfig
 	opened bool
 }
 
-// open opens it. A task that nobody reads would block; its output goes to the
-// journal: Nomad gives a task up that cannot be started after a plugin was killed.
+// open opens the task's output. If no log collector reads it, the task would
+// block, so its output goes to the journal instead. Returning an error is no option:
+// after a crash of the plugin, Nomad fails a task that cannot be started.
 func (o *output) open() (nspawn.Streams, error) {
 	o.opened = true
-	streams, err := openStreams(o.driver.policy(), o.task)
+	streams, err := openStreams(o.driver.currentConfig(), o.task)
 	if errors.Is(err, errNoReader) {
 		o.driver.emit(o.task, "Output goes to the host's journal until the task is restarted: Nomad's log collector has stopped reading")
 		return nspawn.Streams{}, nil
@@ -36,15 +38,15 @@ func (o *output) open() (nspawn.Streams, error) {
 // as long as nobody has, it waits 4 s to stop (logmon.go, Close).
 func (o *output) release() {
 	if !o.opened {
-		streams, _ := openStreams(o.driver.policy(), o.task)
+		streams, _ := openStreams(o.driver.currentConfig(), o.task)
 		streams.Close()
 	}
 }
 
 // openStreams opens what Nomad reads the task's output from. Without a log
 // collector there is nothing to open.
-func openStreams(policy Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {
-	if policy.DisableLogCollection {
+func openStreams(config job.Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {
+	if config.DisableLogCollection {
 		return nspawn.Streams{}, nil
 	}
 	stdout, err := openStream(cfg.AllocDir, cfg.StdoutPath, cfg.ID)

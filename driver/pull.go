@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
@@ -19,38 +21,39 @@ import (
 // imageStore is where images are kept.
 var imageStore = store.Store{Dir: nspawn.DefaultDirs.Images()}
 
-// puller is as the operator wants it.
-func puller(policy Config) image.Puller {
+// newPuller returns a puller as the operator wants it.
+func newPuller(config job.Config) image.Puller {
 	return image.Puller{
 		Store: imageStore,
 		Registry: oci.Client{
-			Mirrors:      policy.Registry.Mirrors,
-			PlainHTTP:    policy.Registry.PlainHTTP,
-			CAFile:       policy.Registry.CAFile,
-			DockerConfig: policy.Registry.DockerConfig,
+			Mirrors:      config.Registry.Mirrors,
+			PlainHTTP:    config.Registry.PlainHTTP,
+			CAFile:       config.Registry.CAFile,
+			DockerConfig: config.Registry.DockerConfig,
 			UserAgent:    "nomad-driver-nspawn/" + Version,
 		},
-		Download: download.Client{CAFile: policy.Registry.CAFile},
+		Download: download.Client{CAFile: config.Registry.CAFile},
 	}
 }
 
 // pull brings the task's image into the store. What comes of the network may be
 // better the next time.
-func (d *Driver) pull(policy Config, task TaskConfig, cfg *drivers.TaskConfig, source image.Source) (found foundImage, err error) {
-	ctx, cancel := context.WithTimeout(d.ctx, duration(policy.ImagePullTimeout))
+func (d *Driver) pull(config job.Config, task job.TaskConfig, cfg *drivers.TaskConfig, source image.Source) (found foundImage, err error) {
+	timeout, inactivity := config.PullTimeouts()
+	ctx, cancel := context.WithTimeout(d.ctx, timeout)
 	defer cancel()
 	request := image.Request{
 		Source:     source,
-		Policy:     task.pullPolicy(source),
+		Policy:     task.Pull(source),
 		AuthSoft:   task.AuthSoftFail,
-		Inactivity: duration(policy.PullActivityTimeout),
+		Inactivity: inactivity,
 	}
 	if task.Auth != nil {
 		request.Auth = &oci.Auth{Username: task.Auth.Username, Password: task.Auth.Password}
 	}
 	report := pullReport{emit: func(text string) { d.emit(cfg, text) }, source: source, began: time.Now()}
 	request.Progress = report.progress
-	stored, release, err := puller(policy).Pull(ctx, request)
+	stored, release, err := newPuller(config).Pull(ctx, request)
 	if err != nil {
 		err = fmt.Errorf("image: %w", err)
 		if mayGetBetter(err) || ctx.Err() != nil {
@@ -59,28 +62,18 @@ func (d *Driver) pull(policy Config, task TaskConfig, cfg *drivers.TaskConfig, s
 		return found, err
 	}
 	report.end()
-	config, err := image.Config(stored)
-	if err != nil {
+	found.Stored, found.Release = stored.Digest, release
+	if found.Config, err = image.Config(stored); err != nil {
 		release()
-		return found, err
+		return foundImage{}, err
 	}
-	return foundImage{Stored: stored.Digest, Config: config, Release: release}, nil
+	return found, nil
 }
 
-// mayGetBetter says whether an error is not the job's.
+// mayGetBetter reports whether an error is not the job's.
 func mayGetBetter(err error) bool {
 	return image.Temporary(err) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
 		errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS)
-}
-
-func (c TaskConfig) pullPolicy(source image.Source) image.Policy {
-	switch {
-	case c.PullPolicy != "":
-		return image.Policy(c.PullPolicy)
-	case c.ImageDownload != nil && c.ImageDownload.Force:
-		return image.Always
-	}
-	return source.DefaultPolicy()
 }
 
 // reportPeriod is the time between two events of a pull. A task keeps ten.
@@ -97,15 +90,15 @@ func (r *pullReport) progress(done, total int64) {
 	now := time.Now()
 	switch {
 	case r.told.IsZero() && total > 0:
-		r.emit(fmt.Sprintf("Pulling image %s, %s", r.source, megabytes(total)))
+		r.emit(fmt.Sprintf("Pulling image %s, %s", r.source, humanize.Bytes(uint64(total))))
 	case r.told.IsZero():
 		r.emit(fmt.Sprintf("Pulling image %s", r.source))
 	case now.Sub(r.told) < reportPeriod:
 		return
 	case total > 0:
-		r.emit(fmt.Sprintf("Pulling image %s: %s of %s, %d %%", r.source, megabytes(done), megabytes(total), 100*done/total))
+		r.emit(fmt.Sprintf("Pulling image %s: %s of %s, %d %%", r.source, humanize.Bytes(uint64(done)), humanize.Bytes(uint64(total)), 100*done/total))
 	default:
-		r.emit(fmt.Sprintf("Pulling image %s: %s", r.source, megabytes(done)))
+		r.emit(fmt.Sprintf("Pulling image %s: %s", r.source, humanize.Bytes(uint64(done))))
 	}
 	r.told = now
 }
@@ -115,5 +108,3 @@ func (r *pullReport) end() {
 		r.emit(fmt.Sprintf("Pulled image %s in %s", r.source, time.Since(r.began).Round(100*time.Millisecond)))
 	}
 }
-
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

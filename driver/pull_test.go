@@ -29,8 +29,8 @@ func TestPullOfDamagedConfig(t *testing.T) {
 	pull.Close()
 
 	d := &Driver{ctx: t.Context()}
-	policy := parsePolicy(t, "")
-	found, err := d.pull(policy, TaskConfig{PullPolicy: string(image.Never)}, &drivers.TaskConfig{}, source)
+	config := parseConfig(t, "")
+	found, err := d.pull(config, parseTask(t, "image = \"example.org/app:1\"\npull_policy = \"never\""), &drivers.TaskConfig{}, source)
 	must.ErrorContains(t, err, "read the config of image")
 	must.Nil(t, found.Release)
 	removed, err := imageStore.Collect(t.Context(), store.CollectOptions{UnusedFor: 1})

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 	"github.com/shoenig/test/must"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -26,8 +27,8 @@ const notLiteral = "told in words"
 // TestReadmeOptions holds the option reference against the schemas.
 func TestReadmeOptions(t *testing.T) {
 	for heading, schema := range map[string]*hclspec.Spec{
-		"### Task options":   taskConfigSpec,
-		"### Plugin options": configSpec,
+		"### Task options":   job.TaskSchema,
+		"### Plugin options": job.ConfigSchema,
 	} {
 		t.Run(strings.TrimLeft(heading, "# "), func(t *testing.T) {
 			var documented []string
@@ -52,7 +53,7 @@ func TestReadmeAttributes(t *testing.T) {
 		documented = append(documented, code(t, cells[0]))
 	}
 	slices.Sort(documented)
-	must.Eq(t, slices.Sorted(maps.Keys(attributes(Config{}, nspawn.Host{}))), documented)
+	must.Eq(t, slices.Sorted(maps.Keys(attributes(job.Config{}, nspawn.Host{}))), documented)
 }
 
 // TestReadmeMake wants each target that README names in GNUmakefile, and each

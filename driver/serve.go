@@ -38,7 +38,7 @@ func Serve() {
 func (d *Driver) completeCapabilities(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	response, err := handler(ctx, request)
 	if c, ok := response.(*proto.CapabilitiesResponse); ok && err == nil {
-		c.Capabilities.DisableLogCollection = d.policy().DisableLogCollection
+		c.Capabilities.DisableLogCollection = d.currentConfig().DisableLogCollection
 	}
 	return response, err
 }

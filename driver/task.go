@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
-	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
-	"nomad-driver-nspawn/nspawn/image"
 )
 
 // callTimeout bounds what has no timeout of its own: Nomad sets no deadline
@@ -26,12 +24,12 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
 	}
 	machine := nspawn.MachineName(cfg.AllocID, cfg.Name)
-	d.reaper.spare(machine)
+	d.reaper.Cancel(machine)
 	output := &output{driver: d, task: cfg}
 	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
 		output.release()
-		d.reaper.again(machine) // what could not be undone: Nomad does not ask for it
+		d.reaper.Schedule(machine) // what could not be undone: Nomad does not ask for it
 	}
 	return handle, network, err
 }
@@ -41,7 +39,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err != nil {
 		return nil, nil, recoverable(err)
 	}
-	task, found, spec, err := d.newSpec(cfg, ours)
+	task, found, spec, err := d.prepare(cfg, ours)
 	if err != nil {
 		if ours {
 			err = errors.Join(err, d.DestroyTask(cfg.ID, true)) // Nomad does not
@@ -103,121 +101,13 @@ func (d *Driver) startedBefore(cfg *drivers.TaskConfig) (bool, error) {
 	if errors.Is(err, nspawn.ErrLost) {
 		return false, nil
 	}
-	return err == nil && record.Fields["NOMAD_TASK_ID"] == cfg.ID, err
+	return err == nil && record.Fields[job.TaskIDField] == cfg.ID, err
 }
 
 // recoverable marks an error that need not be the job's: Nomad tries again, as
 // the restart policy says. It must not be wrapped any more: the server of the
 // plugin protocol looks at its very type (plugins/drivers/server.go, StartTask).
 func recoverable(err error) error { return structs.NewRecoverableError(err, true) }
-
-// newSpec gathers what the pure translation needs. An image is pulled only for a
-// job that is found to be right otherwise, and not anew for one that runs.
-func (d *Driver) newSpec(cfg *drivers.TaskConfig, running bool) (task TaskConfig, found foundImage, spec nspawn.Spec, err error) {
-	if err := cfg.DecodeDriverConfig(&task); err != nil {
-		return task, found, spec, fmt.Errorf("decode config: %w", err)
-	}
-	policy := d.policy()
-	if !task.stored() {
-		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
-		defer cancel()
-		found, err = d.findImage(ctx, policy, task, cfg)
-		if bus := (busError{}); errors.As(err, &bus) {
-			return task, found, spec, recoverable(err)
-		}
-		spec, err = translate(policy, task, cfg, found, err)
-		return task, found, spec, err
-	}
-	if running {
-		task.PullPolicy = string(image.Missing)
-	}
-	source, err := newSource(policy, task, cfg)
-	if _, err := translate(policy, task, cfg, found, err); err != nil {
-		return task, found, spec, err
-	}
-	if found, err = d.pull(policy, task, cfg, source); err != nil {
-		return task, found, spec, err
-	}
-	if spec, err = translate(policy, task, cfg, found, nil); err != nil {
-		found.Release()
-	}
-	return task, found, spec, err
-}
-
-// translate tells all that is wrong, with what is wrong of the image.
-func translate(policy Config, task TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (nspawn.Spec, error) {
-	dns, err := readHostDNS()
-	if err != nil {
-		return nspawn.Spec{}, err
-	}
-	spec, err := newSpec(policy, task, cfg, found, dns)
-	if err := errors.Join(err, imageErr); err != nil {
-		return spec, fmt.Errorf("config: %w", err)
-	}
-	if err := resolvePaths(spec, cfg); err != nil {
-		return spec, fmt.Errorf("config: %w", err)
-	}
-	return spec, nil
-}
-
-// recoverTimeout is how long the bus may take to tell of a machine. Nomad recovers
-// one task after the other.
-const recoverTimeout = 5 * time.Second
-
-// RecoverTask implements drivers.DriverPlugin. It fails only if the machine is
-// truly gone; one that ended meanwhile delivers its result through WaitTask. On an
-// error Nomad ends the task, so one of the bus is none: the follower waits for it.
-func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
-	if handle == nil || handle.Config == nil {
-		return errors.New("recover task: the handle has no task")
-	}
-	if _, ok := d.tasks.get(handle.Config.ID); ok {
-		return nil
-	}
-	if handle.Version != stateVersion {
-		return fmt.Errorf("recover task %s: its state has version %d, not %d", handle.Config.ID, handle.Version, stateVersion)
-	}
-	var state TaskState
-	if err := handle.GetDriverState(&state); err != nil {
-		return fmt.Errorf("recover task %s: decode its state: %w", handle.Config.ID, err)
-	}
-	h := newHandle(handle.Config, state)
-	ctx, cancel := context.WithTimeout(d.ctx, recoverTimeout)
-	defer cancel()
-	_, err := d.machines.Status(ctx, h.machine)
-	if errors.Is(err, nspawn.ErrLost) {
-		return d.recoverRemoved(handle.Config, state)
-	}
-	if err != nil {
-		d.logger.Warn("recover task: it is taken to run until the bus tells", "task_id", handle.Config.ID, "error", err)
-	}
-	d.watch(h, d.machines.Follow(h.machine, state.Mode))
-	return nil
-}
-
-// recoverRemoved is for a task whose machine is gone. An agent that dies after
-// DestroyTask has not recorded yet that the task has ended: it is told again, by
-// the obituary, lest it runs the task again.
-func (d *Driver) recoverRemoved(cfg *drivers.TaskConfig, state TaskState) error {
-	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
-	defer cancel()
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
-	if boot != state.BootID {
-		return fmt.Errorf("recover task %s: the host was rebooted: %w", cfg.ID, nspawn.ErrLost)
-	}
-	obituary, err := readObituary(ctx, cfg.ID)
-	if err != nil {
-		return fmt.Errorf("recover task %s: %w: %w", cfg.ID, nspawn.ErrLost, err)
-	}
-	h := newHandle(cfg, state)
-	h.begin(obituary.Started)
-	h.end(obituary.Exit, nil, obituary.Ended)
-	d.tasks.add(h)
-	return nil
-}
 
 // watch follows the task until its machine ends. When the plugin ends first,
 // the machine goes on.
@@ -277,34 +167,6 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 	return results, nil
 }
 
-// StopTask implements drivers.DriverPlugin. An unknown task is none to stop:
-// Nomad would try again for minutes.
-func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
-	h, ok := d.tasks.get(id)
-	if !ok {
-		return nil
-	}
-	sig := unix.SIGTERM
-	if h.state.Mode == nspawn.Boot {
-		sig = nspawn.Halt
-		h.stop()
-	} else if own, err := nspawn.ParseSignal(h.state.StopSignal); err == nil {
-		sig = own
-	}
-	if name != "" {
-		asked, err := nspawn.ParseSignal(name)
-		if err == nil {
-			sig = asked
-		} else {
-			// To refuse would leave the task running: Nomad asks for minutes.
-			d.emit(h.config, fmt.Sprintf("kill_signal: %v; stopped with the default signal", err))
-		}
-	}
-	ctx, cancel := context.WithTimeout(d.ctx, timeout+callTimeout)
-	defer cancel()
-	return d.machines.Stop(ctx, h.machine, h.state.Mode, sig, timeout)
-}
-
 // DestroyTask implements drivers.DriverPlugin. Nomad calls it also for a task
 // that it could not recover, which this plugin never saw: the machine is found
 // by its name.
@@ -322,7 +184,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
 	if known && h.hasEnded() {
-		if err := writeObituary(h); err != nil {
+		if err := writeExitRecord(h); err != nil {
 			d.logger.Warn("record the end of a task", "task_id", id, "error", err)
 		}
 	}
@@ -331,7 +193,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	d.tasks.remove(id)
 	err := d.machines.Remove(ctx, machine)
 	if err != nil {
-		d.reaper.again(machine)
+		d.reaper.Schedule(machine)
 	}
 	return err
 }
@@ -353,28 +215,4 @@ func (d *Driver) InspectTask(id string) (*drivers.TaskStatus, error) {
 		return nil, drivers.ErrTaskNotFound
 	}
 	return h.status(), nil
-}
-
-// SignalTask implements drivers.DriverPlugin.
-func (d *Driver) SignalTask(id, name string) error {
-	h, ok := d.tasks.get(id)
-	if !ok {
-		return drivers.ErrTaskNotFound
-	}
-	sig, err := nspawn.ParseSignal(name)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
-	defer cancel()
-	return d.machines.Signal(ctx, h.machine, h.state.Mode, sig)
-}
-
-// bootID identifies the host's present boot (random(4)).
-func bootID() (string, error) {
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the host's boot ID: %w", err)
-	}
-	return strings.TrimSpace(string(text)), nil
 }

@@ -5,13 +5,14 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 )
 
 // configureNetwork completes the network of a machine that is up and tells
 // Nomad its address. A booted machine configures itself, which may take
 // seconds and is not waited for.
-func (d *Driver) configureNetwork(ctx context.Context, task TaskConfig, spec nspawn.Spec) (*drivers.DriverNetwork, error) {
+func (d *Driver) configureNetwork(ctx context.Context, task job.TaskConfig, spec nspawn.Spec) (*drivers.DriverNetwork, error) {
 	if !spec.Network.Veth || spec.Mode == nspawn.Boot {
 		return nil, nil
 	}

@@ -57,8 +57,9 @@ func testRefused(l *lab) {
 	}
 }
 
-// Nomad refuses most unknown signals by itself, but this one is in its list. It
-// tells the driver only to stop the task, which must not go on because of it.
+// Nomad refuses most unknown signals by itself, but this one is in its list. The
+// driver learns of it only when the task is to be stopped: it refuses once, says why,
+// and ends the task when Nomad asks again.
 func testRefusedKillSignal(l *lab) {
 	al := l.ready(task{script: loop, more: "kill_signal = \"SIGNULL\"\nkill_timeout = \"2s\""})
 	_, err := al.Stop(l.ctx)

@@ -1,4 +1,4 @@
-package driver
+package job
 
 import (
 	"encoding/json"
@@ -45,19 +45,19 @@ func TestSpecGolden(t *testing.T) {
 }
 
 func goldenResult(t *testing.T, archive *txtar.Archive) string {
-	policy := parsePolicy(t, string(fileOf(archive, "plugin.hcl")))
+	config := parseConfig(t, string(fileOf(archive, "plugin.hcl")))
 	task := parseTask(t, string(fileOf(archive, "config.hcl")))
 	cfg := exampleTask()
 	if overrides := fileOf(archive, "task.json"); overrides != nil {
 		must.NoError(t, json.Unmarshal(overrides, cfg))
 	}
-	dns := hostDNS{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
-	image := foundImage{Tree: "/var/lib/machines/debian"}
+	dns := HostDNS{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
+	image := Image{Tree: "/var/lib/machines/debian"}
 	if config := fileOf(archive, "image.json"); config != nil {
-		image = foundImage{Stored: "sha256:" + strings.Repeat("0", 64)}
+		image = Image{Stored: "sha256:" + strings.Repeat("0", 64)}
 		must.NoError(t, json.Unmarshal(config, &image.Config))
 	}
-	spec, err := newSpec(policy, task, cfg, image, dns)
+	spec, err := task.Spec(Input{Policy: config.Policy(cfg.Namespace), Task: cfg, Image: image, DNS: dns})
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
@@ -101,13 +101,13 @@ func exampleTask() *drivers.TaskConfig {
 
 func parseTask(t *testing.T, hcl string) TaskConfig {
 	var task TaskConfig
-	hclutils.NewConfigParser(taskConfigSpec).ParseHCL(t, "config {\n"+hcl+"\n}", &task)
+	hclutils.NewConfigParser(TaskSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &task)
 	return task
 }
 
-func parsePolicy(t *testing.T, hcl string) Config {
+func parseConfig(t *testing.T, hcl string) Config {
 	var config Config
-	hclutils.NewConfigParser(configSpec).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
+	hclutils.NewConfigParser(ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
 	return config
 }
 
@@ -134,6 +134,6 @@ func setFile(archive *txtar.Archive, name, content string) {
 func TestDescriptionIsOneLine(t *testing.T) {
 	cfg := exampleTask()
 	cfg.JobName = "x\nExecStartPre=/bin/evil\r\x00"
-	must.StrNotContains(t, description(cfg), "\n")
-	must.StrContains(t, description(cfg), "job x?ExecStartPre=/bin/evil??")
+	must.StrNotContains(t, Description(cfg), "\n")
+	must.StrContains(t, Description(cfg), "job x?ExecStartPre=/bin/evil??")
 }

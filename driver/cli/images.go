@@ -1,4 +1,5 @@
-package driver
+// Package cli holds the commands of the plugin's binary that operators call.
+package cli
 
 import (
 	"cmp"
@@ -12,25 +13,26 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// ImagesUsage describes ImagesCommand.
-const ImagesUsage = `usage: nomad-driver-nspawn images                    list the images of this client's store
+const imagesUsage = `usage: nomad-driver-nspawn images                    list the images of this client's store
        nomad-driver-nspawn images prune [--dry-run]  remove those that no task uses`
 
-// ImagesCommand is for operators: it lists the images of the store, or removes
-// those that no task uses. A plugin that runs is not disturbed.
-func ImagesCommand(ctx context.Context, args []string, out io.Writer) error {
+// Images lists the images of the store, or removes those that no task uses. A
+// running plugin is not disturbed.
+func Images(ctx context.Context, args []string, out io.Writer) error {
+	images := store.Store{Dir: nspawn.DefaultDirs.Images()}
 	switch strings.Join(args, " ") {
 	case "":
-		return listImages(ctx, imageStore, out)
+		return listImages(ctx, images, out)
 	case "prune":
-		return pruneImages(ctx, imageStore, false, out)
+		return pruneImages(ctx, images, false, out)
 	case "prune --dry-run":
-		return pruneImages(ctx, imageStore, true, out)
+		return pruneImages(ctx, images, true, out)
 	}
-	return errors.New(ImagesUsage)
+	return errors.New(imagesUsage)
 }
 
 func listImages(ctx context.Context, images store.Store, out io.Writer) error {

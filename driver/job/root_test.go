@@ -1,4 +1,4 @@
-package driver
+package job
 
 import (
 	"testing"
@@ -15,14 +15,14 @@ func TestDisk(t *testing.T) {
 		"disk {\n size = \"64 MiB\"\n in_memory = true\n}": {Max: 64 << 20, InMemory: true},
 	} {
 		task := parseTask(t, "image = \"debian\"\n"+hcl)
-		spec, err := newSpec(Config{}, task, exampleTask(), foundImage{Tree: "/var/lib/machines/debian"}, hostDNS{})
+		spec, err := task.Spec(Input{Task: exampleTask(), Image: Image{Tree: "/var/lib/machines/debian"}})
 		must.NoError(t, err)
 		must.Eq(t, want, spec.Root.Writable)
 	}
 	for size, want := range map[string]string{
 		"": "is not a size", "-1GB": "is not a size", "1e30GB": "is not a size", "0": "is less than 1MiB", "1000kB": "is less than 1MiB",
 	} {
-		task := TaskConfig{Ephemeral: true, Disk: &Disk{Size: size}}
-		must.ErrorContains(t, task.validateDisk(), want)
+		task := TaskConfig{rootOptions: rootOptions{Ephemeral: true, Disk: &Disk{Size: size}}}
+		must.ErrorContains(t, task.validateRoot(), want)
 	}
 }

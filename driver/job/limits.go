@@ -1,36 +1,32 @@
-package driver
+package job
 
 import (
 	"math"
 
-	"github.com/hashicorp/nomad/plugins/drivers"
-
 	"nomad-driver-nspawn/nspawn"
 )
 
-const mebibyte = 1 << 20
-
-// newLimits are the task's resources. memory is a hard limit unless memory_max
-// is: then it is what the kernel leaves the task under pressure, as docker does.
-func newLimits(resources *drivers.Resources) (nspawn.Limits, error) {
-	var limits nspawn.Limits
+// applyLimits sets the task's resources. memory is a hard limit unless memory_max
+// is: then it is what the kernel leaves the task under pressure, as with docker.
+func applyLimits(in Input, spec *nspawn.Spec) error {
+	limits, resources := &spec.Limits, in.Task.Resources
 	if resources == nil {
-		return limits, nil
+		return nil
 	}
 	if nomad := resources.NomadResources; nomad != nil {
 		limits.MemoryMax, limits.MemoryLow = memoryLimits(nomad.Memory.MemoryMB, nomad.Memory.MemoryMaxMB)
 	}
-	if linux := resources.LinuxResources; linux != nil {
-		limits.CPUWeight = cpuWeight(linux.CPUShares)
-		if linux.CpusetCpus != "" {
-			cpus, err := nspawn.ParseCPUs(linux.CpusetCpus)
-			if err != nil {
-				return limits, err
-			}
-			limits.AllowedCPUs = cpus
-		}
+	linux := resources.LinuxResources
+	if linux == nil {
+		return nil
 	}
-	return limits, nil
+	limits.CPUWeight = cpuWeight(linux.CPUShares)
+	if linux.CpusetCpus == "" {
+		return nil
+	}
+	cpus, err := nspawn.ParseCPUs(linux.CpusetCpus)
+	limits.AllowedCPUs = cpus
+	return err
 }
 
 // memoryLimits takes MiB. A maximum of -1 is no limit; one below the

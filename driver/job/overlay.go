@@ -1,7 +1,6 @@
-package driver
+package job
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -10,8 +9,8 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// overlayOption is an element of `overlay` or `overlay_read_only`, taken apart.
-type overlayOption struct {
+// overlay is an element of `overlay` or `overlay_read_only`, taken apart.
+type overlay struct {
 	at          string // in the job's config
 	lower       []string
 	upper       string // "" is one of the machine's own
@@ -19,28 +18,28 @@ type overlayOption struct {
 	destination string
 }
 
-// overlayOptions reports every mistake at once.
-func (c TaskConfig) overlayOptions() ([]overlayOption, error) {
-	var options []overlayOption
-	var errs []error
+// overlays reports every mistake at once.
+func (c TaskConfig) overlays() ([]overlay, error) {
+	var overlays []overlay
+	var found mistakes
 	for _, option := range []struct {
 		name     string
 		values   []string
 		readOnly bool
 	}{{"overlay", c.Overlay, false}, {"overlay_read_only", c.OverlayReadOnly, true}} {
 		for i, value := range option.values {
-			o := overlayOption{at: fmt.Sprintf("%s[%d]", option.name, i), readOnly: option.readOnly}
-			err := o.parse(value)
-			options, errs = append(options, o), append(errs, err)
+			o := overlay{at: at(option.name, i), readOnly: option.readOnly}
+			found.add(o.parse(value))
+			overlays = append(overlays, o)
 		}
 	}
-	return options, errors.Join(errs...)
+	return overlays, found.err()
 }
 
-// parse takes LOWER[:LOWER…]:UPPER:DESTINATION, or without UPPER if read-only, of
-// which --overlay= of systemd-nspawn(1) has the rules. Its short form without a
+// parse takes LOWER[:LOWER…]:UPPER:DESTINATION, or without UPPER if read-only, by
+// the rules of --overlay= (systemd-nspawn(1)). The short form without a
 // destination is left out: it would write to the host's directory of that name.
-func (o *overlayOption) parse(value string) error {
+func (o *overlay) parse(value string) error {
 	paths, err := splitPaths(value)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.at, err)
@@ -57,17 +56,16 @@ func (o *overlayOption) parse(value string) error {
 		last := len(o.lower) - 1
 		o.lower, o.upper = o.lower[:last], o.lower[last]
 	}
-	errs := []error{required(o.at, o.destination), absolute(o.at, o.destination)}
+	var found mistakes
+	found.add(required(o.at, o.destination), absolute(o.at, o.destination))
 	for _, layer := range o.lower {
-		errs = append(errs, required(o.at, layer))
+		found.add(required(o.at, layer))
 		if name, ok := strings.CutPrefix(layer, "+"); ok {
-			errs = append(errs, required(o.at, name), absolute(o.at, name))
+			found.add(required(o.at, name), absolute(o.at, name))
 		}
 	}
-	if strings.HasPrefix(o.upper, "+") {
-		errs = append(errs, fmt.Errorf("%s: the upper layer %q cannot be of the image; an empty one is of the machine", o.at, o.upper))
-	}
-	return errors.Join(errs...)
+	found.unless(!strings.HasPrefix(o.upper, "+"), "%s: the upper layer %q cannot be of the image; an empty one is of the machine", o.at, o.upper)
+	return found.err()
 }
 
 // splitPaths splits at colons. A backslash takes the next character as it is.
@@ -92,35 +90,33 @@ func splitPaths(value string) ([]string, error) {
 	return paths, nil
 }
 
-// newOverlays finds the layers, where the operator allows them: paths are those
-// of `bind`, with "+" of the image.
-func newOverlays(policy Config, task TaskConfig, taskDir string) ([]nspawn.Overlay, error) {
-	options, err := task.overlayOptions()
+// newOverlays returns the overlays with their layers, where the operator allows
+// them: paths are those of `bind`, and with "+" those of the image.
+func (c TaskConfig) newOverlays(in Input) ([]nspawn.Overlay, error) {
+	options, err := c.overlays()
 	if err != nil {
 		return nil, err
 	}
 	var overlays []nspawn.Overlay
-	var errs []error
+	var found mistakes
 	for _, o := range options {
 		overlay := nspawn.Overlay{ReadOnly: o.readOnly, Destination: path.Clean(o.destination)}
-		find := func(source string) string {
-			found, err := hostPath(policy, taskDir, source)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %s: %w", o.at, source, err))
-			}
-			return found
+		hostPath := func(source string) string {
+			path, err := in.hostPath(source)
+			found.add(prefixed(fmt.Sprintf("%s: %s: ", o.at, source), err))
+			return path
 		}
 		for _, layer := range o.lower {
 			if name, ok := strings.CutPrefix(layer, "+"); ok {
 				overlay.Lower = append(overlay.Lower, nspawn.Layer{Path: filepath.Clean(name), InRoot: true})
 			} else {
-				overlay.Lower = append(overlay.Lower, nspawn.Layer{Path: find(layer)})
+				overlay.Lower = append(overlay.Lower, nspawn.Layer{Path: hostPath(layer)})
 			}
 		}
 		if o.upper != "" {
-			overlay.Upper = find(o.upper)
+			overlay.Upper = hostPath(o.upper)
 		}
 		overlays = append(overlays, overlay)
 	}
-	return overlays, errors.Join(errs...)
+	return overlays, found.err()
 }

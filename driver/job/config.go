@@ -1,0 +1,59 @@
+package job
+
+import "time"
+
+// Config is the plugin's configuration, in the agent's `plugin` block. A job
+// reaches nothing outside of its machine unless the operator allows it here.
+type Config struct {
+	Enabled              bool   `codec:"enabled"`
+	DisableLogCollection bool   `codec:"disable_log_collection"`
+	ImagePullTimeout     string `codec:"image_pull_timeout"`
+	PullActivityTimeout  string `codec:"pull_activity_timeout"`
+	policyOptions
+	upkeepOptions
+	registryOptions
+}
+
+// DefaultConfig returns the configuration of a plugin whose operator has said
+// nothing. The schema takes its defaults from here.
+func DefaultConfig() Config {
+	return Config{
+		Enabled:             true,
+		ImagePullTimeout:    "15m",
+		PullActivityTimeout: "2m",
+		policyOptions:       defaultPolicy(),
+		upkeepOptions:       defaultUpkeep(),
+	}
+}
+
+// ConfigSchema is the schema of Config.
+var ConfigSchema = schema(agentSchema, policySchema, upkeepSchema, registrySchema)
+
+var agentSchema = options{
+	"enabled":                withDefault("enabled", "bool", defaults.Enabled),
+	"disable_log_collection": withDefault("disable_log_collection", "bool", defaults.DisableLogCollection),
+	"image_pull_timeout":     withDefault("image_pull_timeout", "string", defaults.ImagePullTimeout),
+	"pull_activity_timeout":  withDefault("pull_activity_timeout", "string", defaults.PullActivityTimeout),
+}
+
+// defaults are those of the schemas; they are only read.
+var defaults = DefaultConfig()
+
+// Validate reports every mistake at once.
+func (c Config) Validate() error {
+	var found mistakes
+	found.add(
+		c.validateUpkeep(),
+		c.validateRegistry(),
+		positive("image_pull_timeout", c.ImagePullTimeout),
+		positive("pull_activity_timeout", c.PullActivityTimeout),
+		c.validatePolicy(),
+	)
+	return found.err()
+}
+
+// PullTimeouts returns how long an image may take to be fetched, and how long
+// nothing may come.
+func (c Config) PullTimeouts() (total, inactivity time.Duration) {
+	return duration(c.ImagePullTimeout), duration(c.PullActivityTimeout)
+}

@@ -1,0 +1,153 @@
+package job
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/image/download"
+	"nomad-driver-nspawn/nspawn/image/oci"
+)
+
+type imageOptions struct {
+	Auth          *Auth          `codec:"auth"`
+	AuthSoftFail  bool           `codec:"auth_soft_fail"`
+	Image         string         `codec:"image"`
+	ImageDownload *ImageDownload `codec:"image_download"`
+	ImagePolicy   string         `codec:"image_policy"`
+	PullPolicy    string         `codec:"pull_policy"`
+}
+
+// Auth is how a task logs in to a registry.
+type Auth struct {
+	Username string `codec:"username"`
+	Password string `codec:"password"`
+}
+
+// ImageDownload says how a file of the web is found and verified. The older
+// community driver has this block, too.
+type ImageDownload struct {
+	Force  bool   `codec:"force"`
+	SHA256 string `codec:"sha256"`
+	Type   string `codec:"type"`
+	URL    string `codec:"url"`
+	Verify string `codec:"verify"`
+}
+
+var imageSchema = options{
+	"auth": block("auth", options{
+		"username": requiredAttr("username", "string"),
+		"password": requiredAttr("password", "string"),
+	}),
+	"auth_soft_fail": withDefault("auth_soft_fail", "bool", false),
+	"image":          requiredAttr("image", "string"),
+	"image_download": block("image_download", options{
+		"force":  withDefault("force", "bool", false),
+		"sha256": attr("sha256", "string"),
+		"type":   attr("type", "string"),
+		"url":    attr("url", "string"),
+		"verify": attr("verify", "string"),
+	}),
+	"image_policy": attr("image_policy", "string"),
+	"pull_policy":  attr("pull_policy", "string"),
+}
+
+// ImageKind is what the option `image` names. Its form alone tells, so that a job
+// means the same on every client.
+type ImageKind int
+
+// The kinds of images.
+const (
+	MachinedImage ImageKind = iota // a name without /, : and @
+	LocalImage                     // a directory, a raw disk or a block device by its path
+	OCIImage                       // of a registry, an archive or a layout
+	FileImage                      // to be unpacked: a tarball or a disk, by its URL or path
+)
+
+// dockerType is a value of image_download.type: then the URL is the name of a
+// registry's image, as `image` takes it.
+const dockerType = "docker"
+
+// ImageKind tells what kind of image the job names.
+func (c TaskConfig) ImageKind() ImageKind {
+	name := c.Image
+	switch {
+	case c.ImageDownload != nil && c.ImageDownload.Type == dockerType:
+		return OCIImage
+	case c.ImageDownload != nil && c.ImageDownload.URL != "", image.IsDownload(name):
+		return FileImage
+	case filepath.IsAbs(name), c.ImageOfTask():
+		kind, compression, err := download.Format(name)
+		if err == nil && (kind != download.Raw || compression != "") {
+			return FileImage
+		}
+		return LocalImage
+	case strings.ContainsAny(name, "/:@"):
+		return OCIImage
+	}
+	return MachinedImage
+}
+
+// ImageOfTask reports whether the image is named as a path of the task's
+// directory, where an artifact may have put it.
+func (c TaskConfig) ImageOfTask() bool {
+	return strings.HasPrefix(c.Image, "./") || strings.HasPrefix(c.Image, "../") || strings.HasPrefix(c.Image, "local/")
+}
+
+// Stored reports whether the image is run from the store.
+func (c TaskConfig) Stored() bool {
+	return c.ImageKind() == OCIImage || c.ImageKind() == FileImage
+}
+
+// Image is an image that is on this host, or that is not known yet if all is empty.
+type Image struct {
+	Tree   string     // directory tree; or, if it is empty,
+	Disk   string     // raw disk or block device; or
+	Stored string     // digest in the store
+	Config oci.Config // how the image says that it is run
+}
+
+var sha256Pattern = regexp.MustCompile(`^(sha256:)?[0-9a-fA-F]{64}$`)
+
+func (c TaskConfig) validateImage() error {
+	var found mistakes
+	kind := c.ImageKind()
+	found.add(required("image", c.Image), oneOf("pull_policy", c.PullPolicy, image.Policies))
+	found.unless(c.Auth == nil || kind == OCIImage, "auth: only images of registries are logged in for")
+	found.unless(len(c.Entrypoint) == 0 || kind == OCIImage, "entrypoint: only OCI images have one; put it into command")
+	found.unless(len(c.Entrypoint) == 0 || c.Mode() != nspawn.Boot, "entrypoint: cannot be combined with boot")
+	found.unless(c.ImagePolicy == "" || kind != OCIImage, "image_policy: %q is no disk image", c.Image)
+	found.unless(c.PullPolicy == "" || c.Stored(), "pull_policy: %q is not pulled", c.Image)
+	found.unless(c.Ephemeral || !c.Stored(), "ephemeral: an image of the store is shared and cannot be run in place")
+	if d := c.ImageDownload; d != nil {
+		found.unless(kind == FileImage || d.Type == dockerType, "image_download: %q is no file to download: set image_download.url", c.Image)
+		found.add(
+			oneOf("image_download.type", d.Type, []string{string(download.Tar), string(download.Raw), string(download.QCOW2), dockerType}),
+			oneOf("image_download.verify", d.Verify, []string{string(download.VerifySignature), string(download.VerifyChecksum), string(download.VerifyNo)}),
+			matches("image_download.sha256", d.SHA256, sha256Pattern, "64 hexadecimal digits"))
+	}
+	return found.err()
+}
+
+func (c TaskConfig) applyImage(in Input, spec *nspawn.Spec) error {
+	spec.Root.Image, spec.Root.Disk, spec.Root.Stored = in.Image.Tree, in.Image.Disk, in.Image.Stored
+	spec.Root.DiskPolicy = c.ImagePolicy
+	if c.ImagePolicy != "" && in.Image.Tree != "" { // a name may turn out to be no disk
+		return fmt.Errorf("image_policy: %q is a directory tree", c.Image)
+	}
+	return nil
+}
+
+// Pull returns when the image is fetched anew.
+func (c TaskConfig) Pull(source image.Source) image.Policy {
+	switch {
+	case c.PullPolicy != "":
+		return image.Policy(c.PullPolicy)
+	case c.ImageDownload != nil && c.ImageDownload.Force:
+		return image.Always
+	}
+	return source.DefaultPolicy()
+}

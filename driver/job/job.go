@@ -1,0 +1,121 @@
+// Package job turns what a job and the operator say into the description of a
+// machine. It is pure: it reads no file, asks no service and resolves no path of
+// the host. What has to be looked up first comes in by Input.
+//
+// Each feature is one file. The file holds the options as a struct with codec
+// tags, their schema, their validation and their translation. TaskConfig and
+// Config only put the features together.
+package job
+
+import (
+	"errors"
+	"maps"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// TaskConfig is the `config` block of a task. A nil pointer is an option that the
+// job does not set, where that differs from the option's zero value.
+type TaskConfig struct {
+	imageOptions
+	loggingOptions
+	dnsOptions
+	processOptions
+	nameOptions
+	commandOptions
+	rootOptions
+	mountOptions
+	networkOptions
+	isolationOptions
+	environmentOptions
+}
+
+// TaskSchema is the schema of TaskConfig.
+var TaskSchema = schema(
+	imageSchema, loggingSchema, dnsSchema, processSchema, nameSchema, commandSchema, rootSchema,
+	mountSchema, networkSchema, isolationSchema, environmentSchema,
+)
+
+// Validate reports every mistake that the block shows by itself, all at once.
+func (c TaskConfig) Validate() error {
+	return errors.Join(
+		c.validateImage(),
+		c.validateLogging(),
+		c.validateDNS(),
+		c.validateRoot(),
+		c.validateProcess(),
+		c.validateNames(),
+		c.validateCommand(),
+		c.validateMounts(),
+		c.validateIsolation(),
+		c.validateEnvironment(),
+	)
+}
+
+// Input is what a machine is made of beside the options of its job.
+type Input struct {
+	Policy Policy
+	Task   *drivers.TaskConfig // as Nomad gives it
+	Image  Image
+	DNS    HostDNS
+}
+
+// Spec returns the machine that the job asks for. Every option that cannot be
+// given is refused by name, all of them at once: nothing that a job asks for is
+// silently ignored.
+func (c TaskConfig) Spec(in Input) (nspawn.Spec, error) {
+	if err := c.Validate(); err != nil {
+		return nspawn.Spec{}, err
+	}
+	spec := nspawn.Spec{
+		Machine:       nspawn.MachineName(in.Task.AllocID, in.Task.Name),
+		Description:   Description(in.Task),
+		JournalFields: JournalFields(in.Task),
+		UUID:          machineID(in.Task.AllocID),
+		Mode:          c.Mode(),
+	}
+	var found mistakes
+	// A later feature may look at what an earlier one has decided.
+	for _, apply := range []func(Input, *nspawn.Spec) error{
+		c.applyImage,
+		c.applyNetwork,
+		c.applyMounts,
+		c.applyCommand,
+		c.applyProcess,
+		applyLimits,
+		c.applyEnvironment,
+		c.applyIsolation,
+		c.applyRoot,
+		c.applyLogging,
+		refuseDevices,
+		c.applyDNS,
+		c.applyNames,
+	} {
+		found.add(apply(in, &spec))
+	}
+	if err := found.err(); err != nil {
+		return nspawn.Spec{}, err
+	}
+	return spec, nil
+}
+
+// refuseDevices names the devices that Nomad's device plugins give to the task.
+func refuseDevices(in Input, _ *nspawn.Spec) error {
+	var found mistakes
+	for _, device := range in.Task.Devices {
+		found.refuse("device %s: devices are not supported", device.HostPath)
+	}
+	return found.err()
+}
+
+// schema merges the options of features.
+func schema(features ...options) *hclspec.Spec {
+	all := options{}
+	for _, feature := range features {
+		maps.Copy(all, feature)
+	}
+	return hclspec.NewObject(all)
+}

@@ -1,0 +1,63 @@
+package job
+
+import (
+	"nomad-driver-nspawn/nspawn"
+)
+
+type loggingOptions struct {
+	ForwardJournal bool     `codec:"forward_journal"`
+	LinkJournal    string   `codec:"link_journal"`
+	Logging        *Logging `codec:"logging"`
+	NotifyReady    bool     `codec:"notify_ready"`
+}
+
+// Logging says where a task's output goes: to "nomad", or to the host's journal
+// with "journald".
+type Logging struct {
+	Driver string `codec:"driver"`
+}
+
+var loggingSchema = options{
+	"forward_journal": withDefault("forward_journal", "bool", true),
+	"link_journal":    attr("link_journal", "string"),
+	"logging": block("logging", options{
+		"driver": withDefault("driver", "string", nomadLogs),
+	}),
+	"notify_ready": attr("notify_ready", "bool"),
+}
+
+const (
+	nomadLogs    = "nomad"
+	journaldLogs = "journald"
+)
+
+// linkJournals are the values of --link-journal= (systemd-nspawn(1)).
+var linkJournals = []string{"no", "host", "try-host", "guest", "try-guest", "auto"}
+
+func (c TaskConfig) validateLogging() error {
+	var found mistakes
+	found.add(oneOf("link_journal", c.LinkJournal, linkJournals))
+	if c.Logging != nil {
+		found.add(oneOf("logging.driver", c.Logging.Driver, []string{nomadLogs, journaldLogs}))
+	}
+	return found.err()
+}
+
+func (c TaskConfig) applyLogging(in Input, spec *nspawn.Spec) error {
+	spec.LinkJournal = c.linkJournal()
+	spec.NotifyReady = c.NotifyReady
+	spec.LogToJournal = !in.Policy.LogCollection || c.Logging != nil && c.Logging.Driver == journaldLogs
+	return nil
+}
+
+// linkJournal returns a value of --link-journal=. A booted machine has a journal
+// like the host's, and a command has none.
+func (c TaskConfig) linkJournal() string {
+	switch {
+	case c.LinkJournal != "":
+		return c.LinkJournal
+	case c.Mode() == nspawn.Boot:
+		return "try-guest"
+	}
+	return "no"
+}

@@ -1,0 +1,148 @@
+package job
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+type mountOptions struct {
+	Bind            map[string]string `codec:"bind"`
+	BindReadOnly    map[string]string `codec:"bind_read_only"`
+	Inaccessible    []string          `codec:"inaccessible"`
+	Overlay         []string          `codec:"overlay"`
+	OverlayReadOnly []string          `codec:"overlay_read_only"`
+	Tmpfs           []string          `codec:"tmpfs"`
+}
+
+var mountSchema = options{
+	"bind":              stringMap("bind"),
+	"bind_read_only":    stringMap("bind_read_only"),
+	"inaccessible":      attr("inaccessible", "list(string)"),
+	"overlay":           attr("overlay", "list(string)"),
+	"overlay_read_only": attr("overlay_read_only", "list(string)"),
+	"tmpfs":             attr("tmpfs", "list(string)"),
+}
+
+func (c TaskConfig) validateMounts() error {
+	var found mistakes
+	_, overlayErr := c.overlays()
+	found.add(validateBinds("bind", c.Bind), validateBinds("bind_read_only", c.BindReadOnly), overlayErr)
+	for i, mount := range c.Tmpfs {
+		path, _, _ := strings.Cut(mount, ":")
+		found.add(required(at("tmpfs", i), path), absolute(at("tmpfs", i), path))
+	}
+	for i, path := range c.Inaccessible {
+		found.add(required(at("inaccessible", i), path), absolute(at("inaccessible", i), path))
+	}
+	return found.err()
+}
+
+func validateBinds(option string, binds map[string]string) error {
+	var found mistakes
+	for _, source := range slices.Sorted(maps.Keys(binds)) {
+		at := fmt.Sprintf("%s[%q]", option, source)
+		found.add(required(at, source), required(at, binds[source]), absolute(at, binds[source]))
+	}
+	return found.err()
+}
+
+func (c TaskConfig) applyMounts(in Input, spec *nspawn.Spec) error {
+	var found mistakes
+	spec.Root.Tmpfs, spec.Root.Inaccessible = c.Tmpfs, c.Inaccessible
+	binds, err := c.newBinds(in)
+	found.add(err)
+	overlays, err := c.newOverlays(in)
+	found.add(err, distinct(binds, overlays))
+	spec.Binds, spec.Overlays = binds, overlays
+	return found.err()
+}
+
+// newBinds returns the directories that Nomad gives to each task, its volumes,
+// and what the job binds.
+func (c TaskConfig) newBinds(in Input) ([]nspawn.Bind, error) {
+	dirs := in.Task.TaskDir()
+	binds := []nspawn.Bind{
+		{Source: dirs.SharedAllocDir, Destination: containerDir(in.Task, "NOMAD_ALLOC_DIR", "/alloc"), Plain: true},
+		{Source: dirs.LocalDir, Destination: containerDir(in.Task, "NOMAD_TASK_DIR", "/local"), Owned: true, Plain: true},
+		{Source: dirs.SecretsDir, Destination: containerDir(in.Task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Plain: true},
+	}
+	// The log directory holds the FIFOs that Nomad reads (CVE-2026-6959).
+	binds = append(binds, nspawn.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true, Plain: true})
+	var found mistakes
+	for _, mount := range in.Task.Mounts {
+		bind, err := volume(mount)
+		binds = append(binds, bind)
+		found.add(err)
+	}
+	for _, option := range []struct {
+		name     string
+		binds    map[string]string
+		readOnly bool
+	}{{"bind", c.Bind, false}, {"bind_read_only", c.BindReadOnly, true}} {
+		for _, source := range slices.Sorted(maps.Keys(option.binds)) {
+			path, err := in.hostPath(source)
+			found.add(prefixed(fmt.Sprintf("%s[%q]: ", option.name, source), err))
+			binds = append(binds, nspawn.Bind{Source: path, Destination: filepath.Clean(option.binds[source]), ReadOnly: option.readOnly})
+		}
+	}
+	return binds, found.err()
+}
+
+func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
+	if dir := cfg.Env[variable]; filepath.IsAbs(dir) {
+		return filepath.Clean(dir)
+	}
+	return fallback
+}
+
+// volume is a host or CSI volume. It needs no permission of ours: the operator
+// has configured it.
+func volume(mount *drivers.MountConfig) (nspawn.Bind, error) {
+	bind := nspawn.Bind{
+		Source:      mount.HostPath,
+		Destination: filepath.Join("/", mount.TaskPath),
+		ReadOnly:    mount.Readonly,
+	}
+	if mode := mount.PropagationMode; mode != "" && mode != "private" {
+		return bind, fmt.Errorf("volume_mount %s: propagation_mode %q is not supported, only private", mount.TaskPath, mode)
+	}
+	return bind, nil
+}
+
+// hostPath returns a path of the host, if the operator allows it. A relative path
+// is one of the task's own directory and cannot leave it.
+func (in Input) hostPath(path string) (string, error) {
+	switch {
+	case filepath.IsAbs(path):
+		return filepath.Clean(path), in.Policy.HostPath()
+	case !filepath.IsLocal(path):
+		return path, fmt.Errorf("leaves the task's directory")
+	}
+	return filepath.Join(in.Task.TaskDir().Dir, path), nil
+}
+
+// distinct refuses two mounts at one place, of which one would be lost.
+func distinct(binds []nspawn.Bind, overlays []nspawn.Overlay) error {
+	var found mistakes
+	seen := map[string]string{}
+	add := func(source, destination string) {
+		if other, ok := seen[destination]; ok {
+			found.refuse("bind: both %s and %s are bound to %s", other, source, destination)
+		}
+		seen[destination] = source
+	}
+	for _, bind := range binds {
+		add(bind.Source, bind.Destination)
+	}
+	for _, overlay := range overlays {
+		add("an overlay", overlay.Destination)
+	}
+	return found.err()
+}

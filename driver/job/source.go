@@ -1,0 +1,78 @@
+package job
+
+import (
+	"cmp"
+	"errors"
+	"net/url"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/image/download"
+	"nomad-driver-nspawn/nspawn/image/oci"
+)
+
+// Source returns where an image of the store comes from, if the operator allows
+// it. A path in it is as the job gives it: the caller finds it on the host, and
+// asks Policy.ImagePath.
+func (c TaskConfig) Source(policy Policy) (image.Source, error) {
+	if c.ImageKind() == FileImage {
+		return c.download(policy)
+	}
+	name := c.Image
+	if d := c.ImageDownload; d != nil {
+		name = cmp.Or(d.URL, name)
+	}
+	reference, err := oci.ParseReference(name)
+	return image.Source{Reference: reference}, prefixed("image: ", err)
+}
+
+func (c TaskConfig) download(policy Policy) (source image.Source, err error) {
+	request := download.Request{URL: c.Image}
+	if d := c.ImageDownload; d != nil {
+		request.URL = cmp.Or(d.URL, request.URL)
+		request.SHA256, request.Verify = d.SHA256, download.Verify(d.Verify)
+	}
+	kind, err := c.fileKind(request.URL)
+	if err != nil {
+		return source, prefixed("image: ", err)
+	}
+	if kind != download.Tar && !filepath.IsAbs(request.URL) {
+		if err := policy.DiskImage(); err != nil {
+			return source, err
+		}
+	}
+	if !image.IsDownload(request.URL) {
+		if strings.Contains(request.URL, "://") { // it is not shown: it may hold a password
+			return source, errors.New("image_download.url: want http://…, https://…, or a path")
+		}
+		// The operator vouches for the file, or the artifact block does.
+		request.Verify = cmp.Or(request.Verify, download.VerifyNo)
+		return image.Source{Download: request, Kind: kind}, nil
+	}
+	switch {
+	case request.Verify == download.VerifyNo && request.SHA256 == "":
+		if err := policy.UnverifiedImage(); err != nil {
+			return source, err
+		}
+	case request.Verify == "" && strings.HasPrefix(request.URL, "https://"):
+		request.Verify = download.VerifyChecksum
+	case request.Verify == "":
+		request.Verify = download.VerifySignature // whoever changes the file can change its checksum
+	}
+	return image.Source{Download: request, Kind: kind}, nil
+}
+
+// fileKind tells what a file is by its name, or as the job says.
+func (c TaskConfig) fileKind(address string) (download.Kind, error) {
+	u, err := url.Parse(address)
+	if err != nil { // which would show it
+		return "", errors.New("the URL is malformed; special characters, in a password too, must be written as %XX")
+	}
+	var named download.Kind
+	if c.ImageDownload != nil {
+		named = download.Kind(c.ImageDownload.Type)
+	}
+	return download.KindOf(path.Base(u.Path), named)
+}

@@ -1,0 +1,74 @@
+package job
+
+import (
+	"time"
+
+	"nomad-driver-nspawn/nspawn/image/store"
+)
+
+type upkeepOptions struct {
+	DanglingMachines DanglingMachines `codec:"dangling_machines"`
+	ImageGC          ImageGC          `codec:"image_gc"`
+}
+
+// DanglingMachines configures the reaper, which removes machines whose tasks Nomad
+// no longer knows. It is like docker's dangling_containers.
+type DanglingMachines struct {
+	Enabled       bool   `codec:"enabled"`
+	Period        string `codec:"period"`
+	CreationGrace string `codec:"creation_grace"`
+	DryRun        bool   `codec:"dry_run"`
+}
+
+// ImageGC says when images of the store that no task uses are removed.
+type ImageGC struct {
+	Enabled   bool   `codec:"enabled"`
+	UnusedFor string `codec:"unused_for"`
+	MaxSize   string `codec:"max_size"`
+}
+
+func defaultUpkeep() upkeepOptions {
+	return upkeepOptions{
+		DanglingMachines: DanglingMachines{Enabled: true, Period: "5m", CreationGrace: "5m"},
+		ImageGC:          ImageGC{Enabled: true, UnusedFor: "24h"},
+	}
+}
+
+var upkeepSchema = options{
+	"dangling_machines": presentBlock("dangling_machines", options{
+		"enabled":        withDefault("enabled", "bool", defaults.DanglingMachines.Enabled),
+		"period":         withDefault("period", "string", defaults.DanglingMachines.Period),
+		"creation_grace": withDefault("creation_grace", "string", defaults.DanglingMachines.CreationGrace),
+		"dry_run":        withDefault("dry_run", "bool", defaults.DanglingMachines.DryRun),
+	}),
+	"image_gc": presentBlock("image_gc", options{
+		"enabled":    withDefault("enabled", "bool", defaults.ImageGC.Enabled),
+		"unused_for": withDefault("unused_for", "string", defaults.ImageGC.UnusedFor),
+		"max_size":   attr("max_size", "string"),
+	}),
+}
+
+func (c Config) validateUpkeep() error {
+	var found mistakes
+	if d := c.DanglingMachines; d.Enabled {
+		found.add(positive("dangling_machines.period", d.Period), positive("dangling_machines.creation_grace", d.CreationGrace))
+	}
+	if gc := c.ImageGC; gc.Enabled {
+		found.add(positive("image_gc.unused_for", gc.UnusedFor))
+		if gc.MaxSize != "" {
+			found.add(size("image_gc.max_size", gc.MaxSize, "20GB"))
+		}
+	}
+	return found.err()
+}
+
+// Times returns how often dangling machines are looked for, and how long after its
+// start a machine is left alone.
+func (d DanglingMachines) Times() (period, grace time.Duration) {
+	return duration(d.Period), duration(d.CreationGrace)
+}
+
+// Options returns which images the store is to remove.
+func (c ImageGC) Options() store.CollectOptions {
+	return store.CollectOptions{UnusedFor: duration(c.UnusedFor), MaxBytes: int64(bytesOf(c.MaxSize))}
+}

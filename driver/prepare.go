@@ -1,0 +1,68 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/image"
+)
+
+// prepare decodes what the job says, finds its image and describes its machine. An
+// image is pulled only for a job that is found to be right otherwise, and not anew
+// for one that runs.
+func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskConfig, found foundImage, spec nspawn.Spec, err error) {
+	if err := cfg.DecodeDriverConfig(&task); err != nil {
+		return task, found, spec, fmt.Errorf("decode config: %w", err)
+	}
+	config := d.currentConfig()
+	policy := config.Policy(cfg.Namespace)
+	if !task.Stored() {
+		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+		defer cancel()
+		found, err = d.findImage(ctx, policy, task, cfg)
+		if bus := (busError{}); errors.As(err, &bus) {
+			return task, found, spec, recoverable(err)
+		}
+		spec, err = describeMachine(policy, task, cfg, found, err)
+		return task, found, spec, err
+	}
+	if running {
+		task.PullPolicy = string(image.Missing)
+	}
+	source, err := task.Source(policy)
+	if err == nil {
+		source, err = findSource(policy, source, cfg)
+	}
+	if _, err := describeMachine(policy, task, cfg, found, err); err != nil {
+		return task, found, spec, err
+	}
+	if found, err = d.pull(config, task, cfg, source); err != nil {
+		return task, found, spec, err
+	}
+	if spec, err = describeMachine(policy, task, cfg, found, nil); err != nil {
+		found.Release()
+	}
+	return task, found, spec, err
+}
+
+// describeMachine returns the machine of a job, or all that is wrong with the job
+// and, by imageErr, with its image.
+func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (nspawn.Spec, error) {
+	dns, err := readHostDNS()
+	if err != nil {
+		return nspawn.Spec{}, err
+	}
+	spec, err := task.Spec(job.Input{Policy: policy, Task: cfg, Image: found.Image, DNS: dns})
+	if err := errors.Join(err, imageErr); err != nil {
+		return spec, fmt.Errorf("config: %w", err)
+	}
+	if err := resolvePaths(spec, cfg); err != nil {
+		return spec, fmt.Errorf("config: %w", err)
+	}
+	return spec, nil
+}

@@ -1,0 +1,81 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"nomad-driver-nspawn/nspawn"
+)
+
+// recoverTimeout is how long the bus may take to tell of a machine. Nomad recovers
+// one task after the other.
+const recoverTimeout = 5 * time.Second
+
+// RecoverTask implements drivers.DriverPlugin. It fails only if the machine is
+// truly gone. A machine that has ended since delivers its result through WaitTask.
+//
+// On an error Nomad ends the task. So neither a bus that is away is an error, as
+// the follower waits for it, nor the version of the task's state: see TaskState.
+func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
+	if handle == nil || handle.Config == nil {
+		return errors.New("recover task: the handle has no task")
+	}
+	if _, ok := d.tasks.get(handle.Config.ID); ok {
+		return nil
+	}
+	var state TaskState
+	if err := handle.GetDriverState(&state); err != nil {
+		return fmt.Errorf("recover task %s: decode its state: %w", handle.Config.ID, err)
+	}
+	h := newHandle(handle.Config, state)
+	ctx, cancel := context.WithTimeout(d.ctx, recoverTimeout)
+	defer cancel()
+	_, err := d.machines.Status(ctx, h.machine)
+	if errors.Is(err, nspawn.ErrLost) {
+		return d.recoverRemoved(handle.Config, state)
+	}
+	if err != nil {
+		d.logger.Warn("recover task: it is taken to run until the bus tells", "task_id", handle.Config.ID, "error", err)
+	}
+	d.watch(h, d.machines.Follow(h.machine, state.Mode))
+	return nil
+}
+
+// recoverRemoved recovers a task whose machine is gone. An agent that dies after
+// DestroyTask may not have recorded that the task has ended. The exit record tells
+// it again, so that the task is not run a second time.
+func (d *Driver) recoverRemoved(cfg *drivers.TaskConfig, state TaskState) error {
+	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+	defer cancel()
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	if boot != state.BootID {
+		return fmt.Errorf("recover task %s: the host was rebooted: %w", cfg.ID, nspawn.ErrLost)
+	}
+	record, err := readExitRecord(ctx, cfg.ID)
+	if err != nil {
+		return fmt.Errorf("recover task %s: %w: %w", cfg.ID, nspawn.ErrLost, err)
+	}
+	h := newHandle(cfg, state)
+	h.begin(record.Started)
+	h.end(record.Exit, nil, record.Ended)
+	d.tasks.add(h)
+	return nil
+}
+
+// bootID identifies the host's present boot (random(4)).
+func bootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the host's boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}

@@ -1,0 +1,148 @@
+package upkeep
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/nspawn"
+)
+
+// Tasks tells which machines have a task, and on which nodes these tasks and the
+// ones before them are: all tasks of one client are on the same node.
+type Tasks func() (machines, nodes map[string]bool)
+
+// Reaper removes dangling machines: those that no task owns. Its methods may be
+// called at any time, also if it does not run.
+type Reaper struct {
+	machines *nspawn.Manager
+	tasks    Tasks
+	logger   hclog.Logger
+	began    time.Time     // of the plugin, which may still recover machines that are older
+	wake     chan struct{} // poked when a removal has failed
+	// The machines whose removal has failed, and since when: Nomad does not ask again.
+	unfinished sync.Map
+}
+
+// NewReaper returns a reaper that has nothing to do yet.
+func NewReaper(machines *nspawn.Manager, tasks Tasks, logger hclog.Logger) *Reaper {
+	return &Reaper{machines: machines, tasks: tasks, logger: logger, began: time.Now(), wake: make(chan struct{}, 1)}
+}
+
+// Schedule has the removal of a machine tried again soon, because it may have
+// failed.
+func (r *Reaper) Schedule(machine string) {
+	r.unfinished.Store(machine, time.Now())
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Cancel takes back Schedule: the machine is to be started again.
+func (r *Reaper) Cancel(machine string) { r.unfinished.Delete(machine) }
+
+// prune drops machines whose removal had failed before the records were taken, if
+// nothing is left of them.
+func (r *Reaper) prune(unfinished map[any]any, records []nspawn.Record) {
+	for _, record := range records {
+		delete(unfinished, record.Machine)
+	}
+	for machine, since := range unfinished {
+		r.unfinished.CompareAndDelete(machine, since)
+	}
+}
+
+// retryPeriod is the time until a failed removal is tried again, at first.
+const retryPeriod = time.Second
+
+// Run removes dangling machines until ctx ends, once in each period, and soon
+// after a removal has failed.
+//
+// No signal tells of an allocation that Nomad has forgotten, so the machines have
+// to be looked for.
+func (r *Reaper) Run(ctx context.Context, config job.DanglingMachines) {
+	if !config.Enabled {
+		return
+	}
+	period, _ := config.Times()
+	// Files that a killed plugin has left belong to no machine and go at once.
+	wait := min(retryPeriod, period)
+	for {
+		select {
+		case <-time.After(wait):
+			err := r.Once(ctx, config)
+			if err != nil && ctx.Err() == nil {
+				r.logger.Warn("remove dangling machines", "error", err)
+				wait = min(2*wait, period)
+			} else {
+				wait = period
+			}
+		case <-r.wake:
+			wait = min(retryPeriod, period)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Once removes the dangling machines that there are now.
+func (r *Reaper) Once(ctx context.Context, config job.DanglingMachines) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	unfinished := maps.Collect(r.unfinished.Range)
+	records, err := r.machines.Machines(ctx)
+	if err != nil {
+		return err
+	}
+	r.prune(unfinished, records)
+	_, grace := config.Times()
+	machines, nodes := r.tasks()
+	var errs []error
+	for _, record := range records {
+		if machines[record.Machine] || !r.dangling(record, nodes, time.Now().Add(-grace)) {
+			continue
+		}
+		r.logger.Info("dangling machine: Nomad has no task for it", "machine", record.Machine, "dry_run", config.DryRun)
+		if config.DryRun {
+			continue
+		}
+		err := r.machines.RemoveDangling(ctx, record)
+		if err == nil {
+			r.Cancel(record.Machine)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// dangling reports whether a machine without a known task may be removed. It may
+// if
+//   - an earlier removal failed; or
+//   - it has no unit: it cannot be running, and a start in progress holds its lock; or
+//   - it was started before a time, this plugin too, and it belongs to this node or
+//     its allocation's directory is gone.
+//
+// Machines of another client on this host carry another node ID. We learn our own
+// node ID from the first task.
+func (r *Reaper) dangling(record nspawn.Record, nodes map[string]bool, before time.Time) bool {
+	if _, ok := r.unfinished.Load(record.Machine); ok || record.Invocation == "" {
+		return true
+	}
+	if !record.Started.Before(before) || !r.began.Before(before) {
+		return false
+	}
+	node, dir := record.Fields[job.NodeIDField], record.Fields[job.AllocDirField]
+	return node != "" && nodes[node] || dir != "" && missing(dir)
+}
+
+func missing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
