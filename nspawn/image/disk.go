@@ -16,15 +16,11 @@ import (
 
 // pullDisk stores a raw disk, which one of another kind becomes. Its digest is
 // not that of the file: the same bytes may be taken for another kind.
-func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, file file, kind download.Kind) (store.Image, error) {
+func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, file *file, kind download.Kind) (store.Image, error) {
 	disk := digestOf(string(kind) + " " + digest)
-	_, err := pull.Disk(ctx, disk, func(ctx context.Context, to *os.File) error {
-		packed, err := file.open(ctx)
-		if err != nil {
-			return err
-		}
+	_, err := pull.Disk(ctx, disk, file.origin, func(ctx context.Context, to *os.File) error {
 		if kind == download.Raw {
-			return unpackDisk(ctx, packed, to)
+			return file.unpackDisk(ctx, to)
 		}
 		// The clusters of a qcow2 are anywhere in it.
 		plain, err := p.scratch()
@@ -32,10 +28,10 @@ func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, f
 			return err
 		}
 		defer plain.Close()
-		if err := unpackDisk(ctx, packed, plain); err != nil {
+		if err := file.unpackDisk(ctx, plain); err != nil {
 			return err
 		}
-		return qcow2.Convert(ctx, plain, to, maxBytes)
+		return qcow2.Convert(ctx, plain, &roomyFile{to, file.room}, maxBytes)
 	})
 	if err != nil {
 		return store.Image{}, err
@@ -44,23 +40,41 @@ func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, f
 }
 
 // unpackDisk decompresses a disk, which it leaves sparse: most of it is empty.
-func unpackDisk(ctx context.Context, packed io.Reader, to *os.File) error {
-	plain, err := layer.Decompress(packed)
-	if err != nil {
-		return err
+func (f *file) unpackDisk(ctx context.Context, to *os.File) error {
+	return f.unpacking(ctx, func(packed io.Reader, window int64) error {
+		if err := to.Truncate(0); err != nil { // of a try with too small a window
+			return err
+		}
+		plain, err := layer.Decompress(packed, window)
+		if err != nil {
+			return err
+		}
+		defer plain.Close()
+		disk := &sparseFile{ctx: ctx, file: &roomyFile{to, f.room}}
+		if _, err := io.Copy(disk, plain); err != nil {
+			return fmt.Errorf("unpack disk: %w", err)
+		}
+		return to.Truncate(disk.size)
+	})
+}
+
+// roomyFile is a file in the room of a pull.
+type roomyFile struct {
+	*os.File
+	room *room
+}
+
+func (f *roomyFile) WriteAt(p []byte, offset int64) (int, error) {
+	if _, err := f.room.Write(p); err != nil {
+		return 0, err
 	}
-	defer plain.Close()
-	disk := &sparseFile{ctx: ctx, file: to}
-	if _, err := io.Copy(disk, plain); err != nil {
-		return fmt.Errorf("unpack disk: %w", err)
-	}
-	return to.Truncate(disk.size)
+	return f.File.WriteAt(p, offset)
 }
 
 // sparseFile leaves out what is nothing but zeros.
 type sparseFile struct {
 	ctx  context.Context
-	file *os.File
+	file io.WriterAt
 	size int64
 }
 

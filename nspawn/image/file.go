@@ -13,9 +13,10 @@ import (
 )
 
 // pullFile downloads a tarball or a disk, verifies it, and only then unpacks it.
-func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request) (store.Image, error) {
+func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request, room *room) (store.Image, error) {
 	client := p.Download
 	client.Inactivity, client.Progress, client.MaxBytes = r.Inactivity, r.Progress, maxBytes
+	client.Tee = room
 	digest, err := client.Resolve(ctx, r.Source.Download)
 	if err != nil {
 		return store.Image{}, err
@@ -25,7 +26,7 @@ func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request) (stor
 		return store.Image{}, err
 	}
 	defer scratch.Close()
-	file := file{client, r.Source.Download, scratch}
+	file := &file{client: client, request: r.Source.Download, origin: r.origin(), room: room, local: scratch}
 	if digest == "" { // nobody vouches for it
 		if digest, err = file.fetch(ctx); err != nil {
 			return store.Image{}, err
@@ -43,32 +44,45 @@ func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request) (stor
 type file struct {
 	client  download.Client
 	request download.Request
+	origin  string
+	room    *room
 	local   *os.File
+	whole   bool // local has it, verified
 }
 
-func (f file) fetch(ctx context.Context) (digest string, err error) {
-	return f.client.Fetch(ctx, f.request, f.local)
+func (f *file) fetch(ctx context.Context) (digest string, err error) {
+	if err := f.local.Truncate(0); err != nil { // of a try that was ended
+		return "", err
+	}
+	if _, err := f.local.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	err = servers.fetching(ctx, f.request.Server(), func() error {
+		digest, err = f.client.Fetch(ctx, f.request, f.local)
+		return err
+	})
+	f.whole = err == nil
+	return digest, err
 }
 
-// open returns the file, verified, at its beginning.
-func (f file) open(ctx context.Context) (*os.File, error) {
-	info, err := f.local.Stat()
-	if err == nil && info.Size() == 0 {
-		_, err = f.fetch(ctx)
+// unpacking does work on the file, verified, from its beginning.
+func (f *file) unpacking(ctx context.Context, work func(packed io.Reader, window int64) error) error {
+	if !f.whole {
+		if _, err := f.fetch(ctx); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.local.Seek(0, io.SeekStart)
-	return f.local, err
+	return unpacking(ctx, func(window int64) error {
+		if _, err := f.local.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		return work(f.local, window)
+	})
 }
 
 // scratch is a file without a name on the store's file system, which is gone with
 // its descriptor.
 func (p Puller) scratch() (*os.File, error) {
-	if err := os.MkdirAll(p.Store.Dir, 0o700); err != nil {
-		return nil, err
-	}
 	fd, err := unix.Open(p.Store.Dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make a file in %s: %w", p.Store.Dir, err)

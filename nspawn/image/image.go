@@ -5,6 +5,7 @@ package image
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"nomad-driver-nspawn/nspawn/image/download"
+	"nomad-driver-nspawn/nspawn/image/fetch"
 	"nomad-driver-nspawn/nspawn/image/oci"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
@@ -97,18 +99,13 @@ type Puller struct {
 	Store    store.Store
 	Registry oci.Client
 	Download download.Client // without Progress and Inactivity
+	MaxBytes int64           // of the store; 0: no limit
 }
 
-// Limits of what an image may hold, against bombs.
-const (
-	maxBytes   = 256 << 30
-	maxEntries = 10_000_000
-)
-
 // Pull returns an image of the store, after it was brought there if need be.
-// Any number of calls, also of other processes, fetch a layer once. The image is
-// not collected until release is called, which whoever acquires it does
-// afterwards.
+// Any number of calls, also of other processes, fetch a layer from one origin once, and
+// none waits for another origin. The image is not collected until release is called;
+// acquire it before.
 func (p Puller) Pull(ctx context.Context, r Request) (image store.Image, release func(), err error) {
 	pull := p.Store.Begin()
 	image, err = p.get(ctx, pull, r)
@@ -131,10 +128,31 @@ func (p Puller) get(ctx context.Context, pull *store.Pull, r Request) (store.Ima
 		return store.Image{}, err
 	case r.Policy == Never && err != nil:
 		return store.Image{}, fmt.Errorf("image %s is not on this client, and pull_policy is never", r.Source)
-	case r.Source.Reference != (oci.Reference{}):
-		return p.pullOCI(ctx, pull, r)
 	}
-	return p.pullFile(ctx, pull, r)
+	if err := os.MkdirAll(p.Store.Dir, 0o700); err != nil {
+		return store.Image{}, fmt.Errorf("make store: %w", err)
+	}
+	room, err := p.room(ctx)
+	if err != nil {
+		return store.Image{}, err
+	}
+	if r.Source.Reference != (oci.Reference{}) {
+		return p.pullOCI(ctx, pull, r, room)
+	}
+	return p.pullFile(ctx, pull, r, room)
+}
+
+// origin is where an image comes from and who asks for it: what may be as slow, or
+// fail, for one task as for another.
+func (r Request) origin() string {
+	origin := r.Source.Name()
+	if reference := r.Source.Reference; reference.Path == "" && reference != (oci.Reference{}) {
+		origin = reference.Registry + "/" + reference.Repository // which share layers
+	}
+	if r.Auth != nil {
+		origin += "\x00" + r.Auth.Username + "\x00" + r.Auth.Password
+	}
+	return origin
 }
 
 // lookup finds an image that the store has, and holds its layers.
@@ -145,22 +163,18 @@ func (p Puller) lookup(ctx context.Context, pull *store.Pull, source Source) (st
 	}
 	for _, digest := range found.Layers {
 		absent := func(context.Context, string) error { return store.ErrNotFound } // collected just now
-		if _, err := pull.Layer(ctx, digest, absent); err != nil {
+		if _, err := pull.Layer(ctx, digest, rand.Text(), absent); err != nil {
 			return store.Image{}, err
 		}
 	}
 	if found.Disk != "" {
-		_, err = pull.Disk(ctx, found.Disk, func(context.Context, *os.File) error { return store.ErrNotFound })
+		_, err = pull.Disk(ctx, found.Disk, rand.Text(), func(context.Context, *os.File) error { return store.ErrNotFound })
 	}
 	return found, err
 }
 
-// Temporary says whether another try may succeed.
-func Temporary(err error) bool {
-	return errors.Is(err, oci.ErrTemporary) || errors.Is(err, download.ErrTemporary) || errors.Is(err, errInactive)
-}
-
-var errInactive = errors.New("nothing has come")
+// Temporary reports whether another try may succeed.
+func Temporary(err error) bool { return errors.Is(err, fetch.ErrTemporary) }
 
 // Config is how an image says that it is to be run. A tarball says nothing.
 func Config(image store.Image) (config oci.Config, err error) {

@@ -5,23 +5,23 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/image/fetch"
 	"nomad-driver-nspawn/nspawn/image/layer"
 	"nomad-driver-nspawn/nspawn/image/oci"
 	"nomad-driver-nspawn/nspawn/image/store"
+	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// parallelLayers is how many layers of an image are fetched at once, as docker
-// does (dockerd(8), --max-concurrent-downloads).
-const parallelLayers = 3
-
-func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request) (store.Image, error) {
+func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request, room *room) (store.Image, error) {
 	found, err := p.resolve(ctx, r)
 	if err != nil {
 		return store.Image{}, err
@@ -36,8 +36,8 @@ func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request) (store
 	group.SetLimit(parallelLayers)
 	for _, l := range found.Layers {
 		group.Go(func() error {
-			_, err := pull.Layer(ctx, l.DiffID, func(ctx context.Context, dir string) error {
-				return unpack(ctx, l, dir, r, progress)
+			_, err := pull.Layer(ctx, l.DiffID, r.origin(), func(ctx context.Context, dir string) error {
+				return layerPull{p, r, l, room, progress}.unpack(ctx, dir)
 			})
 			return err
 		})
@@ -49,17 +49,25 @@ func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request) (store
 	return image, nil
 }
 
-// resolve reads documents of some kilobytes: as long as nothing may come, that is
-// all that they may take.
+// resolve reads documents of some kilobytes. They may take as long as a server may
+// send nothing.
 func (p Puller) resolve(ctx context.Context, r Request) (*oci.Image, error) {
-	limit := r.Inactivity
-	if r.Source.Reference.Path != "" {
-		limit = 0 // an archive may be read whole
+	if r.Inactivity > 0 && r.Source.Reference.Path == "" { // an archive may be read whole
+		late := fetch.Temporary(fmt.Errorf("the manifest and config have not come for %s", r.Inactivity))
+		limited, cancel := context.WithTimeoutCause(ctx, r.Inactivity, late)
+		defer cancel()
+		ctx = limited
 	}
-	ctx, _, cancel := watchdog(ctx, limit)
-	defer cancel()
 	found, err := p.Registry.Resolve(ctx, r.Source.Reference, r.Auth, r.AuthSoft)
-	return found, cause(ctx, err)
+	return found, because(ctx, err)
+}
+
+// because adds to an error why its context has ended, if that may get better.
+func because(ctx context.Context, err error) error {
+	if why := context.Cause(ctx); err != nil && errors.Is(why, fetch.ErrTemporary) {
+		return errors.Join(err, why)
+	}
+	return err
 }
 
 // topmostFirst has each layer once: overlayfs takes none twice, and what the
@@ -85,29 +93,90 @@ func visible(s store.Store, image store.Image) []string {
 	return image.Layers
 }
 
-// unpack fetches a layer and unpacks it on the way. What is wrong of it is
-// known at the end, when it has not got its name yet.
-func unpack(ctx context.Context, l oci.Layer, dir string, r Request, progress *progress) error {
-	ctx, alive, cancel := watchdog(ctx, r.Inactivity)
-	blob, err := l.Open(ctx)
+// layerPull is a layer on its way into a directory.
+type layerPull struct {
+	Puller
+	request  Request
+	layer    oci.Layer
+	room     *room
+	progress *progress
+}
+
+// unpack fetches the layer and unpacks it then, lest a slow server keeps memory for its
+// decompression. What is wrong with the content is known at the end, when it has not
+// got its name yet.
+func (l layerPull) unpack(ctx context.Context, dir string) error {
+	if l.request.Source.Reference.Path != "" { // it is on this host
+		return unpacking(ctx, func(window int64) error {
+			blob, err := l.layer.Open(ctx)
+			if err != nil {
+				return err
+			}
+			defer blob.Close()
+			return l.unpackFrom(ctx, l.progress.reader(blob), dir, window)
+		})
+	}
+	blob, err := l.scratch()
 	if err != nil {
-		cancel()
-		return cause(ctx, err)
+		return err
 	}
 	defer blob.Close()
-	tar, err := layer.Decompress(progress.reader(blob, alive))
+	err = servers.fetching(ctx, l.request.Source.Reference.Registry, func() error { return l.fetch(ctx, blob) })
 	if err != nil {
-		cancel()
-		return cause(ctx, err)
+		return err
+	}
+	return unpacking(ctx, func(window int64) error {
+		if _, err := blob.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		return l.unpackFrom(ctx, blob, dir, window)
+	})
+}
+
+// fetch brings the bytes of the layer, verified, into a file.
+func (l layerPull) fetch(ctx context.Context, to io.Writer) error {
+	ctx, watch := fetch.Watch(ctx, l.request.Inactivity)
+	defer watch.Stop()
+	watch.Wait()
+	blob, err := l.layer.Open(ctx)
+	watch.Got(0, true)
+	if err != nil {
+		return because(ctx, err)
+	}
+	defer blob.Close()
+	_, err = io.Copy(io.MultiWriter(to, l.room), l.progress.reader(watch.Reader(blob)))
+	return because(ctx, err)
+}
+
+// unpackFrom unpacks the bytes of the layer.
+func (l layerPull) unpackFrom(ctx context.Context, blob io.Reader, dir string, window int64) error {
+	if err := emptied(dir); err != nil {
+		return err
+	}
+	tar, err := layer.Decompress(blob, window)
+	if err != nil {
+		return err
 	}
 	defer tar.Close()
-	defer cancel() // before Close, which waits for a read
 	hash := sha256.New()
-	if _, err := layer.Unpack(ctx, io.TeeReader(tar, hash), dir, layer.Options{Whiteouts: true, Unmarked: true, MaxBytes: maxBytes, MaxEntries: maxEntries}); err != nil {
-		return cause(ctx, err)
+	content := io.TeeReader(tar, io.MultiWriter(hash, l.room))
+	if _, err := layer.Unpack(ctx, content, dir, layer.Options{Whiteouts: true, Unmarked: true, MaxBytes: maxBytes, MaxEntries: maxEntries}); err != nil {
+		return err
 	}
-	if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); got != l.DiffID {
-		return fmt.Errorf("layer %s of image %s unpacks to %s, but its config says %s", l.Digest, r.Source, got, l.DiffID)
+	if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); got != l.layer.DiffID {
+		return fmt.Errorf("layer %s of image %s unpacks to %s, but its config says %s", l.layer.Digest, l.request.Source, got, l.layer.DiffID)
 	}
 	return nil
+}
+
+// emptied removes what an earlier try has left in a directory.
+func emptied(dir string) error {
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	if err := tree.Remove(dir); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o755)
 }

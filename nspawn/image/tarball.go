@@ -4,14 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 
 	"nomad-driver-nspawn/nspawn/image/layer"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-func pullTree(ctx context.Context, pull *store.Pull, digest string, file file) (store.Image, error) {
+func pullTree(ctx context.Context, pull *store.Pull, digest string, file *file) (store.Image, error) {
 	tree := layerOf(digest)
-	_, err := pull.Layer(ctx, tree, func(ctx context.Context, dir string) error { return unpackTree(ctx, file, dir) })
+	_, err := pull.Layer(ctx, tree, file.origin, func(ctx context.Context, dir string) error { return unpackTree(ctx, file, dir) })
 	if err != nil {
 		return store.Image{}, err
 	}
@@ -28,16 +29,17 @@ func digestOf(text string) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-func unpackTree(ctx context.Context, file file, dir string) error {
-	archive, err := file.open(ctx)
-	if err != nil {
+func unpackTree(ctx context.Context, file *file, dir string) error {
+	return file.unpacking(ctx, func(archive io.Reader, window int64) error {
+		if err := emptied(dir); err != nil {
+			return err
+		}
+		tar, err := layer.Decompress(archive, window)
+		if err != nil {
+			return err
+		}
+		defer tar.Close()
+		_, err = layer.Unpack(ctx, io.TeeReader(tar, file.room), dir, layer.Options{MaxBytes: maxBytes, MaxEntries: maxEntries})
 		return err
-	}
-	tar, err := layer.Decompress(archive)
-	if err != nil {
-		return err
-	}
-	defer tar.Close()
-	_, err = layer.Unpack(ctx, tar, dir, layer.Options{MaxBytes: maxBytes, MaxEntries: maxEntries})
-	return err
+	})
 }

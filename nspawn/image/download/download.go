@@ -8,10 +8,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strings"
 	"time"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 // Verify says what must vouch for a file that the job gives no checksum of. The
@@ -55,6 +58,9 @@ type Client struct {
 	Total      time.Duration // for all that one call does; 0: no limit
 	Inactivity time.Duration // for the server to send something; 0: no limit
 	MaxBytes   int64         // how large a file may be; 0: no limit
+
+	// Tee is given what Fetch writes, if it is not nil. Its error ends Fetch.
+	Tee io.Writer
 
 	// Progress is told how many bytes of a file have come, of total, which is -1
 	// while it is not known. It is called within Fetch: with 0 at first, never
@@ -111,7 +117,7 @@ func (c Client) with(ctx context.Context, r Request, work func(context.Context, 
 	}
 	defer s.close()
 	total := cmp.Or(c.Total, math.MaxInt64)
-	ctx, cancel := context.WithTimeoutCause(ctx, total, temporary{fmt.Errorf("not finished after %s", total)})
+	ctx, cancel := context.WithTimeoutCause(ctx, total, fetch.Temporary(fmt.Errorf("not finished after %s", total)))
 	defer cancel()
 	if err := work(ctx, s); err != nil {
 		return fmt.Errorf("%s: %w", s, err)

@@ -2,7 +2,6 @@ package download
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,26 +9,21 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 // ErrTemporary is matched by errors after which another try may succeed: a
 // connection that could not be made or broke, a file that came truncated, a busy
-// or broken server (408, 425, 429, 5xx), the timeouts of Client. All others are
+// or broken server (408, 425, 429, 5xx), the time limits of Client. All others are
 // permanent.
-var ErrTemporary = errors.New("temporary")
+var ErrTemporary = fetch.ErrTemporary
 
 // errAbsent is matched by errors that say that a file is not there.
 var errAbsent = errors.New("file is not there")
 
 // errRedirect marks a redirect that is not followed.
 var errRedirect = errors.New("redirect refused")
-
-// temporary marks an error.
-type temporary struct{ error }
-
-func (t temporary) Unwrap() error { return t.error }
-
-func (temporary) Is(target error) bool { return target == ErrTemporary }
 
 // status is that of an answer other than the one asked for.
 type status int
@@ -72,15 +66,11 @@ func explain(ctx context.Context, err error) error {
 	if lasting(err) {
 		return err
 	}
-	return temporary{err}
+	return fetch.Temporary(err)
 }
 
 // lasting tells whether a request cannot succeed however often it is tried.
 func lasting(err error) bool {
-	var certificate *tls.CertificateVerificationError
-	var noTLS tls.RecordHeaderError
 	var name *net.DNSError
-	return errors.Is(err, errRedirect) ||
-		errors.As(err, &certificate) || errors.As(err, &noTLS) || errors.Is(err, http.ErrSchemeMismatch) ||
-		errors.As(err, &name) && name.IsNotFound
+	return errors.Is(err, errRedirect) || fetch.Untrusted(err) || errors.As(err, &name) && name.IsNotFound
 }

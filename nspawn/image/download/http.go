@@ -2,12 +2,11 @@ package download
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 const maxRedirects = 10
@@ -17,29 +16,11 @@ const maxRedirects = 10
 func newHTTP(caFile string) (*http.Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true // checksums are those of the file as it is stored
-	if caFile != "" {
-		roots, err := loadRoots(caFile)
-		if err != nil {
-			return nil, err
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	var err error
+	if transport.TLSClientConfig, err = fetch.TLS(caFile); err != nil {
+		return nil, err
 	}
 	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}, nil
-}
-
-func loadRoots(caFile string) (*x509.CertPool, error) {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("load the system's certificates: %w", err)
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("read CA file: %w", err)
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read CA file: no certificate in %s", caFile)
-	}
-	return roots, nil
 }
 
 // checkRedirect decides whether req is made, after those in via.
@@ -56,10 +37,10 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 
 // get asks for u. The body of the answer must be closed.
 func (s *source) get(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, watch := fetch.Watch(ctx, s.inactivity)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		cancel(nil)
+		watch.Stop()
 		return nil, err
 	}
 	for key, values := range header {
@@ -72,14 +53,14 @@ func (s *source) get(ctx context.Context, u *url.URL, header http.Header) (*http
 		password, _ := s.user.Password()
 		req.SetBasicAuth(s.user.Username(), password)
 	}
-	watch := newWatchdog(s.inactivity, cancel)
+	watch.Wait()
 	resp, err := s.http.Do(req)
-	watch.rest()
+	watch.Got(0, true)
 	if err != nil {
 		err = explain(ctx, err)
-		cancel(nil)
+		watch.Stop()
 		return nil, err
 	}
-	resp.Body = &body{resp.Body, ctx, cancel, watch}
+	resp.Body = &body{resp.Body, ctx, watch}
 	return resp, nil
 }

@@ -49,7 +49,7 @@ func TestStatus(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.code), func(t *testing.T) {
 			url := answer(t, c.code) + "/x.tar"
-			_, _, err := fetch(t, Client{}, Request{URL: url, Verify: VerifyNo})
+			_, _, err := get(t, Client{}, Request{URL: url, Verify: VerifyNo})
 			must.ErrorContains(t, err, "download "+url+": "+c.want)
 			must.EqOp(t, c.temporary, isTemporary(err))
 		})
@@ -60,11 +60,11 @@ func TestConnectFails(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must.NoError(t, err)
 	must.NoError(t, listener.Close())
-	_, _, err = fetch(t, Client{}, Request{URL: "http://" + listener.Addr().String() + "/x.tar", Verify: VerifyNo})
+	_, _, err = get(t, Client{}, Request{URL: "http://" + listener.Addr().String() + "/x.tar", Verify: VerifyNo})
 	must.ErrorContains(t, err, "connection refused")
 	must.True(t, isTemporary(err))
 
-	_, _, err = fetch(t, Client{}, Request{URL: strings.Replace(answer(t, 200), "http:", "https:", 1) + "/x.tar", Verify: VerifyNo})
+	_, _, err = get(t, Client{}, Request{URL: strings.Replace(answer(t, 200), "http:", "https:", 1) + "/x.tar", Verify: VerifyNo})
 	must.ErrorIs(t, err, http.ErrSchemeMismatch)
 	must.False(t, isTemporary(err))
 }
@@ -73,18 +73,18 @@ func TestCertificate(t *testing.T) {
 	site := newSite(t, map[string][]byte{"/x.tar": image})
 	site.StartTLS()
 	r := Request{URL: site.URL + "/x.tar", Verify: VerifyNo}
-	_, _, err := fetch(t, Client{}, r)
+	_, _, err := get(t, Client{}, r)
 	must.ErrorContains(t, err, "certificate signed by unknown authority")
 	must.False(t, isTemporary(err))
 	must.SliceEmpty(t, site.asked("/x.tar"))
 
-	content, _, err := fetch(t, Client{CAFile: site.caFile(t)}, r)
+	content, _, err := get(t, Client{CAFile: site.caFile(t)}, r)
 	must.NoError(t, err)
 	must.EqOp(t, string(image), content)
 
-	_, _, err = fetch(t, Client{CAFile: filepath.Join(t.TempDir(), "absent")}, r)
+	_, _, err = get(t, Client{CAFile: filepath.Join(t.TempDir(), "absent")}, r)
 	must.ErrorContains(t, err, "read CA file: ")
-	_, _, err = fetch(t, Client{CAFile: tempFile(t, []byte("junk"))}, r)
+	_, _, err = get(t, Client{CAFile: tempFile(t, []byte("junk"))}, r)
 	must.ErrorContains(t, err, "read CA file: no certificate in ")
 }
 
@@ -115,7 +115,7 @@ func TestRedirect(t *testing.T) {
 		{-1, ""}, // ten
 		{-2, "redirect refused: there were 10 before it"},
 	} {
-		content, _, err := fetch(t, Client{CAFile: ca}, Request{URL: fmt.Sprintf("%s/%d.tar", site.URL, c.from), Verify: VerifyNo})
+		content, _, err := get(t, Client{CAFile: ca}, Request{URL: fmt.Sprintf("%s/%d.tar", site.URL, c.from), Verify: VerifyNo})
 		if c.want != "" {
 			must.ErrorContains(t, err, c.want)
 			must.False(t, isTemporary(err))
@@ -144,19 +144,19 @@ func TestRedirectAcrossSchemes(t *testing.T) {
 	plain.before = to(secure)
 	c := Client{CAFile: secure.caFile(t)}
 
-	_, _, err := fetch(t, c, Request{URL: secure.URL + "/to/x.tar", Verify: VerifyNo})
+	_, _, err := get(t, c, Request{URL: secure.URL + "/to/x.tar", Verify: VerifyNo})
 	must.ErrorContains(t, err, "redirect refused: it leads from https to http")
 	must.False(t, isTemporary(err))
-	_, _, err = fetch(t, c, Request{URL: plain.URL + "/to/to/x.tar", Verify: VerifyNo})
+	_, _, err = get(t, c, Request{URL: plain.URL + "/to/to/x.tar", Verify: VerifyNo})
 	must.ErrorContains(t, err, "redirect refused: it leads from https to http")
 	must.SliceEmpty(t, plain.asked("/x.tar"))
 
-	content, _, err := fetch(t, c, Request{URL: plain.URL + "/to/x.tar", Verify: VerifyNo})
+	content, _, err := get(t, c, Request{URL: plain.URL + "/to/x.tar", Verify: VerifyNo})
 	must.NoError(t, err)
 	must.EqOp(t, string(image), content)
 
 	for _, location := range []string{"file:///etc/passwd", "ftp://127.0.0.1/x"} {
-		_, _, err = fetch(t, c, Request{URL: answer(t, 302, "Location", location) + "/x.tar", Verify: VerifyNo})
+		_, _, err = get(t, c, Request{URL: answer(t, 302, "Location", location) + "/x.tar", Verify: VerifyNo})
 		must.ErrorContains(t, err, "redirect refused")
 	}
 }
@@ -185,7 +185,7 @@ func TestCredentials(t *testing.T) {
 	site.Start()
 	for _, name := range []string{"x.tar", "moved.tar", "elsewhere.tar"} {
 		r := Request{URL: strings.Replace(site.URL, "//", "//us%20er:p%40ss@", 1) + "/" + name, SHA256: sumOf(image)}
-		_, _, err := fetch(t, Client{}, r)
+		_, _, err := get(t, Client{}, r)
 		must.NoError(t, err)
 	}
 	must.SliceLen(t, 1, elsewhere.asked("/x.tar"))
@@ -222,7 +222,7 @@ func TestNoSecretInErrors(t *testing.T) {
 	} {
 		for _, secret := range []string{"hunter2", "hunter2:", ":hunter2", "root:hunter2"} {
 			location := fmt.Sprintf(format, secret)
-			_, _, err := fetch(t, Client{}, Request{URL: location})
+			_, _, err := get(t, Client{}, Request{URL: location})
 			must.Error(t, err, must.Sprint(location))
 			must.StrNotContains(t, err.Error(), "hunter2")
 			_, err = Client{}.Resolve(t.Context(), Request{URL: location, Verify: VerifyNo})
@@ -249,7 +249,7 @@ func TestURL(t *testing.T) {
 		{"http://host/x/..", "the URL http://host/x/.. does not name a file"},
 		{"/", "the URL / does not name a file"},
 	} {
-		_, _, err := fetch(t, Client{}, Request{URL: c.url})
+		_, _, err := get(t, Client{}, Request{URL: c.url})
 		must.ErrorContains(t, err, "download image: "+c.want, must.Sprint(c.url))
 	}
 }

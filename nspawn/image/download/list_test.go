@@ -107,7 +107,7 @@ func TestVerification(t *testing.T) {
 func (c verifyCase) check(t *testing.T, client Client, url string) {
 	t.Helper()
 	r := Request{URL: url, Verify: c.verify, SHA256: c.sha256}
-	content, digest, err := fetch(t, client, r)
+	content, digest, err := get(t, client, r)
 	resolved, resolveErr := client.Resolve(t.Context(), r)
 	if c.want != "" {
 		must.ErrorContains(t, err, c.want)
@@ -134,7 +134,7 @@ func TestResolveDownloadsNothing(t *testing.T) {
 	site := newSite(t, map[string][]byte{"/x.tar": image})
 	site.Start()
 	r := Request{URL: site.URL + "/x.tar", Verify: VerifyChecksum}
-	_, _, err := fetch(t, Client{}, r)
+	_, _, err := get(t, Client{}, r)
 	must.ErrorContains(t, err, "nothing to verify the file by")
 	site.files["/SHA256SUMS"] = listOf(site.files)
 	digest, err := Client{}.Resolve(t.Context(), r)
@@ -155,7 +155,7 @@ func TestListTemporarilyAway(t *testing.T) {
 		return true
 	}
 	site.Start()
-	_, _, err := fetch(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyChecksum})
+	_, _, err := get(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyChecksum})
 	must.ErrorIs(t, err, ErrTemporary)
 	must.ErrorContains(t, err, "read x.tar.sha256: the server answered 503 Service Unavailable")
 }

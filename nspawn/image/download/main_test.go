@@ -86,7 +86,7 @@ func tempFile(t *testing.T, content []byte) string {
 }
 
 // fetch returns what Fetch wrote, its digest and its error.
-func fetch(t *testing.T, c Client, r Request) (string, string, error) {
+func get(t *testing.T, c Client, r Request) (string, string, error) {
 	t.Helper()
 	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
 	must.NoError(t, err)

@@ -59,7 +59,7 @@ func TestResume(t *testing.T) {
 			})
 			var reports progress
 			client := Client{Progress: reports.add}
-			content, digest, err := fetch(t, client, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
+			content, digest, err := get(t, client, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
 			must.NoError(t, err)
 			must.True(t, content == string(big))
 			must.EqOp(t, "sha256:"+sumOf(big), digest)
@@ -89,7 +89,7 @@ func TestResumePieces(t *testing.T) {
 		}
 		return false
 	})
-	content, _, err := fetch(t, Client{}, Request{URL: site.URL + "/x.tar", SHA256: sumOf(big)})
+	content, _, err := get(t, Client{}, Request{URL: site.URL + "/x.tar", SHA256: sumOf(big)})
 	must.NoError(t, err)
 	must.True(t, content == string(big))
 	must.SliceLen(t, 6, site.asked("/x.tar"))
@@ -103,7 +103,7 @@ func TestResumeGivesUp(t *testing.T) {
 		http.ServeContent(&cutWriter{w, step}, r, "", published, strings.NewReader(content))
 		return true
 	}
-	_, _, err := fetch(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
+	_, _, err := get(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
 	must.ErrorIs(t, err, ErrTemporary)
 	must.ErrorContains(t, err, fmt.Sprintf("after %d of %d bytes: unexpected EOF (for the last of 6 times)", 6*step, len(content)))
 	must.SliceLen(t, 6, site.asked("/x.tar"))
@@ -123,7 +123,7 @@ func TestResumeAfterBusy(t *testing.T) {
 		return true
 	})
 	began := time.Now()
-	content, _, err := fetch(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
+	content, _, err := get(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
 	must.NoError(t, err)
 	must.True(t, content == string(big))
 	must.GreaterEq(t, resumePause, time.Since(began))
@@ -169,7 +169,7 @@ func TestNotResumed(t *testing.T) {
 				w.Header().Set("ETag", `"one"`)
 				return earlier > 0 && c.tamper(w, r)
 			})
-			_, digest, err := fetch(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
+			_, digest, err := get(t, Client{}, Request{URL: site.URL + "/x.tar", Verify: VerifyNo})
 			must.ErrorContains(t, err, c.want)
 			must.EqOp(t, c.temporary, isTemporary(err))
 			must.EqOp(t, "", digest)
@@ -198,7 +198,7 @@ func TestTruncated(t *testing.T) {
 			return true
 		}
 		site.Start()
-		_, _, err := fetch(t, Client{}, Request{URL: site.URL + "/x.tar", SHA256: sumOf(big)})
+		_, _, err := get(t, Client{}, Request{URL: site.URL + "/x.tar", SHA256: sumOf(big)})
 		must.ErrorContains(t, err, fmt.Sprintf("after %d of %d bytes: unexpected EOF", step, len(big)))
 		must.ErrorIs(t, err, ErrTemporary)
 		must.SliceLen(t, 1, site.asked("/x.tar"))

@@ -1,12 +1,10 @@
 package download
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"net/url"
 	"path"
@@ -33,7 +31,7 @@ func newSource(c Client, location string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{url: u, user: u.User, name: path.Base(u.Path), inactivity: cmp.Or(c.Inactivity, math.MaxInt64)}
+	s := &source{url: u, user: u.User, name: path.Base(u.Path), inactivity: c.Inactivity}
 	u.User = nil
 	if strings.HasSuffix(u.Path, "/") || s.name == "." || s.name == ".." {
 		return nil, fmt.Errorf("the URL %s does not name a file", s)
@@ -79,6 +77,15 @@ func (r Request) String() string {
 		return "malformed URL"
 	}
 	return shown(u)
+}
+
+// Server is the host[:port] that the request goes to; empty for a local file.
+func (r Request) Server() string {
+	u, err := parseURL(r.URL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 func shown(u *url.URL) string {

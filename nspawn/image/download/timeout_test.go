@@ -18,14 +18,14 @@ func TestTimeouts(t *testing.T) {
 		body   string
 		want   string
 	}{
-		{"no answer", Client{Inactivity: 50 * time.Millisecond}, "", "the server sent nothing for 50ms"},
-		{"half an answer", Client{Inactivity: 50 * time.Millisecond}, "half", "the server sent nothing for 50ms"},
+		{"no answer", Client{Inactivity: 50 * time.Millisecond}, "", "the server has sent nothing for 50ms"},
+		{"half an answer", Client{Inactivity: 50 * time.Millisecond}, "half", "the server has sent nothing for 50ms"},
 		{"total", Client{Total: 50 * time.Millisecond}, "half", "not finished after 50ms"},
 		{"total, while there is no answer", Client{Total: 50 * time.Millisecond, Inactivity: time.Hour}, "", "not finished after 50ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			url := stalling(t, c.body, nil)
-			_, _, err := fetch(t, c.client, Request{URL: url, Verify: VerifyNo})
+			_, _, err := get(t, c.client, Request{URL: url, Verify: VerifyNo})
 			must.ErrorContains(t, err, c.want)
 			must.ErrorIs(t, err, ErrTemporary)
 			_, err = c.client.Resolve(t.Context(), Request{URL: url, Verify: VerifyChecksum})

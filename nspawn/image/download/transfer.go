@@ -14,6 +14,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 const (
@@ -27,7 +29,7 @@ const (
 // transfer brings a file from its source to the disk.
 type transfer struct {
 	source   *source
-	to       *os.File
+	to       io.Writer
 	max      int64
 	progress func(done, total int64)
 
@@ -39,6 +41,9 @@ type transfer struct {
 
 func newTransfer(c Client, s *source, to *os.File) *transfer {
 	t := &transfer{source: s, to: to, max: cmp.Or(c.MaxBytes, math.MaxInt64), progress: c.Progress, hash: sha256.New(), total: -1}
+	if c.Tee != nil {
+		t.to = io.MultiWriter(to, c.Tee)
+	}
 	if t.progress == nil {
 		t.progress = func(int64, int64) {}
 	}
@@ -79,7 +84,7 @@ func (t *transfer) download(ctx context.Context) error {
 	for resumes := 0; ; resumes++ {
 		before := t.done
 		err := t.attempt(ctx)
-		if err == nil || ctx.Err() != nil || t.validator == "" || !errors.Is(err, ErrTemporary) {
+		if err == nil || ctx.Err() != nil || t.validator == "" || !errors.Is(err, fetch.ErrTemporary) {
 			return err
 		}
 		if resumes == maxResumes {
@@ -143,7 +148,7 @@ func (t *transfer) resume(resp *http.Response) error {
 		return status(resp.StatusCode)
 	}
 	t.validator = ""
-	return temporary{fmt.Errorf("the connection broke after %d of %d bytes, and the server has another file since, or cannot resume", t.done, t.total)}
+	return fetch.Temporary(fmt.Errorf("the connection broke after %d of %d bytes, and the server has another file since, or cannot resume", t.done, t.total))
 }
 
 // validator returns what tells that a file is still the same, which only a
@@ -173,7 +178,7 @@ func (t *transfer) begin(size int64) error {
 func (t *transfer) copy(from io.Reader) error {
 	_, err := io.Copy(t, from)
 	if err == nil && t.total >= 0 && t.done != t.total {
-		err = temporary{io.ErrUnexpectedEOF}
+		err = fetch.Temporary(io.ErrUnexpectedEOF)
 	}
 	if err != nil {
 		return fmt.Errorf("after %d of %d bytes: %w", t.done, t.total, err)

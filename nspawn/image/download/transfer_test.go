@@ -44,10 +44,10 @@ func TestMaxBytes(t *testing.T) {
 		{chunked.URL + "/x.tar", fmt.Sprintf("the file has more than the %d bytes allowed", size-1), len(big) - 1},
 	} {
 		r := Request{URL: c.url, Verify: VerifyNo}
-		content, _, err := fetch(t, Client{MaxBytes: size}, r)
+		content, _, err := get(t, Client{MaxBytes: size}, r)
 		must.NoError(t, err)
 		must.True(t, content == string(big))
-		content, _, err = fetch(t, Client{MaxBytes: size - 1}, r)
+		content, _, err = get(t, Client{MaxBytes: size - 1}, r)
 		must.ErrorContains(t, err, c.want)
 		must.False(t, isTemporary(err))
 		must.LessEq(t, c.come, len(content))
@@ -93,7 +93,7 @@ func TestProgress(t *testing.T) {
 		{tempFile(t, nil), 0, 0},
 	} {
 		var reports progress
-		content, _, err := fetch(t, Client{Progress: reports.add}, Request{URL: c.url, Verify: VerifyNo})
+		content, _, err := get(t, Client{Progress: reports.add}, Request{URL: c.url, Verify: VerifyNo})
 		must.NoError(t, err)
 		must.EqOp(t, c.size, len(content))
 		must.EqOp(t, c.total, reports.total[0])
@@ -111,7 +111,7 @@ func TestLocalRefused(t *testing.T) {
 		fifo:                             "is not a regular file",
 		"/dev/null":                      "is not a regular file",
 	} {
-		_, _, err := fetch(t, Client{}, Request{URL: path, Verify: VerifyNo})
+		_, _, err := get(t, Client{}, Request{URL: path, Verify: VerifyNo})
 		must.ErrorContains(t, err, want)
 		must.False(t, isTemporary(err))
 	}

@@ -54,7 +54,7 @@ func BenchmarkUnpack(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				dir := filepath.Join(top, fmt.Sprint(i))
 				must.NoError(b, os.Mkdir(dir, 0o755))
-				in, err := Decompress(bytes.NewReader(packed))
+				in, err := Decompress(bytes.NewReader(packed), LargeWindow)
 				must.NoError(b, err)
 				_, err = Unpack(b.Context(), in, dir, Options{Whiteouts: true})
 				must.NoError(b, err)

@@ -2,10 +2,14 @@ package layer
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -33,7 +37,7 @@ func compress(t testing.TB, command []string, data []byte) []byte {
 }
 
 func decompress(r io.Reader) ([]byte, error) {
-	in, err := Decompress(r)
+	in, err := Decompress(r, LargeWindow)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +121,7 @@ func TestDamage(t *testing.T) {
 }
 
 func decompressAndUnpack(t *testing.T, data []byte, dir string) error {
-	in, err := Decompress(bytes.NewReader(data))
+	in, err := Decompress(bytes.NewReader(data), LargeWindow)
 	if err != nil {
 		return err
 	}
@@ -126,11 +130,82 @@ func decompressAndUnpack(t *testing.T, data []byte, dir string) error {
 	return err
 }
 
-func TestZstdWindowIsLimited(t *testing.T) {
-	packed := compress(t, []string{"zstd", "-qc", "--ultra", "--long=30"}, []byte("data"))
-	got, err := decompress(bytes.NewReader(packed))
-	must.ErrorContains(t, err, "window")
-	must.SliceEmpty(t, got)
+// withDictionary changes the size of the dictionary in the block header of an xz
+// stream (The .xz File Format, 3.1 and 5.3.1). The data does not need as much.
+func withDictionary(t testing.TB, packed []byte, size byte) []byte {
+	t.Helper()
+	packed = bytes.Clone(packed)
+	header := packed[12:24]
+	must.Eq(t, []byte{2, 0, 0x21, 1}, header[:4])
+	header[4] = size
+	binary.LittleEndian.PutUint32(header[8:], crc32.ChecksumIEEE(header[:8]))
+	return packed
+}
+
+// TestWindowIsLimited has streams that want more memory than they may have, at
+// their beginning or further on. The memory is not asked for in vain: it is never
+// taken.
+func TestWindowIsLimited(t *testing.T) {
+	small := func(name string) []byte { return compress(t, tools[name], []byte("data")) }
+	large := compress(t, []string{"zstd", "-qc", "--ultra", "--long=30"}, []byte("data"))
+	// A frame of one segment has no window, but the size of its content (RFC 8878, 3.1.1.1.1).
+	segment := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x80, 1, 0, 0}
+	for name, c := range map[string]struct {
+		data   []byte
+		window int64
+		want   string
+	}{
+		"zstd, 1 GiB":                  {large, LargeWindow, ""},
+		"zstd, 1 GiB, second":          {append(small("zstd"), large...), LargeWindow, "data"},
+		"zstd, one segment of 2 GiB":   {segment, LargeWindow, ""},
+		"zstd, 32 MiB of 16":           {compress(t, []string{"zstd", "-qc", "--long=25"}, []byte("data")), Window, ""},
+		"xz, 4 GiB":                    {withDictionary(t, small("xz"), 40), LargeWindow, ""},
+		"xz, 192 MiB":                  {withDictionary(t, small("xz"), 31), LargeWindow, ""},
+		"xz, 4 GiB in a second stream": {append(small("xz"), withDictionary(t, small("xz"), 40)...), LargeWindow, "data"},
+		"xz -9 of 16 MiB":              {compress(t, []string{"xz", "-9c"}, []byte("data")), Window, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			in, err := Decompress(bytes.NewReader(c.data), c.window)
+			var got []byte
+			if err == nil {
+				got, err = io.ReadAll(in)
+				must.NoError(t, in.Close())
+			}
+			runtime.ReadMemStats(&after)
+			must.ErrorIs(t, err, ErrWindow)
+			must.ErrorContains(t, err, fmt.Sprintf("larger than %d MiB", c.window>>20))
+			must.Eq(t, c.want, string(got))
+			must.Less(t, uint64(32<<20), after.TotalAlloc-before.TotalAlloc)
+		})
+	}
+}
+
+// TestWindowsOfTheTools has what the tools write at each level, which must be
+// readable.
+func TestWindowsOfTheTools(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for _, c := range []struct {
+		command []string
+		window  int64
+	}{
+		{[]string{"xz", "-7c"}, Window},
+		{[]string{"xz", "-9ec"}, LargeWindow},
+		{[]string{"xz", "-c", "--x86", "--lzma2"}, Window},
+		{[]string{"xz", "-c", "-T2", "--block-size=65536"}, Window},
+		{[]string{"zstd", "-qc", "-19"}, Window},
+		{[]string{"zstd", "-qc", "--ultra", "-22", "--long=27"}, LargeWindow},
+		{[]string{"gzip", "-9c"}, Window},
+		{[]string{"bzip2", "-9c"}, Window},
+	} {
+		in, err := Decompress(bytes.NewReader(compress(t, c.command, data)), c.window)
+		must.NoError(t, err)
+		got, err := io.ReadAll(in)
+		must.NoError(t, err, must.Sprint(c.command))
+		must.True(t, bytes.Equal(data, got))
+		must.NoError(t, in.Close())
+	}
 }
 
 // TestReadsAhead writes into a pipe no one reads from but the goroutine.
@@ -141,7 +216,7 @@ func TestReadsAhead(t *testing.T) {
 		_, _ = w.Write(make([]byte, 1000)) // For Decompress to look at.
 		close(begun)
 	}()
-	in, err := Decompress(r)
+	in, err := Decompress(r, LargeWindow)
 	must.NoError(t, err)
 	<-begun
 	_, err = w.Write(make([]byte, 512<<10)) // Would block for ever.
@@ -162,7 +237,7 @@ func TestClose(t *testing.T) {
 		in, err := Decompress(readerFunc(func(p []byte) (int, error) {
 			reads++
 			return source.Read(p)
-		}))
+		}), LargeWindow)
 		must.NoError(t, err)
 		_, err = io.Copy(io.Discard, io.LimitReader(in, n))
 		must.NoError(t, err)

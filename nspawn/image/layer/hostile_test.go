@@ -2,8 +2,10 @@ package layer
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -208,4 +210,31 @@ func TestChainOfMissingDirectories(t *testing.T) {
 	must.ErrorIs(t, err, unix.ELOOP)
 	must.DirExists(t, filepath.Join(dir, "m30"))
 	must.DirNotExists(t, filepath.Join(dir, "m50"))
+}
+
+// TestManyLongPaths has a directory with a long path again and again: what is
+// remembered of each is limited, however few files it makes.
+func TestManyLongPaths(t *testing.T) {
+	one := archive(t, dir(strings.Repeat(strings.Repeat("d", 250)+"/", 15)))
+	one = one[:len(one)-2*512]
+	fits := maxPaths / 3900
+	times := 0
+	stream := readerFunc(func(p []byte) (int, error) {
+		if times++; times > 2*fits {
+			return 0, io.EOF
+		}
+		return copy(p, one), nil
+	})
+	_, err := Unpack(t.Context(), bufio.NewReaderSize(stream, len(one)), t.TempDir(), Options{Unmarked: true})
+	must.ErrorContains(t, err, "more than the limit of 67108864 bytes")
+	must.Between(t, fits, times, 2*fits)
+}
+
+// TestPathTooLong has paths that no file system takes.
+func TestPathTooLong(t *testing.T) {
+	for _, name := range []string{strings.Repeat("d/", 500_000) + "f", strings.Repeat("n", 256)} {
+		_, _, err := unpack(t, Options{}, file(name, ""))
+		must.ErrorContains(t, err, "file name too long")
+		must.Less(t, 600, len(err.Error()))
+	}
 }

@@ -96,6 +96,7 @@ type unpacker struct {
 	opts  Options
 	stats Stats
 	times []dirTime
+	paths int    // bytes of memory that times takes
 	buf   []byte // content on its way
 }
 
@@ -150,8 +151,23 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 		return err
 	}
 	if hdr.Typeflag == tar.TypeDir {
-		u.times = append(u.times, dirTime{path, hdr.ModTime})
+		return u.remember(path, hdr.ModTime)
 	}
+	return nil
+}
+
+// maxPaths limits the memory for the paths of directories, in bytes. An image with
+// a hundred thousand directories has 8 MB of them.
+const maxPaths = 64 << 20
+
+// remember keeps the time of a directory.
+func (u *unpacker) remember(path string, at time.Time) error {
+	const perEntry = 64 // dirTime, and what the allocator adds
+	u.paths += len(path) + perEntry
+	if u.paths > maxPaths {
+		return fmt.Errorf("the paths of its %d directories have more than the limit of %d bytes", len(u.times)+1, maxPaths)
+	}
+	u.times = append(u.times, dirTime{path, at})
 	return nil
 }
 

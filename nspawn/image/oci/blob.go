@@ -10,6 +10,8 @@ import (
 	"net/http"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 // maxDocument bounds JSON documents, in bytes. It is what registries accept at
@@ -89,7 +91,7 @@ func (e *exact) Read(p []byte) (int, error) {
 	case err == nil, isTemporary(err), e.ctx.Err() != nil:
 		return n, err
 	case e.size < e.want.Size && (err == io.EOF || e.hash == nil): // the library calls it a wrong digest
-		return n, temporary{fmt.Errorf("truncated: got %d of %d bytes: %w", e.size, e.want.Size, io.ErrUnexpectedEOF)}
+		return n, fetch.Temporary(fmt.Errorf("truncated: got %d of %d bytes: %w", e.size, e.want.Size, io.ErrUnexpectedEOF))
 	case err == io.EOF && e.hash != nil:
 		return n, e.compare()
 	}

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -10,12 +9,14 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 // ErrTemporary is matched by errors after which another try may succeed: of the
 // network, a busy or broken registry (408, 429, 5xx), a deadline, a truncated
 // blob. All others are permanent.
-var ErrTemporary = errors.New("temporary")
+var ErrTemporary = fetch.ErrTemporary
 
 // maxErrorText bounds what a registry can put into an error, in bytes.
 const maxErrorText = 1000
@@ -38,13 +39,6 @@ func (f *failure) Unwrap() error { return f.err }
 
 func (f *failure) Is(target error) bool { return target == ErrTemporary && f.temporary }
 
-// temporary marks an error of the network.
-type temporary struct{ error }
-
-func (t temporary) Unwrap() error { return t.error }
-
-func (temporary) Is(target error) bool { return target == ErrTemporary }
-
 func isTemporary(err error) bool {
 	var answer *transport.Error
 	switch {
@@ -66,14 +60,6 @@ func busy(status int) bool {
 func refused(err error) bool {
 	var answer *transport.Error
 	return errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden)
-}
-
-// untrusted tells whether a TLS connection cannot be made however often it is
-// tried.
-func untrusted(err error) bool {
-	var certificate *tls.CertificateVerificationError
-	var noTLS tls.RecordHeaderError // http.ErrSchemeMismatch above the client
-	return errors.As(err, &certificate) || errors.As(err, &noTLS) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // describe returns the text of an error in one line, without secrets and with
@@ -121,7 +107,7 @@ func secretsOf(req *http.Request) []string {
 }
 
 func advice(err error) string {
-	if untrusted(err) {
+	if fetch.Untrusted(err) {
 		return "; if the registry is yours, give the plugin its CA file or list it as one without TLS"
 	}
 	var answer *transport.Error

@@ -2,19 +2,18 @@ package oci
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
 const (
@@ -37,21 +36,10 @@ func newWire(caFile string, plain []string) (*wire, error) {
 	base := remote.DefaultTransport.(*http.Transport).Clone()
 	base.DisableCompression = true // blobs are wanted as they are stored
 	base.IdleConnTimeout = 30 * time.Second
-	if caFile == "" {
-		return &wire{base, plain}, nil
+	var err error
+	if base.TLSClientConfig, err = fetch.TLS(caFile); err != nil {
+		return nil, err
 	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("load the system's certificates: %w", err)
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("read CA file: %w", err)
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read CA file: no certificate in %s", caFile)
-	}
-	base.TLSClientConfig = &tls.Config{RootCAs: roots}
 	return &wire{base, plain}, nil
 }
 
@@ -110,10 +98,10 @@ func (w *wire) once(req *http.Request) (*http.Response, error) {
 // networkError marks an error of the transport as temporary, unless it is
 // about certificates or the caller has given up.
 func networkError(err error) error {
-	if untrusted(err) || errors.Is(err, context.Canceled) {
+	if fetch.Untrusted(err) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return temporary{err}
+	return fetch.Temporary(err)
 }
 
 func again(resp *http.Response, err error) bool {

@@ -10,8 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
+
+// File is what a disk is written to.
+type File interface {
+	io.WriterAt
+	Truncate(size int64) error
+}
 
 // Convert writes the disk that a qcow2 file holds to an empty file, which is left
 // sparse where the disk has nothing or zeros. The disk has at most maxBytes;
@@ -21,7 +26,7 @@ import (
 // other file is ever opened. Clusters that several entries point to, as QEMU never
 // has it, are just written several times. After an error to holds a part of the
 // disk.
-func Convert(ctx context.Context, in io.ReaderAt, to *os.File, maxBytes int64) error {
+func Convert(ctx context.Context, in io.ReaderAt, to File, maxBytes int64) error {
 	h, err := readHeader(in)
 	if err == nil {
 		err = h.check(maxBytes)
@@ -41,14 +46,14 @@ func Convert(ctx context.Context, in io.ReaderAt, to *os.File, maxBytes int64) e
 type converter struct {
 	header
 	in         io.ReaderAt
-	to         *os.File
+	to         File
 	decompress decompress
 
 	cluster    []byte // of the disk
 	compressed []byte // as in the file
 }
 
-func newConverter(h header, in io.ReaderAt, to *os.File) *converter {
+func newConverter(h header, in io.ReaderAt, to File) *converter {
 	return &converter{
 		h, in, to, newDecompress(h.Compression),
 		make([]byte, h.clusterSize()),
@@ -162,7 +167,7 @@ func outside(err error) error {
 
 // writeSparse writes to a file what is not zero, in pieces that are a compromise
 // between holes missed and the number of system calls.
-func writeSparse(to *os.File, p []byte, offset int64) error {
+func writeSparse(to io.WriterAt, p []byte, offset int64) error {
 	for len(p) > 0 {
 		n := min(len(p), 64<<10)
 		if !allZero(p[:n]) {

@@ -122,16 +122,16 @@ func TestCollectSparesPull(t *testing.T) {
 	}
 	mustPull(t, s, imageOfLayers("old", "a"), "old")
 	p, other := s.Begin(), s.Begin()
-	_, err := p.Layer(t.Context(), a, nil) // that is there
+	_, err := p.Layer(t.Context(), a, "here", nil) // that is there
 	must.NoError(t, err)
-	_, err = other.Layer(t.Context(), a, nil)
+	_, err = other.Layer(t.Context(), a, "here", nil)
 	must.NoError(t, err)
 	collect()
 	other.Close()
 	collect()
 	must.SliceEmpty(t, contents(t, s, "images"))
 	must.SliceLen(t, 1, contents(t, s, "layers"))
-	_, err = p.Layer(t.Context(), b, fillTree(b))
+	_, err = p.Layer(t.Context(), b, "here", fillTree(b))
 	must.NoError(t, err)
 	collect()
 	image := imageOfLayers("image", "a", "b")
@@ -148,7 +148,7 @@ func TestCollectSparesPull(t *testing.T) {
 	must.NoError(t, s.Release(t.Context(), "web"))
 
 	abandoned := s.Begin()
-	_, err = abandoned.Layer(t.Context(), digest("c"), fillTree("c"))
+	_, err = abandoned.Layer(t.Context(), digest("c"), "here", fillTree("c"))
 	must.NoError(t, err)
 	abandoned.Close()
 	checkEmpties(t, s)

@@ -49,7 +49,7 @@ func TestDiskFull(t *testing.T) {
 		"finish": func(_ context.Context, dir string) error { _ = fillDisk(dir + "/file"); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := p.Layer(t.Context(), digest("big"), fill)
+			_, err := p.Layer(t.Context(), digest("big"), "here", fill)
 			must.ErrorIs(t, err, unix.ENOSPC)
 			must.ErrorContains(t, err, "get layer "+digest("big")+": write "+top)
 			must.SliceEmpty(t, contents(t, s, "tmp"))
@@ -57,7 +57,7 @@ func TestDiskFull(t *testing.T) {
 		})
 	}
 	a := digest("a")
-	_, err := p.Layer(t.Context(), a, fillTree(a))
+	_, err := p.Layer(t.Context(), a, "here", fillTree(a))
 	must.NoError(t, err)
 	must.ErrorIs(t, fillDisk(top+"/other"), unix.ENOSPC)
 	image := imageOfLayers("image", "a")
@@ -86,9 +86,9 @@ func TestReadOnly(t *testing.T) {
 	must.NoError(t, err)
 	p := s.Begin()
 	defer p.Close()
-	_, err = p.Layer(t.Context(), digest("a"), nil)
+	_, err = p.Layer(t.Context(), digest("a"), "here", nil)
 	must.NoError(t, err)
-	_, err = p.Layer(t.Context(), digest("b"), nil)
+	_, err = p.Layer(t.Context(), digest("b"), "here", nil)
 	must.ErrorIs(t, err, unix.EROFS)
 	must.ErrorContains(t, err, "get layer "+digest("b")+": mkdir "+s.Dir)
 	_, err = s.Acquire(t.Context(), "web", image.Digest)

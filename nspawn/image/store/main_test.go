@@ -83,7 +83,7 @@ func imageOfLayers(name string, layers ...string) Image {
 // add puts an image into the store, each layer by fillTree of its digest.
 func add(ctx context.Context, p *Pull, image Image, name string) error {
 	for _, layer := range image.Layers {
-		if _, err := p.Layer(ctx, layer, fillTree(layer)); err != nil {
+		if _, err := p.Layer(ctx, layer, "here", fillTree(layer)); err != nil {
 			return err
 		}
 	}

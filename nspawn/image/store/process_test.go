@@ -31,7 +31,7 @@ func askLayer(s Store) {
 	a := digest("a")
 	fmt.Println("asking")
 	p := s.Begin()
-	path, err := p.Layer(context.Background(), a, func(ctx context.Context, dir string) error {
+	path, err := p.Layer(context.Background(), a, "here", func(ctx context.Context, dir string) error {
 		if err := fillTree("half")(ctx, dir); err != nil {
 			return err
 		}
@@ -115,7 +115,7 @@ func TestKilledWhileFilling(t *testing.T) {
 
 	p := s.Begin()
 	defer p.Close()
-	path, err := p.Layer(t.Context(), a, fillTree(a))
+	path, err := p.Layer(t.Context(), a, "here", fillTree(a))
 	must.NoError(t, err)
 	must.NoError(t, checkTree(path, a))
 	must.SliceEmpty(t, contents(t, s, "tmp"))
@@ -130,7 +130,7 @@ func TestKilledIsSwept(t *testing.T) {
 	killed.says(t, "filling")
 	p := s.Begin()
 	defer p.Close()
-	_, err := p.Layer(t.Context(), b, fillTree(b))
+	_, err := p.Layer(t.Context(), b, "here", fillTree(b))
 	must.NoError(t, err)
 	_, err = s.Collect(t.Context(), CollectOptions{})
 	must.NoError(t, err)
@@ -147,7 +147,7 @@ func TestKilledIsSwept(t *testing.T) {
 	killed.says(t, "filling")
 	killed.kill()
 	c := digest("c")
-	_, err = p.Layer(t.Context(), c, fillTree(c)) // sweeps too
+	_, err = p.Layer(t.Context(), c, "here", fillTree(c)) // sweeps too
 	must.NoError(t, err)
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }

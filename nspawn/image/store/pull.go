@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,16 +45,21 @@ func (p *Pull) Close() {
 
 // Layer returns the directory of a layer. If it is not in the store, fill is
 // called to unpack it into an empty directory of mode 0755 and to verify it.
-// However many goroutines and processes ask for it, one fills; the others wait,
-// as long as ctx lets them, and if that one fails or is killed, the next of them
-// fills itself.
+//
+// origin says where fill gets the layer from, and as whom. However many goroutines and
+// processes ask for the layer from one origin, one of them fills; the others wait, as
+// long as ctx lets them. Each waits once only: if the one that fills fails or is killed,
+// those that waited fill at the same time, each its own directory. Different origins
+// never wait for each other, because the digest is known to everybody, and one origin
+// may be slow on purpose. Whoever fills first has made the layer; the ctx of all other
+// calls of fill in this process ends then.
 //
 // The digest should be that of the uncompressed content, the DiffID of an OCI
 // layer: layers are shared however they were compressed, and the image
 // configuration tells which ones are needed before any is downloaded.
-func (p *Pull) Layer(ctx context.Context, digest string, fill func(ctx context.Context, dir string) error) (path string, err error) {
+func (p *Pull) Layer(ctx context.Context, digest, origin string, fill func(ctx context.Context, dir string) error) (path string, err error) {
 	it := item{layers, digest}
-	err = p.obtain(ctx, it, func(path string) error {
+	err = p.obtain(ctx, it, origin, func(ctx context.Context, path string) error {
 		if err := os.Mkdir(path, 0o755); err != nil {
 			return err
 		}
@@ -67,9 +73,9 @@ func (p *Pull) Layer(ctx context.Context, digest string, fill func(ctx context.C
 
 // Disk returns the path of a raw disk. It is as Layer, with an empty file of
 // mode 0600 to be filled, which may be left sparse.
-func (p *Pull) Disk(ctx context.Context, digest string, fill func(ctx context.Context, file *os.File) error) (path string, err error) {
+func (p *Pull) Disk(ctx context.Context, digest, origin string, fill func(ctx context.Context, file *os.File) error) (path string, err error) {
 	it := item{disks, digest}
-	err = p.obtain(ctx, it, func(path string) error {
+	err = p.obtain(ctx, it, origin, func(ctx context.Context, path string) error {
 		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
@@ -131,30 +137,51 @@ func (p *Pull) hold(it item, file *os.File) {
 	p.held[it] = append(p.held[it], file)
 }
 
-// obtain holds an item, which fill makes at a path if it is missing.
-func (p *Pull) obtain(ctx context.Context, it item, fill func(path string) error) error {
+// filler makes an item at a path.
+type filler func(ctx context.Context, path string) error
+
+// obtain holds an item, which fill makes if it is missing.
+func (p *Pull) obtain(ctx context.Context, it item, origin string, fill filler) error {
 	if err := checkDigest(it.digest); err != nil {
 		return err
 	}
+	waited := false
 	for {
+		// Before the look at the store, lest the item arrives in between unnoticed.
+		filling, done := arrivals.expect(ctx, p.store.path(it))
 		found, err := p.share(ctx, it)
 		if found || err != nil {
+			done()
 			return err
 		}
-		dir, err := p.store.workspace(ctx, it)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if waited {
+			origin = rand.Text()
 		}
-		if err != nil {
+		err = p.fillFrom(filling, it, origin, fill)
+		done()
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errGone):
+			waited = true
+		case ctx.Err() != nil || !errors.Is(context.Cause(filling), errArrived):
 			return err
 		}
-		return p.complete(ctx, it, dir, fill)
 	}
+}
+
+// fillFrom makes an item in the workspace of an origin.
+func (p *Pull) fillFrom(ctx context.Context, it item, origin string, fill filler) error {
+	dir, err := p.store.workspace(ctx, it, origin)
+	if err != nil {
+		return err
+	}
+	return p.complete(ctx, it, dir, fill)
 }
 
 // complete makes an item in its empty workspace, unless it was completed just
 // before we got that, and gives the workspace up.
-func (p *Pull) complete(ctx context.Context, it item, work *os.File, fill func(path string) error) error {
+func (p *Pull) complete(ctx context.Context, it item, work *os.File, fill filler) error {
 	found, err := p.share(ctx, it)
 	if !found && err == nil {
 		err = p.make(ctx, it, work, fill)
@@ -188,14 +215,14 @@ func (p *Pull) open(ctx context.Context, it item) error {
 // make fills a directory in the workspace, which then becomes the item. That is
 // not the workspace itself: others wait for its lock, and would go on to wait
 // for those that hold the item.
-func (p *Pull) make(ctx context.Context, it item, work *os.File, fill func(path string) error) error {
+func (p *Pull) make(ctx context.Context, it item, work *os.File, fill filler) error {
 	// Make room first. Of what can not be removed, Collect tells.
 	_ = p.store.sweep(ctx)
 	dir := filepath.Join(work.Name(), "item")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if err := fill(filepath.Join(dir, it.kind.payload)); err != nil {
+	if err := fill(ctx, filepath.Join(dir, it.kind.payload)); err != nil {
 		return err
 	}
 	if err := writeSize(dir); err != nil {
@@ -207,9 +234,15 @@ func (p *Pull) make(ctx context.Context, it item, work *os.File, fill func(path 
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return p.store.locked(ctx, func() error {
-		if err := os.Rename(dir, p.store.path(it)); err != nil {
+		// Another origin may have been faster. Then open holds its item.
+		err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, p.store.path(it), unix.RENAME_NOREPLACE)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return &os.LinkError{Op: "rename", Old: dir, New: p.store.path(it), Err: err}
+		}
+		if err := p.open(ctx, it); err != nil {
 			return err
 		}
-		return p.open(ctx, it)
+		arrivals.announce(p.store.path(it))
+		return nil
 	})
 }

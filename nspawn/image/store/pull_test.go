@@ -3,12 +3,14 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
@@ -18,7 +20,7 @@ func TestLayer(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	p := s.Begin()
 	defer p.Close()
-	path, err := p.Layer(t.Context(), a, fillTree(a))
+	path, err := p.Layer(t.Context(), a, "here", fillTree(a))
 	must.NoError(t, err)
 	must.NoError(t, checkTree(path, a))
 	must.Eq(t, filepath.Join(s.Dir, "layers/sha256-"+a[len("sha256:"):], "tree"), path)
@@ -33,7 +35,7 @@ func TestLayer(t *testing.T) {
 
 	q := Store{Dir: s.Dir}.Begin()
 	defer q.Close()
-	again, err := q.Layer(t.Context(), a, nil)
+	again, err := q.Layer(t.Context(), a, "here", nil)
 	must.NoError(t, err)
 	must.Eq(t, path, again)
 }
@@ -42,7 +44,7 @@ func TestDisk(t *testing.T) {
 	s, d := newStore(t), digest("disk")
 	p := s.Begin()
 	defer p.Close()
-	path, err := p.Disk(t.Context(), d, func(_ context.Context, file *os.File) error {
+	path, err := p.Disk(t.Context(), d, "here", func(_ context.Context, file *os.File) error {
 		if err := file.Truncate(1 << 30); err != nil {
 			return err
 		}
@@ -67,9 +69,9 @@ func TestDigestIsChecked(t *testing.T) {
 		"", "sha256:", "sha256:../../etc", digest("a")[7:], "sha512:" + digest("a")[7:], digest("a") + "0",
 		strings.ToUpper(digest("a")), digest("a") + "\n", "sha256:" + strings.Repeat("/", 64),
 	} {
-		_, err := p.Layer(t.Context(), bad, nil)
+		_, err := p.Layer(t.Context(), bad, "here", nil)
 		must.ErrorContains(t, err, "64 hexadecimal digits")
-		_, err = p.Disk(t.Context(), bad, nil)
+		_, err = p.Disk(t.Context(), bad, "here", nil)
 		must.ErrorContains(t, err, "64 hexadecimal digits")
 		_, err = s.Acquire(t.Context(), "web", bad)
 		must.ErrorContains(t, err, "64 hexadecimal digits")
@@ -82,7 +84,7 @@ func TestDigestIsChecked(t *testing.T) {
 func TestAddRefuses(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	p := s.Begin()
-	_, err := p.Layer(t.Context(), a, fillTree(a))
+	_, err := p.Layer(t.Context(), a, "here", fillTree(a))
 	must.NoError(t, err)
 	good := imageOfLayers("image", "a")
 	for want, image := range map[string]Image{
@@ -115,7 +117,7 @@ func TestLayerOnce(t *testing.T) {
 			p := s.Begin()
 			defer p.Close()
 			asked.Done()
-			path, err := p.Layer(t.Context(), a, func(ctx context.Context, dir string) error {
+			path, err := p.Layer(t.Context(), a, "here", func(ctx context.Context, dir string) error {
 				fills.Add(1)
 				asked.Wait()
 				return fillTree(a)(ctx, dir)
@@ -135,34 +137,153 @@ func TestLayerOnce(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// TestLayerFails lets all that ask fail, each in its turn and by itself.
+// TestLayerFails has the first of 20 pulls fail. Those that waited for it do not
+// wait again: they fill at the same time, each by itself, and one of them only has to
+// succeed.
 func TestLayerFails(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	var all sync.WaitGroup
-	var filling atomic.Int32
-	for range 20 {
+	filling, fail := make(chan struct{}), make(chan struct{})
+	own := errors.New("own")
+	all.Go(func() {
+		p := s.Begin()
+		defer p.Close()
+		_, err := p.Layer(t.Context(), a, "here", func(context.Context, string) error {
+			close(filling)
+			<-fail
+			return own
+		})
+		if !errors.Is(err, own) || !strings.Contains(err.Error(), "get layer "+a) {
+			t.Error("error of another:", err)
+		}
+	})
+	<-filling
+	var together sync.WaitGroup
+	together.Add(19)
+	var winner atomic.Bool
+	for range 19 {
 		all.Go(func() {
-			own := errors.New("own")
 			p := s.Begin()
 			defer p.Close()
-			_, err := p.Layer(t.Context(), a, func(ctx context.Context, dir string) error {
-				if filling.Add(1) != 1 {
-					t.Error("two fill at once")
-				}
-				defer filling.Add(-1)
+			path, err := p.Layer(t.Context(), a, "here", func(ctx context.Context, dir string) error {
 				if found, err := list(dir); err != nil || len(found) > 0 {
 					t.Error("directory to fill has", found, err)
 				}
-				return errors.Join(fillTree("half")(ctx, dir), own)
+				together.Done()
+				together.Wait()
+				if winner.CompareAndSwap(false, true) {
+					return fillTree(a)(ctx, dir)
+				}
+				<-ctx.Done()
+				return ctx.Err()
 			})
-			if !errors.Is(err, own) || !strings.Contains(err.Error(), "get layer "+a) {
-				t.Error("error of another:", err)
+			if err == nil {
+				err = checkTree(path, a)
+			}
+			if err != nil {
+				t.Error(err)
 			}
 		})
 	}
+	// All of them have to wait for the first before it fails.
+	waitForLocks(t, s, 19)
+	close(fail)
 	all.Wait()
 	must.SliceEmpty(t, contents(t, s, "tmp"))
-	must.SliceEmpty(t, contents(t, s, "layers"))
+}
+
+// TestOriginsDoNotWait has a layer come from a place that never ends to send it. A
+// pull of the same layer from elsewhere does not wait, and ends the wait of all others:
+// of the one that fills, and of one that waits for that.
+func TestOriginsDoNotWait(t *testing.T) {
+	s, a := newStore(t), digest("a")
+	filling := make(chan struct{})
+	var once sync.Once
+	var slow sync.WaitGroup
+	for range 2 {
+		slow.Go(func() {
+			p := s.Begin()
+			defer p.Close()
+			path, err := p.Layer(t.Context(), a, "slow", func(ctx context.Context, dir string) error {
+				once.Do(func() { close(filling) })
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			if err == nil {
+				err = checkTree(path, a)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-filling
+	waitForLocks(t, s, 1)
+	p := s.Begin()
+	defer p.Close()
+	_, err := p.Layer(t.Context(), a, "fast", fillTree(a))
+	must.NoError(t, err)
+	slow.Wait()
+	must.SliceEmpty(t, contents(t, s, "tmp"))
+	must.MapEmpty(t, arrivals.waiting)
+}
+
+// TestOriginFails is a pull that fails while another of the same layer fills. Neither
+// has to do with the other.
+func TestOriginFails(t *testing.T) {
+	s, a := newStore(t), digest("a")
+	p := s.Begin()
+	defer p.Close()
+	_, err := p.Layer(t.Context(), a, "good", func(ctx context.Context, dir string) error {
+		q := s.Begin()
+		defer q.Close()
+		_, err := q.Layer(ctx, a, "bad", func(context.Context, string) error { return errors.New("refused") })
+		must.ErrorContains(t, err, "refused")
+		return fillTree(a)(ctx, dir)
+	})
+	must.NoError(t, err)
+}
+
+// TestLateLayer has a layer filled although another process was faster, which nobody
+// tells of.
+func TestLateLayer(t *testing.T) {
+	s, a := newStore(t), digest("a")
+	p := s.Begin()
+	defer p.Close()
+	path, err := p.Layer(t.Context(), a, "late", func(ctx context.Context, dir string) error {
+		other := startChild(t, s, "layer", "", nil)
+		other.says(t, "asking")
+		other.says(t, "filling")
+		must.NoError(t, other.stdin.Close())
+		other.says(t, "done: <nil>")
+		return fillTree(a)(ctx, dir)
+	})
+	must.NoError(t, err)
+	must.NoError(t, checkTree(path, a))
+	must.NoError(t, p.Add(t.Context(), imageOfLayers("image", "a"), "name"))
+	must.SliceEmpty(t, contents(t, s, "tmp"))
+}
+
+// waitForLocks waits until so many threads of this process wait for a lock of the
+// store's tmp/ (proc_locks(5)).
+func waitForLocks(t *testing.T, s Store, want int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		locks, err := os.ReadFile("/proc/locks")
+		must.NoError(t, err)
+		waiting := 0
+		for _, line := range strings.Split(string(locks), "\n") {
+			if strings.Contains(line, "-> FLOCK") && strings.Contains(line, fmt.Sprintf(" %d ", os.Getpid())) {
+				waiting++
+			}
+		}
+		if waiting >= want {
+			return
+		}
+		must.True(t, time.Now().Before(deadline), must.Sprintf("%d wait, want %d:\n%s", waiting, want, locks))
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // TestLayerWaitEnds gives up waiting while another fills. That must not be in the
@@ -173,7 +294,7 @@ func TestLayerWaitEnds(t *testing.T) {
 	go func() {
 		p := s.Begin()
 		defer p.Close()
-		_, err := p.Layer(t.Context(), a, func(context.Context, string) error {
+		_, err := p.Layer(t.Context(), a, "here", func(context.Context, string) error {
 			close(filling)
 			<-fail
 			return errors.New("no network")
@@ -186,15 +307,15 @@ func TestLayerWaitEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("task was stopped")
 	cancel(why)
-	_, err := p.Layer(ctx, a, fillTree("never"))
+	_, err := p.Layer(ctx, a, "here", fillTree("never"))
 	must.ErrorIs(t, err, why)
 	must.ErrorContains(t, err, "get layer "+a+": lock ")
 	b := digest("b") // Other layers do not wait.
-	_, err = p.Layer(t.Context(), b, fillTree(b))
+	_, err = p.Layer(t.Context(), b, "here", fillTree(b))
 	must.NoError(t, err)
 	close(fail)
 	must.ErrorContains(t, <-failed, "no network")
-	path, err := p.Layer(t.Context(), a, fillTree(a))
+	path, err := p.Layer(t.Context(), a, "here", fillTree(a))
 	must.NoError(t, err)
 	must.NoError(t, checkTree(path, a))
 	must.SliceEmpty(t, contents(t, s, "tmp"))
@@ -208,7 +329,7 @@ func TestLayerCompletedMeanwhile(t *testing.T) {
 	image := imageOfLayers("image", "a")
 	mustPull(t, s, image, "name")
 	it := item{layers, digest("a")}
-	dir, err := s.workspace(t.Context(), it)
+	dir, err := s.workspace(t.Context(), it, "here")
 	must.NoError(t, err)
 	p := s.Begin()
 	defer p.Close()

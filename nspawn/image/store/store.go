@@ -18,9 +18,10 @@
 //     renamed; it is renamed back into tmp/ to be removed.
 //   - All that is outside tmp/ is changed only with the lock of the store, a
 //     flock on its directory, held for a few file system calls.
-//   - A directory in tmp/ belongs to who holds its exclusive flock. Its name
-//     follows from the digest, so who wants the same layer waits for that lock.
-//     Without a holder it is garbage, for anybody to remove.
+//   - A directory in tmp/ belongs to the process that holds its exclusive flock. Its
+//     name follows from the digest and from where the item comes from, so whoever wants
+//     the same layer from there waits for that lock, and nobody else does. Without a
+//     holder it is garbage, for anybody to remove.
 //   - A Pull holds a shared flock on each layer, disk and image it was given,
 //     which keeps them from Collect until it is closed, or dies.
 //
@@ -28,6 +29,8 @@
 package store
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,9 +141,10 @@ func (s Store) path(it item) string { return filepath.Join(s.Dir, it.folder, fil
 
 func (s Store) payload(it item) string { return filepath.Join(s.path(it), it.kind.payload) }
 
-// workPath is where an item is written.
-func (s Store) workPath(it item) string {
-	return filepath.Join(s.tmp(), it.folder+"."+fileName(it.digest))
+// workPath is where an item that comes from an origin is written.
+func (s Store) workPath(it item, origin string) string {
+	sum := sha256.Sum256([]byte(origin))
+	return filepath.Join(s.tmp(), it.folder+"."+fileName(it.digest)+"."+hex.EncodeToString(sum[:8]))
 }
 
 func (s Store) tmp() string { return filepath.Join(s.Dir, "tmp") }

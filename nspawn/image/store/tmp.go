@@ -15,15 +15,21 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// workspace returns an empty directory, locked, in which to write an item. It
-// waits while another has it; the error is fs.ErrNotExist if that one completed
-// the item or gave up.
-func (s Store) workspace(ctx context.Context, it item) (*os.File, error) {
-	path := s.workPath(it)
+// errGone says that a workspace was given up by the pull that had it.
+var errGone = errors.New("another pull has given it up")
+
+// workspace returns an empty directory, locked, in which to write an item that comes
+// from an origin. It waits while another pull from there has it; the error is errGone if
+// that one completed the item or gave up.
+func (s Store) workspace(ctx context.Context, it item, origin string) (*os.File, error) {
+	path := s.workPath(it, origin)
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	dir, err := openLocked(ctx, path, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errGone
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -35,10 +41,10 @@ func (s Store) workspace(ctx context.Context, it item) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tree.Remove(path); err != nil {
+	if err := tree.Remove(path); err != nil { // of a killed process
 		return nil, err
 	}
-	return nil, fmt.Errorf("%s was of a killed process: %w", path, fs.ErrNotExist)
+	return nil, errGone
 }
 
 // sweep removes what nobody writes any more from tmp/.
