@@ -55,7 +55,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 func (d *Driver) startUpkeep(ctx context.Context) {
 	config := d.currentConfig()
 	go d.reaper.Run(ctx, config.DanglingMachines)
-	go upkeep.CollectImages(ctx, imageStore, config.ImageGC, d.logger)
+	go upkeep.Images{Store: imageStore, Config: config.ImageGC, Logger: d.logger}.Collect(ctx)
 }
 
 func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {

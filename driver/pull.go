@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
@@ -33,6 +34,7 @@ func newPuller(config job.Config) image.Puller {
 			UserAgent:    "nomad-driver-nspawn/" + Version,
 		},
 		Download: download.Client{CAFile: config.Registry.CAFile},
+		MaxBytes: upkeep.Images{Store: imageStore, Config: config.ImageGC}.MaxBytes(),
 	}
 }
 
@@ -56,6 +58,9 @@ func (d *Driver) pull(config job.Config, task job.TaskConfig, cfg *drivers.TaskC
 	stored, release, err := newPuller(config).Pull(ctx, request)
 	if err != nil {
 		err = fmt.Errorf("image: %w", err)
+		if errors.Is(err, unix.ENOSPC) && config.ImageGC.Enabled {
+			upkeep.Images{Store: imageStore, Config: config.ImageGC, Logger: d.logger}.CollectOnce(d.ctx) // for the next try
+		}
 		if mayGetBetter(err) || ctx.Err() != nil {
 			return found, recoverable(err)
 		}

@@ -23,7 +23,7 @@ func TestPullOfDamagedConfig(t *testing.T) {
 	source := image.Source{Reference: reference}
 	digest := func(digit string) string { return "sha256:" + strings.Repeat(digit, 64) }
 	pull := imageStore.Begin()
-	_, err = pull.Layer(t.Context(), digest("a"), func(context.Context, string) error { return nil })
+	_, err = pull.Layer(t.Context(), digest("a"), "here", func(context.Context, string) error { return nil })
 	must.NoError(t, err)
 	must.NoError(t, pull.Add(t.Context(), store.Image{Digest: digest("b"), Layers: []string{digest("a")}, Config: []byte(`[]`)}, source.Name()))
 	pull.Close()

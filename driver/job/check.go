@@ -3,6 +3,7 @@ package job
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"regexp"
 	"slices"
@@ -74,7 +75,7 @@ func duration(text string) time.Duration {
 
 // size wants a number of bytes.
 func size(at, value, example string) error {
-	if _, err := humanize.ParseBytes(value); err != nil {
+	if n, err := humanize.ParseBytes(value); err != nil || n > math.MaxInt64 {
 		return fmt.Errorf("%s: %q is not a size, as %s", at, value, example)
 	}
 	return nil

@@ -6,39 +6,80 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// collectPeriod is the time between two collections. Collecting nothing costs a
-// look at some files.
-const collectPeriod = 5 * time.Minute
+// maxPause is the longest time between two collections. The store may have become
+// larger than its maximum, which no time tells in advance.
+const maxPause = 5 * time.Minute
 
-// CollectImages removes images that no task uses, once in each period until ctx
-// ends. An image becomes removable because time passes, so no signal tells.
-func CollectImages(ctx context.Context, images store.Store, config job.ImageGC, logger hclog.Logger) {
-	if !config.Enabled {
+// Images removes images that no task uses.
+type Images struct {
+	Store  store.Store
+	Config job.ImageGC
+	Logger hclog.Logger
+}
+
+// Collect removes each image when it is due, until ctx ends. An image becomes
+// removable because time passes, so no signal tells.
+func (i Images) Collect(ctx context.Context) {
+	if !i.Config.Enabled {
 		return
 	}
 	for {
+		next, err := i.Store.NextUnused(ctx, i.Config.Options().UnusedFor)
+		if err != nil && ctx.Err() == nil {
+			i.Logger.Warn("look for images that no task uses", "error", err)
+		}
 		select {
-		case <-time.After(collectPeriod):
+		case <-time.After(pause(i.Config, time.Now(), next)):
 		case <-ctx.Done():
 			return
 		}
-		removed, err := collectOnce(ctx, images, config)
-		for _, usage := range removed {
-			logger.Info("removed an image that no task uses", "image", usage.Digest, "names", strings.Join(usage.Names, " "))
-		}
-		if err != nil && ctx.Err() == nil {
-			logger.Warn("remove images that no task uses", "error", err)
-		}
+		i.CollectOnce(ctx)
 	}
 }
 
-func collectOnce(ctx context.Context, images store.Store, config job.ImageGC) ([]store.Usage, error) {
+// CollectOnce removes what is due now.
+func (i Images) CollectOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return images.Collect(ctx, config.Options())
+	options := i.Config.Options()
+	options.MaxBytes = i.MaxBytes()
+	removed, err := i.Store.Collect(ctx, options)
+	for _, usage := range removed {
+		i.Logger.Info("removed an image that no task uses", "image", usage.Digest, "names", strings.Join(usage.Names, " "))
+	}
+	if err != nil && ctx.Err() == nil {
+		i.Logger.Warn("remove images that no task uses", "error", err)
+	}
+}
+
+// MaxBytes returns the maximum size of the store, which pulls keep to as well: half
+// of its file system, unless the operator has set another. It returns 0, no maximum,
+// if the store does not exist yet.
+func (i Images) MaxBytes() int64 {
+	if size := i.Config.Options().MaxBytes; size > 0 {
+		return size
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(i.Store.Dir, &fs); err != nil {
+		return 0
+	}
+	return int64(fs.Blocks) * fs.Bsize / 2
+}
+
+// pause returns how long to wait at now. next is when the first image will be due,
+// zero if every image is in use. The pause is at least a twentieth of unused_for, so
+// that several images go at once and none stays a tenth too long.
+func pause(config job.ImageGC, now, next time.Time) time.Duration {
+	unusedFor := config.Options().UnusedFor
+	pause := unusedFor // no image can be due before
+	if !next.IsZero() {
+		pause = next.Sub(now)
+	}
+	return min(max(pause, unusedFor/20), maxPause)
 }

@@ -110,7 +110,7 @@ func (p Puller) Pull(ctx context.Context, r Request) (image store.Image, release
 	pull := p.Store.Begin()
 	image, err = p.get(ctx, pull, r)
 	if err == nil {
-		err = pull.Add(ctx, image, r.Source.Name())
+		err = pull.Add(ctx, image, r.name())
 	}
 	if err != nil {
 		pull.Close()
@@ -120,7 +120,7 @@ func (p Puller) Pull(ctx context.Context, r Request) (image store.Image, release
 }
 
 func (p Puller) get(ctx context.Context, pull *store.Pull, r Request) (store.Image, error) {
-	found, err := p.lookup(ctx, pull, r.Source)
+	found, err := p.lookup(ctx, pull, r.name())
 	switch {
 	case err == nil && r.Policy != Always:
 		return found, nil
@@ -142,22 +142,30 @@ func (p Puller) get(ctx context.Context, pull *store.Pull, r Request) (store.Ima
 	return p.pullFile(ctx, pull, r, room)
 }
 
-// origin is where an image comes from and who asks for it: what may be as slow, or
-// fail, for one task as for another.
+// name is what the store knows the image by. It tells those who log in as somebody else
+// apart: what one may see is not for all who know its name. Their registry decides, for
+// each of them.
+func (r Request) name() string {
+	if r.Auth == nil {
+		return r.Source.Name()
+	}
+	sum := sha256.Sum256([]byte(r.Auth.Username + "\x00" + r.Auth.Password))
+	return r.Source.Name() + "#as-" + hex.EncodeToString(sum[:8])
+}
+
+// origin is where an image comes from and as whom: what may be as slow, or fail, for
+// one task as for another.
 func (r Request) origin() string {
-	origin := r.Source.Name()
-	if reference := r.Source.Reference; reference.Path == "" && reference != (oci.Reference{}) {
-		origin = reference.Registry + "/" + reference.Repository // which share layers
+	if r.Source.Reference.Path == "" && r.Source.Reference != (oci.Reference{}) {
+		// The images of a repository share layers.
+		r.Source.Reference.Tag, r.Source.Reference.Digest = "", ""
 	}
-	if r.Auth != nil {
-		origin += "\x00" + r.Auth.Username + "\x00" + r.Auth.Password
-	}
-	return origin
+	return r.name()
 }
 
 // lookup finds an image that the store has, and holds its layers.
-func (p Puller) lookup(ctx context.Context, pull *store.Pull, source Source) (store.Image, error) {
-	found, _, err := p.Store.Lookup(source.Name())
+func (p Puller) lookup(ctx context.Context, pull *store.Pull, name string) (store.Image, error) {
+	found, _, err := p.Store.Lookup(name)
 	if err != nil {
 		return store.Image{}, err
 	}

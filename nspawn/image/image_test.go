@@ -33,14 +33,22 @@ import (
 type lab struct {
 	address string
 	puller  Puller
-	blobs   atomic.Int32           // that were fetched
-	stall   atomic.Pointer[string] // blobs of a path that ends so do not come
+	blobs   atomic.Int32             // that were fetched
+	stall   atomic.Pointer[string]   // blobs of a path that ends so do not come
+	user    atomic.Pointer[oci.Auth] // who alone may read; nil is all
 }
 
 func newLab(t *testing.T) *lab {
 	l := &lab{}
 	handler := registry.New()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user := l.user.Load(); user != nil && r.Method == http.MethodGet {
+			if name, password, _ := r.BasicAuth(); *user != (oci.Auth{Username: name, Password: password}) {
+				w.Header().Set("WWW-Authenticate", "Basic")
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+		}
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 			l.blobs.Add(1)
 			if stall := l.stall.Load(); stall != nil && strings.HasSuffix(r.URL.Path, *stall) {
@@ -268,6 +276,30 @@ func TestPullThatStalls(t *testing.T) {
 		left, _ := os.ReadDir(filepath.Join(l.puller.Store.Dir, "tmp"))
 		must.SliceEmpty(t, left)
 	}
+}
+
+// TestPullOfOthers has a private image that one task has pulled. Another gets it only
+// if its registry gives it to that one, too.
+func TestPullOfOthers(t *testing.T) {
+	l := newLab(t)
+	source := l.push(t, "private:1", map[string]string{"a": ""})
+	l.user.Store(&oci.Auth{Username: "me", Password: "secret"})
+	me, other := &oci.Auth{Username: "me", Password: "secret"}, &oci.Auth{Username: "other", Password: "secret"}
+	_, err := l.pull(t.Context(), Request{Source: source, Auth: me})
+	must.NoError(t, err)
+	for _, auth := range []*oci.Auth{nil, other} {
+		_, err = l.pull(t.Context(), Request{Source: source, Auth: auth})
+		must.ErrorContains(t, err, "401")
+		_, err = l.pull(t.Context(), Request{Source: source, Auth: auth, Policy: Never})
+		must.ErrorContains(t, err, "is not on this client")
+	}
+	fetched := l.blobs.Load()
+	_, err = l.pull(t.Context(), Request{Source: source, Auth: me})
+	must.NoError(t, err)
+	must.Eq(t, fetched, l.blobs.Load())
+	list, err := l.puller.Store.List(t.Context())
+	must.NoError(t, err)
+	must.StrNotContains(t, strings.Join(list.Images[0].Names, " "), "secret")
 }
 
 func TestNames(t *testing.T) {

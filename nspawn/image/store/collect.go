@@ -44,6 +44,28 @@ func (s Store) Collect(ctx context.Context, options CollectOptions) (removed []U
 	return removed, nil
 }
 
+// NextUnused returns when the first of the images that no machine uses will have been
+// unused for longer than a time. It is zero if there is none.
+func (s Store) NextUnused(ctx context.Context, unusedFor time.Duration) (next time.Time, err error) {
+	err = s.locked(ctx, func() error {
+		inv, err := s.inventory(ctx)
+		if err != nil {
+			return err
+		}
+		for _, r := range inv.leastRecentlyUsed() {
+			if !r.pulled && len(r.Machines) == 0 {
+				next = r.LastUse.Add(unusedFor)
+				return nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look for unused images in %s: %w", s.Dir, err)
+	}
+	return next, nil
+}
+
 func (s Store) collect(inv inventory, options CollectOptions) (removed []Usage, err error) {
 	if err := inv.refuseUnknown(); err != nil {
 		return nil, err

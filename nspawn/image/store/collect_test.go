@@ -153,3 +153,33 @@ func TestCollectSparesPull(t *testing.T) {
 	abandoned.Close()
 	checkEmpties(t, s)
 }
+
+// TestNextUnused is about when it is worth to look again.
+func TestNextUnused(t *testing.T) {
+	s := newStore(t)
+	next, err := s.NextUnused(t.Context(), time.Minute)
+	must.NoError(t, err)
+	must.True(t, next.IsZero())
+	began := time.Now()
+	for _, name := range []string{"a", "b", "c"} {
+		mustPull(t, s, imageOfLayers(name, name), name)
+	}
+	old := began.Add(-30 * time.Second)
+	must.NoError(t, os.Chtimes(s.imagePath(digest("b")), old, old))
+	mustAcquire(t, s, "web", digest("a"))
+	next, err = s.NextUnused(t.Context(), time.Minute)
+	must.NoError(t, err)
+	must.True(t, next.Equal(old.Add(time.Minute)))
+	mustAcquire(t, s, "db", digest("b"))
+	mustAcquire(t, s, "app", digest("c"))
+	next, err = s.NextUnused(t.Context(), time.Minute)
+	must.NoError(t, err)
+	must.True(t, next.IsZero())
+	must.NoError(t, s.Release(t.Context(), "web"))
+	next, err = s.NextUnused(t.Context(), time.Minute)
+	must.NoError(t, err)
+	must.True(t, next.After(began.Add(time.Minute)))
+	removed, err := s.Collect(t.Context(), CollectOptions{UnusedFor: time.Nanosecond})
+	must.NoError(t, err)
+	must.SliceLen(t, 1, removed)
+}
