@@ -2,8 +2,10 @@ package layer
 
 import (
 	"bytes"
+	"io"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -59,4 +61,30 @@ func checkMetadata(t *testing.T, dir string, whiteouts bool) {
 		return nil
 	}))
 	must.LessEq(t, 200, count)
+}
+
+// FuzzDecompress decompresses whatever comes along, within its window of memory.
+func FuzzDecompress(f *testing.F) {
+	for _, command := range tools {
+		packed := compress(f, command, []byte("some text some text some text"))
+		f.Add(packed)
+		f.Add(append(packed, packed...))
+	}
+	f.Add(withDictionary(f, compress(f, tools["xz"], []byte("x")), 40))
+	f.Add(compress(f, []string{"xz", "-c", "--x86", "--delta", "--lzma2"}, []byte("text")))
+	f.Add(compress(f, []string{"zstd", "-qc", "--ultra", "--long=27"}, []byte("text")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		const window, most = 1 << 20, 4 << 20
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		in, err := Decompress(bytes.NewReader(data), window)
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, io.LimitReader(in, most))
+		must.NoError(t, in.Close())
+		runtime.ReadMemStats(&after)
+		// Whatever was taken, freed or not. Each frame may make some tables anew.
+		must.Less(t, 64<<20+uint64(len(data))<<10, after.TotalAlloc-before.TotalAlloc)
+	})
 }

@@ -166,7 +166,7 @@ func tarFile(name, text string) tarEntry {
 	return tarEntry{tar.Header{Name: name, Mode: 0o644, Typeflag: tar.TypeReg, Size: int64(len(text))}, text}
 }
 
-func newTar(t *testing.T, entries ...tarEntry) []byte {
+func newTar(t testing.TB, entries ...tarEntry) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
