@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type commandOptions struct {
@@ -27,7 +27,7 @@ var commandSchema = options{
 
 // Mode tells what the machine's PID 1 is. An image without a command is booted,
 // unless the image says itself what is run, as those of registries do.
-func (c TaskConfig) Mode() nspawn.Mode {
+func (c TaskConfig) Mode() machine.Mode {
 	command, _, _ := words(c.Command)
 	boot := initArguments(command) && (len(command) > 0 || c.ImageKind() != OCIImage)
 	if c.Boot != nil {
@@ -35,11 +35,11 @@ func (c TaskConfig) Mode() nspawn.Mode {
 	}
 	switch {
 	case boot:
-		return nspawn.Boot
+		return machine.Boot
 	case c.ProcessTwo != nil && !*c.ProcessTwo:
-		return nspawn.ProcessOne
+		return machine.ProcessOne
 	}
-	return nspawn.ProcessTwo
+	return machine.ProcessTwo
 }
 
 func (c TaskConfig) validateCommand() error {
@@ -51,7 +51,7 @@ func (c TaskConfig) validateCommand() error {
 	oci := c.ImageKind() == OCIImage
 	found.unless(len(c.Args) == 0 || len(command) > 0 || oci, "args: there is no command to give them to")
 	found.unless(len(c.Args) == 0 || !isList, "args: put them into the list of command, or make command a string")
-	if c.Mode() == nspawn.Boot {
+	if c.Mode() == machine.Boot {
 		found.unless(c.ProcessTwo == nil || !*c.ProcessTwo, "process_two: cannot be combined with boot")
 		found.unless(c.User == "", "user: cannot be combined with boot: the image's init is started as root")
 		found.unless(c.WorkingDirectory == "", "working_directory: cannot be combined with boot")
@@ -65,11 +65,11 @@ func (c TaskConfig) validateCommand() error {
 // applyCommand sets the command, or the arguments of the image's init. systemd
 // and its journald read theirs there, as they read the kernel's command line
 // elsewhere.
-func (c TaskConfig) applyCommand(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyCommand(in Input, spec *machine.Spec) error {
 	command, _, _ := words(c.Command)
 	command = append(command, c.Args...)
 	switch {
-	case spec.Mode == nspawn.Boot:
+	case spec.Mode == machine.Boot:
 		spec.Command = append(c.initArgs(), command...)
 		return nil
 	case c.ImageKind() != OCIImage:

@@ -5,7 +5,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type dnsOptions struct {
@@ -32,7 +32,7 @@ type HostDNS struct {
 }
 
 // applyDNS gives the machine a resolv.conf, unless the job or the image decides.
-func (c TaskConfig) applyDNS(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
 	var found mistakes
 	dns := in.Task.DNS
 	found.unless(c.Ephemeral || dns == nil, "ephemeral: the dns block of the group's network cannot be written into an image that is run in place")
@@ -45,8 +45,8 @@ func (c TaskConfig) applyDNS(in Input, spec *nspawn.Spec) error {
 	default:
 		spec.ResolvConf = "off"
 		// A booted system with a network of its own asks its DHCP server.
-		if dns != nil || spec.Mode != nspawn.Boot || !spec.Network.Veth {
-			spec.Root.Files = append(spec.Root.Files, nspawn.File{Path: "/etc/resolv.conf", Content: resolvConf(dns, spec.Network, in.DNS)})
+		if dns != nil || spec.Mode != machine.Boot || !spec.Network.Veth {
+			spec.Root.Files = append(spec.Root.Files, machine.File{Path: "/etc/resolv.conf", Content: resolvConf(dns, spec.Network, in.DNS)})
 		}
 	}
 	return found.err()
@@ -57,7 +57,7 @@ const stub = "127.0.0.53"
 
 // resolvConf returns the host's resolv.conf, with what the dns block says in
 // place of it.
-func resolvConf(config *drivers.DNSConfig, network nspawn.Network, dns HostDNS) string {
+func resolvConf(config *drivers.DNSConfig, network machine.Network, dns HostDNS) string {
 	base := dns.ResolvConf
 	private := network.Veth || network.Namespace != ""
 	if private && strings.Contains(base, stub) && dns.Uplink != "" {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type environmentOptions struct {
@@ -18,7 +18,7 @@ var environmentSchema = options{"environment": stringMap("environment")}
 func (c TaskConfig) validateEnvironment() error {
 	var found mistakes
 	for _, name := range slices.Sorted(maps.Keys(c.Environment)) {
-		found.unless(nspawn.ValidEnvironmentName(name), "environment: %q is not a name that systemd passes on: use letters, digits and _", name)
+		found.unless(machine.ValidEnvironmentName(name), "environment: %q is not a name that systemd passes on: use letters, digits and _", name)
 	}
 	return found.err()
 }
@@ -26,10 +26,10 @@ func (c TaskConfig) validateEnvironment() error {
 // applyEnvironment takes the variables of the image, of Nomad and of the job, each
 // over the ones before. Names of the image that systemd does not pass on are left
 // out: the job's author could not change them.
-func (c TaskConfig) applyEnvironment(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyEnvironment(in Input, spec *machine.Spec) error {
 	env := map[string]string{}
 	for _, variable := range in.Image.Config.Env {
-		if name, value, ok := strings.Cut(variable, "="); ok && nspawn.ValidEnvironmentName(name) {
+		if name, value, ok := strings.Cut(variable, "="); ok && machine.ValidEnvironmentName(name) {
 			env[name] = value
 		}
 	}
@@ -40,7 +40,7 @@ func (c TaskConfig) applyEnvironment(in Input, spec *nspawn.Spec) error {
 		switch {
 		case !utf8.ValidString(env[name]) || strings.Contains(env[name], "\x00"):
 			found.refuse("env: the value of %q is not valid UTF-8, which systemd requires", name)
-		case nspawn.ValidEnvironmentName(name):
+		case machine.ValidEnvironmentName(name):
 		case strings.HasPrefix(name, "NOMAD_META_"):
 			// Nomad keeps the dots of a meta key. Such a key is for templates
 			// and constraints; it does not keep the task from running.

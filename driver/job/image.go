@@ -6,10 +6,10 @@ import (
 	"regexp"
 	"strings"
 
-	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type imageOptions struct {
@@ -118,7 +118,7 @@ func (c TaskConfig) validateImage() error {
 	found.add(required("image", c.Image), oneOf("pull_policy", c.PullPolicy, image.Policies))
 	found.unless(c.Auth == nil || kind == OCIImage, "auth: only images of registries are logged in for")
 	found.unless(len(c.Entrypoint) == 0 || kind == OCIImage, "entrypoint: only OCI images have one; put it into command")
-	found.unless(len(c.Entrypoint) == 0 || c.Mode() != nspawn.Boot, "entrypoint: cannot be combined with boot")
+	found.unless(len(c.Entrypoint) == 0 || c.Mode() != machine.Boot, "entrypoint: cannot be combined with boot")
 	found.unless(c.ImagePolicy == "" || kind != OCIImage, "image_policy: %q is no disk image", c.Image)
 	found.unless(c.PullPolicy == "" || c.Stored(), "pull_policy: %q is not pulled", c.Image)
 	found.unless(c.Ephemeral || !c.Stored(), "ephemeral: an image of the store is shared and cannot be run in place")
@@ -132,7 +132,7 @@ func (c TaskConfig) validateImage() error {
 	return found.err()
 }
 
-func (c TaskConfig) applyImage(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyImage(in Input, spec *machine.Spec) error {
 	spec.Root.Image, spec.Root.Disk, spec.Root.Stored = in.Image.Tree, in.Image.Disk, in.Image.Stored
 	spec.Root.DiskPolicy = c.ImagePolicy
 	if c.ImagePolicy != "" && in.Image.Tree != "" { // a name may turn out to be no disk

@@ -4,7 +4,7 @@ import (
 	"regexp"
 	"slices"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type isolationOptions struct {
@@ -27,7 +27,7 @@ func (c TaskConfig) validateIsolation() error {
 	return found.err()
 }
 
-func (c TaskConfig) applyIsolation(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
 	spec.Capabilities = slices.Sorted(slices.Values(c.Capability))
 	spec.Root.UserNamespace = c.UserNamespacing
 	if !c.UserNamespacing {

@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // TaskConfig is the `config` block of a task. A nil pointer is an option that the
@@ -66,12 +66,12 @@ type Input struct {
 // Spec returns the machine that the job asks for. Every option that cannot be
 // given is refused by name, all of them at once: nothing that a job asks for is
 // silently ignored.
-func (c TaskConfig) Spec(in Input) (nspawn.Spec, error) {
+func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 	if err := c.Validate(); err != nil {
-		return nspawn.Spec{}, err
+		return machine.Spec{}, err
 	}
-	spec := nspawn.Spec{
-		Machine:       nspawn.MachineName(in.Task.AllocID, in.Task.Name),
+	spec := machine.Spec{
+		Machine:       machine.Name(in.Task.AllocID, in.Task.Name),
 		Description:   Description(in.Task),
 		JournalFields: JournalFields(in.Task),
 		UUID:          machineID(in.Task.AllocID),
@@ -79,7 +79,7 @@ func (c TaskConfig) Spec(in Input) (nspawn.Spec, error) {
 	}
 	var found mistakes
 	// A later feature may look at what an earlier one has decided.
-	for _, apply := range []func(Input, *nspawn.Spec) error{
+	for _, apply := range []func(Input, *machine.Spec) error{
 		c.applyImage,
 		c.applyNetwork,
 		c.applyMounts,
@@ -97,13 +97,13 @@ func (c TaskConfig) Spec(in Input) (nspawn.Spec, error) {
 		found.add(apply(in, &spec))
 	}
 	if err := found.err(); err != nil {
-		return nspawn.Spec{}, err
+		return machine.Spec{}, err
 	}
 	return spec, nil
 }
 
 // refuseDevices names the devices that Nomad's device plugins give to the task.
-func refuseDevices(in Input, _ *nspawn.Spec) error {
+func refuseDevices(in Input, _ *machine.Spec) error {
 	var found mistakes
 	for _, device := range in.Task.Devices {
 		found.refuse("device %s: devices are not supported", device.HostPath)

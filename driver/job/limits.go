@@ -3,12 +3,12 @@ package job
 import (
 	"math"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // applyLimits sets the task's resources. memory is a hard limit unless memory_max
 // is: then it is what the kernel leaves the task under pressure, as with docker.
-func applyLimits(in Input, spec *nspawn.Spec) error {
+func applyLimits(in Input, spec *machine.Spec) error {
 	limits, resources := &spec.Limits, in.Task.Resources
 	if resources == nil {
 		return nil
@@ -24,7 +24,7 @@ func applyLimits(in Input, spec *nspawn.Spec) error {
 	if linux.CpusetCpus == "" {
 		return nil
 	}
-	cpus, err := nspawn.ParseCPUs(linux.CpusetCpus)
+	cpus, err := machine.ParseCPUs(linux.CpusetCpus)
 	limits.AllowedCPUs = cpus
 	return err
 }

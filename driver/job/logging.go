@@ -1,7 +1,7 @@
 package job
 
 import (
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type loggingOptions struct {
@@ -43,7 +43,7 @@ func (c TaskConfig) validateLogging() error {
 	return found.err()
 }
 
-func (c TaskConfig) applyLogging(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyLogging(in Input, spec *machine.Spec) error {
 	spec.LinkJournal = c.linkJournal()
 	spec.NotifyReady = c.NotifyReady
 	spec.LogToJournal = !in.Policy.LogCollection || c.Logging != nil && c.Logging.Driver == journaldLogs
@@ -56,7 +56,7 @@ func (c TaskConfig) linkJournal() string {
 	switch {
 	case c.LinkJournal != "":
 		return c.LinkJournal
-	case c.Mode() == nspawn.Boot:
+	case c.Mode() == machine.Boot:
 		return "try-guest"
 	}
 	return "no"

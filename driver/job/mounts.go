@@ -9,7 +9,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type mountOptions struct {
@@ -53,7 +53,7 @@ func validateBinds(option string, binds map[string]string) error {
 	return found.err()
 }
 
-func (c TaskConfig) applyMounts(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	var found mistakes
 	spec.Root.Tmpfs, spec.Root.Inaccessible = c.Tmpfs, c.Inaccessible
 	binds, err := c.newBinds(in)
@@ -66,15 +66,15 @@ func (c TaskConfig) applyMounts(in Input, spec *nspawn.Spec) error {
 
 // newBinds returns the directories that Nomad gives to each task, its volumes,
 // and what the job binds.
-func (c TaskConfig) newBinds(in Input) ([]nspawn.Bind, error) {
+func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 	dirs := in.Task.TaskDir()
-	binds := []nspawn.Bind{
+	binds := []machine.Bind{
 		{Source: dirs.SharedAllocDir, Destination: containerDir(in.Task, "NOMAD_ALLOC_DIR", "/alloc"), Plain: true},
 		{Source: dirs.LocalDir, Destination: containerDir(in.Task, "NOMAD_TASK_DIR", "/local"), Owned: true, Plain: true},
 		{Source: dirs.SecretsDir, Destination: containerDir(in.Task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Plain: true},
 	}
 	// The log directory holds the FIFOs that Nomad reads (CVE-2026-6959).
-	binds = append(binds, nspawn.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true, Plain: true})
+	binds = append(binds, machine.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true, Plain: true})
 	var found mistakes
 	for _, mount := range in.Task.Mounts {
 		bind, err := volume(mount)
@@ -89,7 +89,7 @@ func (c TaskConfig) newBinds(in Input) ([]nspawn.Bind, error) {
 		for _, source := range slices.Sorted(maps.Keys(option.binds)) {
 			path, err := in.hostPath(source)
 			found.add(prefixed(fmt.Sprintf("%s[%q]: ", option.name, source), err))
-			binds = append(binds, nspawn.Bind{Source: path, Destination: filepath.Clean(option.binds[source]), ReadOnly: option.readOnly})
+			binds = append(binds, machine.Bind{Source: path, Destination: filepath.Clean(option.binds[source]), ReadOnly: option.readOnly})
 		}
 	}
 	return binds, found.err()
@@ -104,8 +104,8 @@ func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
 
 // volume is a host or CSI volume. It needs no permission of ours: the operator
 // has configured it.
-func volume(mount *drivers.MountConfig) (nspawn.Bind, error) {
-	bind := nspawn.Bind{
+func volume(mount *drivers.MountConfig) (machine.Bind, error) {
+	bind := machine.Bind{
 		Source:      mount.HostPath,
 		Destination: filepath.Join("/", mount.TaskPath),
 		ReadOnly:    mount.Readonly,
@@ -129,7 +129,7 @@ func (in Input) hostPath(path string) (string, error) {
 }
 
 // distinct refuses two mounts at one place, of which one would be lost.
-func distinct(binds []nspawn.Bind, overlays []nspawn.Overlay) error {
+func distinct(binds []machine.Bind, overlays []machine.Overlay) error {
 	var found mistakes
 	seen := map[string]string{}
 	add := func(source, destination string) {

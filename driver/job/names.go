@@ -3,7 +3,7 @@ package job
 import (
 	"regexp"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type nameOptions struct {
@@ -23,10 +23,10 @@ func (c TaskConfig) validateNames() error {
 	return found.err()
 }
 
-func (c TaskConfig) applyNames(_ Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyNames(_ Input, spec *machine.Spec) error {
 	spec.Hostname = c.Hostname
-	if c.Ephemeral && spec.Mode != nspawn.Boot {
-		spec.Root.Files = append(spec.Root.Files, nspawn.File{Path: "/etc/hosts", Content: hosts(c.Hostname), Keep: true})
+	if c.Ephemeral && spec.Mode != machine.Boot {
+		spec.Root.Files = append(spec.Root.Files, machine.File{Path: "/etc/hosts", Content: hosts(c.Hostname), Keep: true})
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type networkOptions struct {
@@ -21,7 +21,7 @@ var networkSchema = options{
 
 // applyNetwork uses the group's network if it has one of its own, else a veth
 // pair, unless the job asks for the host's network.
-func (c TaskConfig) applyNetwork(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	var found mistakes
 	network := &spec.Network
 	if isolation := in.Task.NetworkIsolation; isolation != nil {
@@ -43,9 +43,9 @@ func (c TaskConfig) applyNetwork(in Input, spec *nspawn.Spec) error {
 	return found.err()
 }
 
-func newPort(resources *drivers.Resources, label string) (nspawn.Port, error) {
+func newPort(resources *drivers.Resources, label string) (machine.Port, error) {
 	if resources == nil || resources.Ports == nil {
-		return nspawn.Port{}, fmt.Errorf("port %q: the group's network block has no ports", label)
+		return machine.Port{}, fmt.Errorf("port %q: the group's network block has no ports", label)
 	}
 	mapping, ok := resources.Ports.Get(label)
 	if !ok {
@@ -53,9 +53,9 @@ func newPort(resources *drivers.Resources, label string) (nspawn.Port, error) {
 		for _, port := range *resources.Ports {
 			labels = append(labels, port.Label)
 		}
-		return nspawn.Port{}, fmt.Errorf("port %q is not in the group's network block, which has %s", label, strings.Join(labels, ", "))
+		return machine.Port{}, fmt.Errorf("port %q is not in the group's network block, which has %s", label, strings.Join(labels, ", "))
 	}
-	port := nspawn.Port{Host: mapping.Value, Container: mapping.To}
+	port := machine.Port{Host: mapping.Value, Container: mapping.To}
 	if port.Container <= 0 {
 		port.Container = port.Host
 	}

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // overlay is an element of `overlay` or `overlay_read_only`, taken apart.
@@ -92,15 +92,15 @@ func splitPaths(value string) ([]string, error) {
 
 // newOverlays returns the overlays with their layers, where the operator allows
 // them: paths are those of `bind`, and with "+" those of the image.
-func (c TaskConfig) newOverlays(in Input) ([]nspawn.Overlay, error) {
+func (c TaskConfig) newOverlays(in Input) ([]machine.Overlay, error) {
 	options, err := c.overlays()
 	if err != nil {
 		return nil, err
 	}
-	var overlays []nspawn.Overlay
+	var overlays []machine.Overlay
 	var found mistakes
 	for _, o := range options {
-		overlay := nspawn.Overlay{ReadOnly: o.readOnly, Destination: path.Clean(o.destination)}
+		overlay := machine.Overlay{ReadOnly: o.readOnly, Destination: path.Clean(o.destination)}
 		hostPath := func(source string) string {
 			path, err := in.hostPath(source)
 			found.add(prefixed(fmt.Sprintf("%s: %s: ", o.at, source), err))
@@ -108,9 +108,9 @@ func (c TaskConfig) newOverlays(in Input) ([]nspawn.Overlay, error) {
 		}
 		for _, layer := range o.lower {
 			if name, ok := strings.CutPrefix(layer, "+"); ok {
-				overlay.Lower = append(overlay.Lower, nspawn.Layer{Path: filepath.Clean(name), InRoot: true})
+				overlay.Lower = append(overlay.Lower, machine.Layer{Path: filepath.Clean(name), InRoot: true})
 			} else {
-				overlay.Lower = append(overlay.Lower, nspawn.Layer{Path: hostPath(layer)})
+				overlay.Lower = append(overlay.Lower, machine.Layer{Path: hostPath(layer)})
 			}
 		}
 		if o.upper != "" {

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"fmt"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // processOptions say as whom and where the command runs.
@@ -24,8 +24,8 @@ func (c TaskConfig) validateProcess() error {
 
 // applyProcess uses what the job says, else what the image says. Nomad's own
 // `user` is for all drivers, the option is for this one.
-func (c TaskConfig) applyProcess(in Input, spec *nspawn.Spec) error {
-	boot := spec.Mode == nspawn.Boot
+func (c TaskConfig) applyProcess(in Input, spec *machine.Spec) error {
+	boot := spec.Mode == machine.Boot
 	switch {
 	case c.User != "" && in.Task.User != "" && c.User != in.Task.User:
 		return fmt.Errorf("user: %q differs from the task's user %q: set one of them", c.User, in.Task.User)

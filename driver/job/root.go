@@ -3,7 +3,7 @@ package job
 import (
 	"github.com/dustin/go-humanize"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 type rootOptions struct {
@@ -54,10 +54,10 @@ func (c TaskConfig) validateRoot() error {
 	return found.err()
 }
 
-func (c TaskConfig) applyRoot(in Input, spec *nspawn.Spec) error {
+func (c TaskConfig) applyRoot(in Input, spec *machine.Spec) error {
 	spec.Root.InPlace, spec.Root.ReadOnly, spec.Root.Volatile = !c.Ephemeral, c.ReadOnly, c.Volatile
 	if c.Disk != nil {
-		spec.Root.Writable = nspawn.Writable{Max: bytesOf(c.Disk.Size), InMemory: c.Disk.InMemory}
+		spec.Root.Writable = machine.Writable{Max: bytesOf(c.Disk.Size), InMemory: c.Disk.InMemory}
 	}
 	if spec.Root.InPlace && !spec.Root.ReadOnly {
 		return in.Policy.InPlace()
