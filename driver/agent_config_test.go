@@ -52,18 +52,33 @@ func TestSetConfigOfNothing(t *testing.T) {
 	must.Eq(t, job.DefaultConfig(), d.currentConfig())
 }
 
-// Each form of `mirrors` that README shows is taken.
-func TestReadmeMirrors(t *testing.T) {
-	_, text, found := strings.Cut(readFile(t, "README.md"), "\n#### Mirrors\n")
+// examplesBelow returns the blocks of code below a heading of README.
+func examplesBelow(t *testing.T, heading string) (examples []string) {
+	_, text, found := strings.Cut(readFile(t, "README.md"), "\n"+heading+"\n")
 	must.True(t, found)
 	text, _, _ = strings.Cut(text, "\n#")
-	var examples []string
 	for i, part := range strings.Split(text, "```") {
 		if i%2 == 1 {
 			_, example, _ := strings.Cut(part, "\n") // without the language
 			examples = append(examples, example)
 		}
 	}
+	return examples
+}
+
+func TestReadmeNamespaces(t *testing.T) {
+	examples := examplesBelow(t, "#### Rules by namespace")
+	must.SliceLen(t, 1, examples)
+	d := &Driver{}
+	must.NoError(t, setAgentConfig(t, d, examples[0]))
+	must.NoError(t, d.currentConfig().Policy("system").HostNetwork())
+	must.ErrorContains(t, d.currentConfig().Policy("default").HostNetwork(), "allow_host_network")
+	must.ErrorContains(t, setAgentConfig(t, d, strings.Replace(examples[0], `"/srv"`, `"srv"`, 1)), `namespace "system": volume_paths[0]`)
+}
+
+// Each form of `mirrors` that README shows is taken.
+func TestReadmeMirrors(t *testing.T) {
+	examples := examplesBelow(t, "#### Mirrors")
 	must.SliceLen(t, 3, examples)
 	for _, example := range examples {
 		d := &Driver{}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 
@@ -123,12 +124,14 @@ func rootKind(host nspawn.Host) string {
 // attributes tell jobs what to put a constraint on. All are always there:
 // Nomad keeps the last value of one that is no longer sent.
 func attributes(config job.Config, host nspawn.Host) map[string]*pstructs.Attribute {
+	policy := config.Policy(structs.DefaultNamespace)
 	list := map[string]*pstructs.Attribute{
 		"":                    pstructs.NewBoolAttribute(true),
 		".version":            pstructs.NewStringAttribute(Version),
 		".systemd.version":    pstructs.NewStringAttribute(""),
-		".privileged.enabled": pstructs.NewBoolAttribute(config.AllowPrivileged),
-		".volumes.enabled":    pstructs.NewBoolAttribute(config.Volumes),
+		".privileged.enabled": pstructs.NewBoolAttribute(policy.HostUsers() == nil),
+		".volumes.enabled":    pstructs.NewBoolAttribute(policy.Volumes()),
+		".host_network":       pstructs.NewBoolAttribute(policy.HostNetwork() == nil),
 		".machined":           pstructs.NewBoolAttribute(host.Machined),
 		".networkd":           pstructs.NewBoolAttribute(host.Networkd),
 		".resolved":           pstructs.NewBoolAttribute(host.Resolved),

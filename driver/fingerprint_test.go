@@ -64,14 +64,14 @@ func TestAttributes(t *testing.T) {
 		"driver.nspawn": "true", "driver.nspawn.systemd.version": "252", "driver.nspawn.cgroup.controllers": "cpu,memory",
 		"driver.nspawn.machined": "true", "driver.nspawn.networkd": "false", "driver.nspawn.resolved": "false",
 		"driver.nspawn.userns": "false", "driver.nspawn.overlay.idmapped": "true", "driver.nspawn.root": "idmapped-overlay", "driver.nspawn.disk.limit": "btrfs",
-		"driver.nspawn.volumes.enabled": "true", "driver.nspawn.privileged.enabled": "false", "driver.nspawn.version": Version,
+		"driver.nspawn.volumes.enabled": "true", "driver.nspawn.host_network": "false", "driver.nspawn.privileged.enabled": "false", "driver.nspawn.version": Version,
 	} {
 		must.StrContains(t, got[name], want, must.Sprint(name))
 		delete(got, name)
 	}
 	must.MapEmpty(t, got)
 	// What is no longer so is told: Nomad keeps what it is not told.
-	must.MapLen(t, 13, show("", nspawn.Host{}))
+	must.MapLen(t, 14, show("", nspawn.Host{}))
 }
 
 // How roots are made is told, and if it is not the usual way, why.

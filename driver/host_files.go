@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -34,14 +35,19 @@ func readOptional(path string) (string, error) {
 // resolvePaths follows the symbolic links of what the machine sees of the host.
 // Each must exist, and one of the task's own directory still be there then: the
 // task itself may have made them (compare CVE-2026-14896 of Nomad's docker driver).
-func resolvePaths(spec nspawn.Spec, cfg *drivers.TaskConfig) error {
+// What the job names of the host must be where the operator allows it.
+func resolvePaths(policy job.Policy, task job.TaskConfig, spec nspawn.Spec, cfg *drivers.TaskConfig) error {
 	alloc, err := filepath.EvalSymlinks(cfg.AllocDir)
 	if err != nil {
 		return fmt.Errorf("find the allocation's directory: %w", err)
 	}
 	var errs []error
+	named := task.HostPaths()
 	resolve := func(kind, destination string, path *string) {
 		found, err := resolvePath(alloc, *path, cfg)
+		if err == nil && slices.Contains(named, *path) {
+			err = policy.HostPath(*path, isBelow(found))
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s to %s: %w", kind, destination, err))
 		}

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -41,12 +43,38 @@ func TestResolvePaths(t *testing.T) {
 			{Overlays: []nspawn.Overlay{{Lower: []nspawn.Layer{{Path: source}}, Destination: "/x"}}},
 			{Overlays: []nspawn.Overlay{{Upper: source, Lower: []nspawn.Layer{{Path: "/not/of/the/host", InRoot: true}}, Destination: "/x"}}},
 		} {
-			err := resolvePaths(spec, cfg)
+			err := resolvePaths(job.Policy{}, job.TaskConfig{}, spec, cfg)
 			if want == "" {
 				must.NoError(t, err)
 			} else {
 				must.ErrorContains(t, err, want, must.Sprint(source))
 			}
+		}
+	}
+}
+
+// A link must not lead out of the directories that the operator allows, and the
+// operator's own links are followed.
+func TestResolveVolumePaths(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"srv/data", "etc", "alloc"} {
+		must.NoError(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+	}
+	must.NoError(t, os.Symlink(filepath.Join(dir, "etc"), filepath.Join(dir, "srv/link")))
+	must.NoError(t, os.Symlink("srv", filepath.Join(dir, "allowed")))
+	config := parseConfig(t, fmt.Sprintf("volumes = true\nvolume_paths = [%q]", filepath.Join(dir, "allowed")))
+	for name, want := range map[string]string{
+		"allowed/data": "",
+		"allowed/link": "volume_paths",
+	} {
+		source := filepath.Join(dir, name)
+		task := parseTask(t, fmt.Sprintf("image = \"debian\"\nbind = { %q = \"/x\" }", source))
+		spec := nspawn.Spec{Binds: []nspawn.Bind{{Source: source, Destination: "/x"}}}
+		err := resolvePaths(config.Policy("default"), task, spec, &drivers.TaskConfig{AllocDir: filepath.Join(dir, "alloc")})
+		if want == "" {
+			must.NoError(t, err)
+		} else {
+			must.ErrorContains(t, err, want)
 		}
 	}
 }

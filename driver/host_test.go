@@ -54,6 +54,9 @@ func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig stri
 		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q]",
 			images, hosttest.Busybox, hosttest.Debian, hosttest.MkosiTree, hosttest.MkosiDisk)
 	}
+	if !strings.Contains(pluginConfig, "allow_host_network") { // most tasks here need no network of their own
+		pluginConfig += "\nallow_host_network = true"
+	}
 	config := parseConfig(t, pluginConfig)
 	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &config))

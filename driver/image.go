@@ -65,7 +65,11 @@ func (d *Driver) locateImage(ctx context.Context, policy job.Policy, task job.Ta
 	if task.ImageKind() == job.LocalImage {
 		return allowedPath(policy, task.Image, cfg)
 	}
-	return d.askMachined(ctx, task.Image)
+	path, err := d.askMachined(ctx, task.Image)
+	if err != nil {
+		return "", err
+	}
+	return path, policy.NamedImage(task.Image, isBelow(path))
 }
 
 // isDisk tells a disk from a directory.
@@ -117,14 +121,20 @@ func allowedPath(policy job.Policy, name string, cfg *drivers.TaskConfig) (strin
 	case exposes(found, filepath.Join(dir, allocdir.TaskPrivate)):
 		return "", fmt.Errorf("%q shows Nomad's own files of the task, in private", name)
 	case filepath.IsAbs(name):
-		return found, policy.ImagePath(name, func(parent string) bool {
-			parent, err := filepath.EvalSymlinks(parent)
-			return err == nil && within(parent, found)
-		})
+		return found, policy.ImagePath(name, isBelow(found))
 	case !within(dir, found):
 		return "", fmt.Errorf("%q is not in the task's directory", name)
 	}
-	return found, nil
+	return found, policy.TaskImage(name)
+}
+
+// isBelow returns a function that reports whether a path without links is in a
+// directory, or is the directory.
+func isBelow(path string) func(dir string) bool {
+	return func(dir string) bool {
+		dir, err := filepath.EvalSymlinks(dir)
+		return err == nil && within(dir, path)
+	}
 }
 
 // findSource finds the file or directory of this host that an image of the store

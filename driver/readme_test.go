@@ -89,6 +89,11 @@ func schemaRows(t *testing.T, prefix string, schema *hclspec.Spec) (rows []strin
 		case spec.GetBlockValue() != nil:
 			rows = append(rows, row(name, "block", notLiteral)) // its options have the defaults
 			rows = append(rows, schemaRows(t, name+".", spec.GetBlockValue().GetNested())...)
+		case spec.GetBlockMap() != nil: // its options are those beside it
+			rows = append(rows, row(name, "block", notLiteral))
+			for option := range spec.GetBlockMap().GetNested().GetObject().GetAttributes() {
+				must.MapContainsKey(t, schema.GetObject().GetAttributes(), option)
+			}
 		case spec.GetAttr() != nil:
 			if spec.GetAttr().GetRequired() {
 				value = "required"

@@ -65,6 +65,11 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
 	}
+	if !ours {
+		if err := checkPorts(ctx, spec.Network.Ports); err != nil {
+			return nil, nil, recoverable(err) // whoever has it may leave it
+		}
+	}
 	follower, err := d.startMachine(ctx, spec, ours, output)
 	if err != nil {
 		return nil, nil, recoverable(err)

@@ -9,6 +9,13 @@ client {
 
 plugin "nomad-driver-nspawn" {
   config {
-    allow_in_place = true
+    allow_host_network = false
+    allow_in_place     = true
+
+    # All tests are in this one, and have what is not allowed to others.
+    namespace "default" {
+      allow_host_network     = true
+      allow_journald_logging = true
+    }
   }
 }

@@ -13,6 +13,7 @@ import (
 var refusedTests = []test{
 	{"refused jobs", testRefused},
 	{"refused kill_signal", testRefusedKillSignal},
+	{"refused port of the host", testRefusedPort},
 }
 
 func testRefused(l *lab) {
@@ -34,6 +35,7 @@ func testRefused(l *lab) {
 		"image elsewhere":      {config: "image = \"/srv/elsewhere\"\n" + command, want: []string{`"/srv/elsewhere" is not below a directory that the operator allows`, "image_paths"}},
 		"image by dots":        {config: "image = \"/var/lib/machines/../../../srv/elsewhere\"\n" + command, want: []string{"image_paths"}},
 		"unknown port":         {config: "image = \"debian\"\nports = [\"web\"]", group: "network {\nport \"http\" {}\n}", want: []string{`port "web" is not in the group's network block`, "http"}},
+		"port of Nomad":        {config: "image = \"busybox\"\ncommand = \"/bin/true\"\nports = [\"x\"]", group: "network {\nport \"x\" {\nstatic = 4646\n}\n}", want: []string{"4646 is a port of Nomad itself"}},
 		"host's root":          {config: "image = \"busybox\"\nuser_namespacing = false\n" + command, want: []string{"allow_privileged"}},
 		"bind of the host":     {config: "image = \"busybox\"\nbind = { \"/etc\" = \"/mnt\" }\n" + command, want: []string{"volumes = true"}},
 		"bind of what is not":  {config: "image = \"busybox\"\nbind = { \"local/none\" = \"/mnt\" }\n" + command, want: []string{"local/none"}},
@@ -64,5 +66,19 @@ func testRefusedKillSignal(l *lab) {
 	al := l.ready(task{script: loop, more: "kill_signal = \"SIGNULL\"\nkill_timeout = \"2s\""})
 	_, err := al.Stop(l.ctx)
 	must.NoError(l, err)
+	l.gone(al)
+}
+
+// A forwarded port would take what is meant for somebody who listens on the host.
+// Nomad does not look: it knows only the ports that it has given to jobs.
+func testRefusedPort(l *lab) {
+	l.ready(task{script: "httpd -p 18081\n" + loop}) // on the host's network
+	al := l.start(job{
+		group: "network {\nport \"x\" {\nstatic = 18081\n}\n}",
+		tasks: []task{{config: "image = \"busybox\"\ncommand = \"/bin/true\"\nports = [\"x\"]"}},
+	})
+	now, err := al.Ended(l.ctx)
+	must.NoError(l, err)
+	must.StrContains(l, l.refusal(now), "TCP port 18081 is in use on this client")
 	l.gone(al)
 }

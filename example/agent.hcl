@@ -19,14 +19,16 @@ client {
   }
 }
 
-# The name is the file's in plugin_dir. Everything below is the default.
+# The name is the file's in plugin_dir. Nomad skips a plugin without a block. But for
+# allow_host_network, which batch needs, everything below is the default.
 plugin "nomad-driver-nspawn" {
   config {
-    enabled          = true
-    allow_in_place   = false
-    allow_privileged = false
-    volumes          = false
-    image_paths      = ["/var/lib/machines"]
+    enabled            = true
+    allow_host_network = true
+    allow_in_place     = false
+    allow_privileged   = false
+    volumes            = false
+    image_paths        = ["/var/lib/machines"]
   }
 }
 

@@ -10,6 +10,8 @@ type Config struct {
 	ImagePullTimeout     string `codec:"image_pull_timeout"`
 	PullActivityTimeout  string `codec:"pull_activity_timeout"`
 	policyOptions
+	// Namespaces are other rules for the jobs of a Nomad namespace.
+	Namespaces map[string]policyOptions `codec:"namespace"`
 	upkeepOptions
 	registryOptions
 }
@@ -22,6 +24,7 @@ func DefaultConfig() Config {
 		ImagePullTimeout:    "15m",
 		PullActivityTimeout: "2m",
 		policyOptions:       defaultPolicy(),
+		Namespaces:          map[string]policyOptions{},
 		upkeepOptions:       defaultUpkeep(),
 	}
 }

@@ -30,8 +30,10 @@ func (c TaskConfig) validateIsolation() error {
 func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
 	spec.Capabilities = slices.Sorted(slices.Values(c.Capability))
 	spec.Root.UserNamespace = c.UserNamespacing
+	var found mistakes
+	found.add(in.Policy.Capabilities(c.Capability))
 	if !c.UserNamespacing {
-		return in.Policy.HostUsers()
+		found.add(in.Policy.HostUsers())
 	}
-	return nil
+	return found.err()
 }

@@ -29,6 +29,7 @@ type TaskConfig struct {
 	rootOptions
 	mountOptions
 	networkOptions
+	limitOptions
 	isolationOptions
 	environmentOptions
 }
@@ -36,7 +37,7 @@ type TaskConfig struct {
 // TaskSchema is the schema of TaskConfig.
 var TaskSchema = schema(
 	imageSchema, loggingSchema, dnsSchema, processSchema, nameSchema, commandSchema, rootSchema,
-	mountSchema, networkSchema, isolationSchema, environmentSchema,
+	mountSchema, networkSchema, limitSchema, isolationSchema, environmentSchema,
 )
 
 // Validate reports every mistake that the block shows by itself, all at once.
@@ -50,6 +51,7 @@ func (c TaskConfig) Validate() error {
 		c.validateNames(),
 		c.validateCommand(),
 		c.validateMounts(),
+		c.validateLimits(),
 		c.validateIsolation(),
 		c.validateEnvironment(),
 	)
@@ -85,7 +87,7 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		c.applyMounts,
 		c.applyCommand,
 		c.applyProcess,
-		applyLimits,
+		c.applyLimits,
 		c.applyEnvironment,
 		c.applyIsolation,
 		c.applyRoot,

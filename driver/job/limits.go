@@ -1,17 +1,37 @@
 package job
 
 import (
+	"fmt"
 	"math"
 
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
+type limitOptions struct {
+	PidsLimit int64 `codec:"pids_limit"`
+}
+
+var limitSchema = options{"pids_limit": attr("pids_limit", "number")}
+
+const (
+	maxPids = 16384 // the limit of systemd-nspawn@.service
+	minPids = 16    // the least with which a machine comes up
+)
+
+func (c TaskConfig) validateLimits() error {
+	if c.PidsLimit != 0 && c.PidsLimit < minPids {
+		return fmt.Errorf("pids_limit: want %d or more", minPids)
+	}
+	return nil
+}
+
 // applyLimits sets the task's resources. memory is a hard limit unless memory_max
 // is: then it is what the kernel leaves the task under pressure, as with docker.
-func applyLimits(in Input, spec *machine.Spec) error {
+func (c TaskConfig) applyLimits(in Input, spec *machine.Spec) error {
 	limits, resources := &spec.Limits, in.Task.Resources
-	if resources == nil {
-		return nil
+	var err error
+	if limits.Pids, err = in.Policy.Pids(c.PidsLimit); err != nil || resources == nil {
+		return err
 	}
 	if nomad := resources.NomadResources; nomad != nil {
 		limits.MemoryMax, limits.MemoryLow = memoryLimits(nomad.Memory.MemoryMB, nomad.Memory.MemoryMaxMB)
@@ -24,8 +44,7 @@ func applyLimits(in Input, spec *machine.Spec) error {
 	if linux.CpusetCpus == "" {
 		return nil
 	}
-	cpus, err := machine.ParseCPUs(linux.CpusetCpus)
-	limits.AllowedCPUs = cpus
+	limits.AllowedCPUs, err = machine.ParseCPUs(linux.CpusetCpus)
 	return err
 }
 

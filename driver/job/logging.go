@@ -46,7 +46,11 @@ func (c TaskConfig) validateLogging() error {
 func (c TaskConfig) applyLogging(in Input, spec *machine.Spec) error {
 	spec.LinkJournal = c.linkJournal()
 	spec.NotifyReady = c.NotifyReady
-	spec.LogToJournal = !in.Policy.LogCollection || c.Logging != nil && c.Logging.Driver == journaldLogs
+	journald := c.Logging != nil && c.Logging.Driver == journaldLogs
+	spec.LogToJournal = !in.Policy.LogCollection || journald
+	if journald {
+		return in.Policy.JournaldLogging()
+	}
 	return nil
 }
 

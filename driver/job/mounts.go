@@ -1,6 +1,7 @@
 package job
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -121,11 +122,34 @@ func volume(mount *drivers.MountConfig) (machine.Bind, error) {
 func (in Input) hostPath(path string) (string, error) {
 	switch {
 	case filepath.IsAbs(path):
-		return filepath.Clean(path), in.Policy.HostPath()
+		path = filepath.Clean(path)
+		return path, in.Policy.HostPath(path, func(dir string) bool { return within(filepath.Clean(dir), path) })
 	case !filepath.IsLocal(path):
-		return path, fmt.Errorf("leaves the task's directory")
+		return path, errors.New("leaves the task's directory")
 	}
 	return filepath.Join(in.Task.TaskDir().Dir, path), nil
+}
+
+// HostPaths returns the absolute paths of the host that the job names. Links in
+// them are followed later, so the caller asks Policy.HostPath again.
+func (c TaskConfig) HostPaths() []string {
+	paths := slices.Concat(slices.Collect(maps.Keys(c.Bind)), slices.Collect(maps.Keys(c.BindReadOnly)))
+	overlays, _ := c.overlays() // validated
+	for _, overlay := range overlays {
+		paths = append(append(paths, overlay.lower...), overlay.upper)
+	}
+	var absolute []string
+	for _, path := range paths {
+		if filepath.IsAbs(path) {
+			absolute = append(absolute, filepath.Clean(path))
+		}
+	}
+	return absolute
+}
+
+// within reports whether a clean path is the directory or below it.
+func within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // distinct refuses two mounts at one place, of which one would be lost.

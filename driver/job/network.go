@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -29,6 +30,9 @@ func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	}
 	if network.Namespace == "" {
 		network.Veth = c.NetworkVeth == nil || *c.NetworkVeth
+		if !network.Veth {
+			found.add(in.Policy.HostNetwork())
+		}
 	} else {
 		found.unless(c.NetworkVeth == nil || !*c.NetworkVeth, "network_veth: the group's network mode gives the task a network; use mode host for a veth of its own")
 	}
@@ -43,6 +47,11 @@ func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	return found.err()
 }
 
+// nomadPorts are those of HTTP, RPC and Serf (nomad/structs/config/ports.go). They
+// are refused even where no agent listens now. Other ports are looked at when the
+// machine is started.
+var nomadPorts = []int{4646, 4647, 4648}
+
 func newPort(resources *drivers.Resources, label string) (machine.Port, error) {
 	if resources == nil || resources.Ports == nil {
 		return machine.Port{}, fmt.Errorf("port %q: the group's network block has no ports", label)
@@ -54,6 +63,9 @@ func newPort(resources *drivers.Resources, label string) (machine.Port, error) {
 			labels = append(labels, port.Label)
 		}
 		return machine.Port{}, fmt.Errorf("port %q is not in the group's network block, which has %s", label, strings.Join(labels, ", "))
+	}
+	if slices.Contains(nomadPorts, mapping.Value) {
+		return machine.Port{}, fmt.Errorf("port %q: %d is a port of Nomad itself: it would get what is meant for Nomad", label, mapping.Value)
 	}
 	port := machine.Port{Host: mapping.Value, Container: mapping.To}
 	if port.Container <= 0 {

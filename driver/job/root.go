@@ -1,6 +1,8 @@
 package job
 
 import (
+	"fmt"
+
 	"github.com/dustin/go-humanize"
 
 	"nomad-driver-nspawn/nspawn/machine"
@@ -41,11 +43,7 @@ func (c TaskConfig) validateRoot() error {
 	if c.Disk == nil {
 		return found.err()
 	}
-	if limit, err := humanize.ParseBytes(c.Disk.Size); err != nil {
-		found.add(size("disk.size", c.Disk.Size, "2GB"))
-	} else if limit < minDisk {
-		found.refuse("disk.size: %q is less than 1MiB", c.Disk.Size)
-	}
+	found.add(checkDisk("disk.size", c.Disk.Size))
 	found.unless(c.Ephemeral, "disk: cannot be combined with ephemeral = false: what is written goes to the image")
 	found.unless(!c.ReadOnly, "disk: cannot be combined with read_only: nothing is written")
 	if c.Volatile == "yes" || c.Volatile == "state" {
@@ -56,11 +54,36 @@ func (c TaskConfig) validateRoot() error {
 
 func (c TaskConfig) applyRoot(in Input, spec *machine.Spec) error {
 	spec.Root.InPlace, spec.Root.ReadOnly, spec.Root.Volatile = !c.Ephemeral, c.ReadOnly, c.Volatile
-	if c.Disk != nil {
-		spec.Root.Writable = machine.Writable{Max: bytesOf(c.Disk.Size), InMemory: c.Disk.InMemory}
-	}
+	var found mistakes
 	if spec.Root.InPlace && !spec.Root.ReadOnly {
-		return in.Policy.InPlace()
+		found.add(in.Policy.InPlace())
+	}
+	found.add(c.applyDisk(in, spec))
+	return found.err()
+}
+
+// applyDisk limits what is written to a copy-on-write root, as the job or else the
+// operator says.
+func (c TaskConfig) applyDisk(in Input, spec *machine.Spec) error {
+	if !c.Ephemeral || c.ReadOnly || c.Volatile == "yes" || c.Volatile == "state" {
+		return nil // nothing is written there
+	}
+	var asked uint64
+	if c.Disk != nil {
+		asked, spec.Root.Writable.InMemory = bytesOf(c.Disk.Size), c.Disk.InMemory
+	}
+	var err error
+	spec.Root.Writable.Max, err = in.Policy.Disk(asked)
+	return err
+}
+
+func checkDisk(at, value string) error {
+	limit, err := humanize.ParseBytes(value)
+	switch {
+	case err != nil:
+		return size(at, value, "2GB")
+	case limit < minDisk:
+		return fmt.Errorf("%s: %q is less than 1MiB", at, value)
 	}
 	return nil
 }

@@ -25,6 +25,9 @@ func (c TaskConfig) Source(policy Policy) (image.Source, error) {
 		name = cmp.Or(d.URL, name)
 	}
 	reference, err := oci.ParseReference(name)
+	if err == nil && reference.Path == "" {
+		err = policy.RegistryImage(reference)
+	}
 	return image.Source{Reference: reference}, prefixed("image: ", err)
 }
 
@@ -50,6 +53,9 @@ func (c TaskConfig) download(policy Policy) (source image.Source, err error) {
 		// The operator vouches for the file, or the artifact block does.
 		request.Verify = cmp.Or(request.Verify, download.VerifyNo)
 		return image.Source{Download: request, Kind: kind}, nil
+	}
+	if err := policy.WebImage(request); err != nil {
+		return source, prefixed("image: ", err)
 	}
 	switch {
 	case request.Verify == download.VerifyNo && request.SHA256 == "":

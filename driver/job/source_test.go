@@ -38,6 +38,6 @@ func TestSourceOfTheWeb(t *testing.T) {
 	unverified := TaskConfig{imageOptions: imageOptions{Image: "https://example.org/a.tar", ImageDownload: &ImageDownload{Verify: "no"}}}
 	_, err := unverified.Source(Policy{})
 	must.ErrorContains(t, err, "allow_unverified_images")
-	_, err = unverified.Source(Config{policyOptions: policyOptions{AllowUnverifiedImages: true}}.Policy("default"))
+	_, err = unverified.Source(Config{policyOptions: policyOptions{AllowUnverifiedImages: ptr(true)}}.Policy("default"))
 	must.NoError(t, err)
 }

@@ -1,6 +1,10 @@
 package machine
 
-import "nomad-driver-nspawn/nspawn/systemd"
+import (
+	"cmp"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
 
 // Limits bound what the machine may use. Zero values set no limit.
 type Limits struct {
@@ -8,13 +12,14 @@ type Limits struct {
 	MemoryLow   uint64 // bytes that are protected from reclaim
 	CPUWeight   uint64 // 1 to 10000, see systemd.resource-control(5)
 	AllowedCPUs []int  // cores; none means all
+	Pids        uint64 // processes and threads; 0 is maxTasks
 }
 
 // maxTasks is the limit of systemd-nspawn@.service.
 const maxTasks = 16384
 
 func (l Limits) properties() []systemd.Property {
-	props := []systemd.Property{systemd.NewProperty("TasksMax", uint64(maxTasks))}
+	props := []systemd.Property{systemd.NewProperty("TasksMax", cmp.Or(l.Pids, maxTasks))}
 	if l.MemoryMax > 0 {
 		// As docker does: no swap beside it, else the limit is not one.
 		props = append(props, systemd.NewProperty("MemoryMax", l.MemoryMax), systemd.NewProperty("MemorySwapMax", uint64(0)))

@@ -58,8 +58,9 @@ func (p *plugin) configure(ctx context.Context) error {
 	}
 	// What an operator has to allow, since the bench also does what bare nspawn does.
 	options, err := withDefaults(schema, map[string]any{
-		"allow_privileged": true,
-		"registry":         []map[string]any{{"plain_http": []string{registryHost}}},
+		"allow_host_network": true,
+		"allow_privileged":   true,
+		"registry":           []map[string]any{{"plain_http": []string{registryHost}}},
 	})
 	if err != nil {
 		return fmt.Errorf("plugin config: %w", err)
