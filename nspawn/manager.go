@@ -151,7 +151,7 @@ func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Dura
 
 // Exec runs a command in the machine, as confined as its payload.
 func (m *Manager) Exec(ctx context.Context, machine string, command enter.Command) (int, error) {
-	for {
+	for moves := 0; ; moves++ {
 		leader, err := m.leader(ctx, machine)
 		if err != nil {
 			return 0, err
@@ -160,13 +160,18 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 		if err != nil {
 			return 0, err
 		}
-		code, err := enter.Run(ctx, enter.Target{Leader: leader.pid, Cgroup: cgroup}, command)
-		// A booting systemd moves itself once; nothing was run then.
-		if moved, _ := leader.cgroup(); !errors.Is(err, enter.ErrMoved) || moved == cgroup {
+		target := enter.Target{Leader: leader.pid, Cgroup: cgroup, Delegated: payloadGroup(machine)}
+		code, err := enter.Run(ctx, target, command)
+		// Nothing was run if the leader has moved.
+		if moved, _ := leader.cgroup(); !errors.Is(err, enter.ErrMoved) || moved == cgroup || moves == maxMoves {
 			return code, err
 		}
 	}
 }
+
+// maxMoves is how often a leader may go to another cgroup while it is entered. A
+// booting systemd does so once, an evil init all the time.
+const maxMoves = 3
 
 // payload is the process of the machine that the job asked for.
 func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (process, error) {

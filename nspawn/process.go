@@ -138,5 +138,14 @@ func (p process) cgroup() (string, error) {
 	return "", fmt.Errorf("read cgroup of process %d: no cgroup v2 entry", p.pid)
 }
 
+// unitGroup is the directory of the control group of a machine's unit. It follows
+// from the names: to ask systemd for it takes milliseconds.
+func unitGroup(machine string) string {
+	return filepath.Join(cgroupRoot, "machine.slice", Slice, UnitName(machine))
+}
+
+// payloadGroup is the group below it that nspawn gives to the container.
+func payloadGroup(machine string) string { return filepath.Join(unitGroup(machine), "payload") }
+
 // cgroupRoot is where systemd mounts the unified hierarchy.
 const cgroupRoot = "/sys/fs/cgroup"

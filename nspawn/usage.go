@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -38,10 +37,7 @@ type Memory struct {
 
 // Usage reads the control group of the machine's unit.
 func (m *Manager) Usage(machine string) (Usage, error) {
-	// The path follows from the names. To ask systemd for it each second and
-	// machine costs four times what the reading does.
-	group := filepath.Join(cgroupRoot, "machine.slice", Slice, UnitName(machine))
-	return readUsage(os.DirFS(group), processPSS)
+	return readUsage(os.DirFS(unitGroup(machine)), processPSS)
 }
 
 // readUsage reads the files of a control group (cgroup-v2.rst). pss tells the

@@ -35,10 +35,14 @@ type Target struct {
 	// Leader is the machine's PID 1 (the stub init in as-pid2 mode), by its
 	// number on the host.
 	Leader int
-	// Cgroup is the absolute path of the cgroup2 directory that the leader is
-	// in; the process is placed there, or in a group below of its own. That the leader is found there also
-	// tells that its pid was not given to another process meanwhile.
+	// Cgroup is the absolute path of the cgroup2 directory that the leader is in.
+	// Run looks for the leader there, to be sure that no other process has its PID
+	// by now.
 	Cgroup string
+	// Delegated is the absolute path of the cgroup2 directory that the container was
+	// given, at or above Cgroup. Each command gets a group of its own in it. The
+	// container cannot freeze Delegated itself, only groups below.
+	Delegated string
 }
 
 // ErrMoved says that the leader is not in the given cgroup, any more or yet: the
@@ -76,7 +80,8 @@ type Command struct {
 // Run runs the command and returns its exit code: 128+n if signal n killed it,
 // 127 if it was not found and 126 if it could not be executed, both with a
 // message on its stderr. The error is non-nil only if it could not be run at
-// all. When ctx is done, every process of its session is killed.
+// all, or cannot be killed. When ctx is done, the command and every process that it
+// has started are killed.
 //
 // Run returns when the command's own process has exited and what it wrote was
 // copied, even if processes it left behind still hold its output open.
@@ -102,12 +107,15 @@ func Run(ctx context.Context, target Target, command Command) (int, error) {
 		streams.attach(process.terminal)
 	}
 	if process.failure != "" {
-		process.wait()
+		_, err := process.end()
 		streams.writeError(process.failure)
-		return process.code, nil
+		return process.code, err
 	}
 	streams.start()
-	code := process.wait()
+	code, err := process.wait(ctx)
 	streams.finish(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("enter machine: %w", err)
+	}
 	return code, nil
 }

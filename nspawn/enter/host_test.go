@@ -1,10 +1,10 @@
 package enter
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -113,14 +113,27 @@ func TestHostCgroup(t *testing.T) {
 // and those that have entered.
 func members(t testing.TB, m *machine) (pids []string) {
 	t.Helper()
-	group, err := makeGroup(m.target.Cgroup)
-	must.NoError(t, err)
-	for _, dir := range slices.Compact([]string{m.target.Cgroup, group}) {
-		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		must.NoError(t, err)
+	for _, group := range append([]string{m.target.Cgroup}, m.groups(t)...) {
+		procs, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+		must.NoError(t, ignoreGone(err))
 		pids = append(pids, strings.Fields(string(procs))...)
 	}
 	return pids
+}
+
+// groups are those of the commands that have entered.
+func (m *machine) groups(t testing.TB) []string {
+	t.Helper()
+	groups, err := filepath.Glob(filepath.Join(m.target.Delegated, groupPrefix+"*"+groupSuffix))
+	must.NoError(t, err)
+	return groups
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
 }
 
 func TestHostUser(t *testing.T) {
@@ -209,10 +222,11 @@ func TestHostWrongLeader(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2})
 	true := Command{Argv: []string{"true"}}
 	for name, target := range map[string]Target{
-		"no leader":     {Leader: os.Getpid(), Cgroup: m.target.Cgroup},
-		"other cgroup":  {Leader: m.target.Leader, Cgroup: filepath.Dir(m.target.Cgroup)},
-		"no process":    {Leader: 1 << 22, Cgroup: m.target.Cgroup},
-		"no such group": {Leader: m.target.Leader, Cgroup: m.target.Cgroup + "/none"},
+		"no leader":     {Leader: os.Getpid(), Cgroup: m.target.Cgroup, Delegated: m.target.Delegated},
+		"other cgroup":  {Leader: m.target.Leader, Cgroup: filepath.Dir(m.target.Cgroup), Delegated: m.target.Delegated},
+		"no process":    {Leader: 1 << 22, Cgroup: m.target.Cgroup, Delegated: m.target.Delegated},
+		"no such group": {Leader: m.target.Leader, Cgroup: m.target.Cgroup + "/none", Delegated: m.target.Delegated},
+		"no delegated":  {Leader: m.target.Leader, Cgroup: m.target.Cgroup, Delegated: m.target.Cgroup + "/none"},
 	} {
 		_, err := Run(t.Context(), target, true)
 		must.Error(t, err, must.Sprint(name))

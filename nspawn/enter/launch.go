@@ -5,21 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
-// shim is the running shim, head of a process group.
+// shim is the running shim, head of a session.
 type shim struct {
-	pid     int
-	replies int      // our end of the socket
-	stderr  *os.File // what nsenter or a crash of the shim had to say
+	child
+	socket *net.UnixConn // where its replies come from
+	stderr *os.File      // what nsenter or a crash of the shim had to say
 }
 
 // startShim runs the shim, by way of nsenter. stdio is empty with
@@ -51,19 +52,28 @@ func startShim(l *leader, stdio []*os.File, todo *container.Instructions) (_ *sh
 	if stdio == nil {
 		stdio = make([]*os.File, 3)
 	}
-	cmd, err := l.command()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	files := []*os.File{instructions, replies, l.root, l.mount, l.pidns, stdio[0], stdio[1], stdio[2], executable}
-	cmd.ExtraFiles = append(files, cmd.ExtraFiles...)
-	cmd.Stderr = sh.stderr
-	if err := cmd.Start(); err != nil {
+	defer null.Close()
+	argv, err := l.command()
+	if err != nil {
 		return nil, err
 	}
-	sh.pid = cmd.Process.Pid
-	_ = cmd.Process.Release() // we wait ourselves, see abandon
-	if err := l.raiseLimits(sh.pid); err != nil {
+	files := []*os.File{
+		null, null, sh.stderr,
+		instructions, replies, l.root, l.mount, l.pidns, stdio[0], stdio[1], stdio[2], executable,
+	}
+	for _, join := range l.joins {
+		files = append(files, join.file)
+	}
+	// Nothing of our environment, which may be secret. Few threads and no
+	// garbage collection save the shim a quarter of its start.
+	if sh.child, err = startIn(l.group.dir, argv, []string{"GOMAXPROCS=1", "GOGC=off"}, files); err != nil {
+		return nil, err
+	}
+	if err = l.raiseLimits(sh.pid); err != nil {
 		sh.abandon()
 		return nil, err
 	}
@@ -75,38 +85,42 @@ func newShim() (_ *shim, replies *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	socket, replies, err := socketPair()
 	if err != nil {
 		stderr.Close()
 		return nil, nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	return &shim{replies: ends[0], stderr: stderr}, os.NewFile(uintptr(ends[1]), "replies"), nil
+	return &shim{socket: socket, stderr: stderr}, replies, nil
 }
 
-// command is nsenter's, to run the shim in its place among the cgroups and in those of
-// its namespaces that a thread of the shim cannot join.
-func (l *leader) command() (*exec.Cmd, error) {
+// socketPair returns our end, whose reads can have a deadline, and the shim's.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	own, other := os.NewFile(uintptr(ends[0]), "shim"), os.NewFile(uintptr(ends[1]), "replies")
+	defer own.Close()
+	conn, err := net.FileConn(own) // duplicates it
+	if err != nil {
+		other.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), other, nil
+}
+
+// command returns the arguments of nsenter, which runs the shim in those of the
+// leader's namespaces that a thread of the shim cannot join.
+func (l *leader) command() ([]string, error) {
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
 		return nil, fmt.Errorf("find nsenter (install util-linux): %w", err)
 	}
-	cmd := exec.Command(nsenter)
+	argv := []string{nsenter}
 	for n, join := range l.joins {
-		cmd.Args = append(cmd.Args, fmt.Sprintf("--%s=/proc/self/fd/%d", join.option, container.FDJoins+n))
-		cmd.ExtraFiles = append(cmd.ExtraFiles, join.file)
+		argv = append(argv, fmt.Sprintf("--%s=/proc/self/fd/%d", join.option, container.FDJoins+n))
 	}
-	cmd.Args = append(cmd.Args, "--", fmt.Sprintf("/proc/self/fd/%d", container.FDExecutable), container.EnterArg)
-	cmd.Dir = "/"
-	// Nothing of our environment, which may be secret. Few threads and no
-	// garbage collection save the shim a quarter of its start.
-	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid: true,
-		// Later, as the container's root, it may not choose its cgroup.
-		UseCgroupFD: true,
-		CgroupFD:    int(l.group.Fd()),
-	}
-	return cmd, nil
+	return append(argv, "--", fmt.Sprintf("/proc/self/fd/%d", container.FDExecutable), container.EnterArg), nil
 }
 
 func memfd(name string, flags int) (*os.File, error) {
@@ -130,18 +144,12 @@ func writeJSON(file *os.File, value any) error {
 func (s *shim) receive() (r container.Reply, terminal *os.File, err error) {
 	message := make([]byte, 64<<10)
 	rights := make([]byte, unix.CmsgSpace(4))
-	var n, nrights int
-	for {
-		n, nrights, _, _, err = unix.Recvmsg(s.replies, message, rights, unix.MSG_CMSG_CLOEXEC)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
+	n, nrights, _, _, err := s.socket.ReadMsgUnix(message, rights) // close-on-exec
+	if errors.Is(err, io.EOF) {
+		return r, nil, nil
 	}
 	if err != nil {
 		return r, nil, fmt.Errorf("receive reply: %w", err)
-	}
-	if n == 0 {
-		return r, nil, nil
 	}
 	if nrights > 0 {
 		if terminal, err = receivedFile(rights[:nrights]); err != nil {
@@ -184,27 +192,27 @@ func receivedFile(rights []byte) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }
 
-func (s *shim) kill() { _ = unix.Kill(-s.pid, unix.SIGKILL) }
-
-// reap waits for the end of the shim.
-func (s *shim) reap() unix.WaitStatus { return reap(s.pid) }
-
-// abandon ends the shim and a process it may have made but not told about,
-// which is in its group until told to go on.
-func (s *shim) abandon() unix.WaitStatus {
-	s.kill()
-	status := s.reap()
-	reap(-s.pid)
-	return status
+// kill ends the shim, and soon the wait for its reply: it may hang in the container's
+// files, where a signal does not end it.
+func (s *shim) kill() {
+	s.killGroup()
+	_ = s.socket.SetReadDeadline(time.Now().Add(endTimeout))
 }
 
-// reap waits for a child or, by a negative number, one of a process group.
-func reap(pid int) (status unix.WaitStatus) {
-	for {
-		if _, err := unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
-			return status
-		}
-	}
+// killGroup kills the shim and what is in its process group. In a frozen cgroup it is
+// not even the head of one yet.
+func (s *shim) killGroup() {
+	_ = unix.Kill(s.pid, unix.SIGKILL)
+	_ = unix.Kill(-s.pid, unix.SIGKILL)
+}
+
+// abandon ends the shim and a process that it may have forked but not reported,
+// which is in its process group until it is told to go on.
+func (s *shim) abandon() (unix.WaitStatus, error) {
+	s.killGroup()
+	status, err := s.reap()
+	reapLater(-s.pid)
+	return status, err
 }
 
 // explain says what is known of a shim that has ended without a reply.
@@ -222,6 +230,7 @@ func (s *shim) explain(status unix.WaitStatus) error {
 }
 
 func (s *shim) close() {
-	unix.Close(s.replies)
+	s.socket.Close()
 	s.stderr.Close()
+	s.child.close()
 }

@@ -20,9 +20,9 @@ import (
 // stay the same process's.
 type leader struct {
 	pid         int
-	cgroupDir   string   // of the leader
-	groupDir    string   // of the processes that enter
-	group       *os.File // groupDir
+	cgroupDir   string // of the leader
+	delegated   string
+	group       *group // of the processes that enter
 	root        *os.File
 	mount       *os.File // namespaces the shim joins
 	pidns       *os.File
@@ -39,26 +39,10 @@ type join struct {
 // resources are all that getrlimit(2) knows, RLIMIT_CPU to RLIMIT_RTTIME.
 const resources = 16
 
-// scope is where processes that enter a machine without a systemd are, below
-// the leader's cgroup. Its name is that of the units which systemd makes for
-// processes that it did not start, as those of machinectl shell and Nomad's own.
-const scope = "exec.scope"
-
-// makeGroup returns the cgroup for the processes that enter: a systemd in the
-// machine keeps its own order, in which the leader is in init.scope.
-func makeGroup(leader string) (string, error) {
-	if filepath.Ext(leader) == filepath.Ext(scope) {
-		return leader, nil
-	}
-	dir := filepath.Join(leader, scope)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	return dir, nil
-}
-
 func openLeader(ctx context.Context, target Target) (*leader, error) {
-	l := &leader{pid: target.Leader, cgroupDir: target.Cgroup}
+	ctx, cancel := context.WithTimeoutCause(ctx, setupTimeout, errSetup)
+	defer cancel()
+	l := &leader{pid: target.Leader, cgroupDir: target.Cgroup, delegated: target.Delegated}
 	err := waitComplete(ctx, l.pid)
 	if err == nil {
 		err = l.open()
@@ -78,10 +62,7 @@ func openLeader(ctx context.Context, target Target) (*leader, error) {
 
 func (l *leader) open() (err error) {
 	proc := fmt.Sprintf("/proc/%d/", l.pid)
-	if l.groupDir, err = makeGroup(l.cgroupDir); err != nil {
-		return err
-	}
-	if l.group, err = openPath(l.groupDir); err != nil {
+	if l.group, err = makeGroup(l.delegated); err != nil {
 		return err
 	}
 	if l.root, err = openPath(proc + "root"); err != nil {
@@ -122,7 +103,10 @@ func (l *leader) verify() error {
 }
 
 func (l *leader) close() {
-	files := []*os.File{l.group, l.root, l.mount, l.pidns}
+	if l.group != nil {
+		l.group.remove()
+	}
+	files := []*os.File{l.root, l.mount, l.pidns}
 	for _, join := range l.joins {
 		files = append(files, join.file)
 	}
@@ -197,15 +181,31 @@ func IsComplete(pid int) (bool, error) {
 	if status["Name"] == "(sd-stubinit)" {
 		return true, nil
 	}
-	own, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	own, err := identify(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil {
 		return false, err
 	}
-	parent, err := os.Stat("/proc/" + status["PPid"] + "/exe")
+	parent, err := identify("/proc/" + status["PPid"] + "/exe")
 	if err != nil {
 		return false, err
 	}
-	return !os.SameFile(own, parent), nil
+	return own != parent, nil
+}
+
+// fileID is the identity of a file on this host.
+type fileID struct {
+	major, minor uint32
+	inode        uint64
+}
+
+// identify returns the identity of a file without asking its file system, which may
+// be a FUSE of the container's that never answers.
+func identify(path string) (fileID, error) {
+	var stat unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, 0, &stat); err != nil {
+		return fileID{}, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return fileID{stat.Dev_major, stat.Dev_minor, stat.Ino}, nil
 }
 
 func readStatus(pid int) (map[string]string, error) {

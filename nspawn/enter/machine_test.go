@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if container.Called(os.Args) {
 		container.Main()
 	}
+	if len(os.Args) == 3 && os.Args[1] == traceArg {
+		traceMain(os.Args[2])
+	}
 	os.Exit(m.Run())
 }
 
@@ -132,7 +135,10 @@ func (m *machine) find(t testing.TB) Target {
 		must.NoError(t, err)
 		status, err := readStatus(pid)
 		if err == nil && strings.HasSuffix(status["NSpid"], "\t1") {
-			return Target{Leader: pid, Cgroup: cgroupOf(t, pid)}
+			cgroup := cgroupOf(t, pid)
+			before, _, found := strings.Cut(cgroup, "/payload")
+			must.True(t, found, must.Sprint(cgroup))
+			return Target{Leader: pid, Cgroup: cgroup, Delegated: before + "/payload"}
 		}
 	}
 	t.Fatalf("%s has no leader", m.unit)

@@ -1,14 +1,10 @@
 package enter
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,17 +13,25 @@ import (
 
 // process is the process in the machine: our child, head of a session.
 type process struct {
-	pid      int
-	cgroup   string
+	child
+	group    *group
 	terminal *os.File // nil without TTY
 	failure  string   // why it could not execute the command
 	code     int      // then its exit code
 	release  func()   // ends the watch over its context
 }
 
+// setupTimeout bounds the time until the process executes its command. It takes some
+// 20 ms, unless the container holds it up.
+const setupTimeout = 30 * time.Second
+
+var errSetup = fmt.Errorf("the container has held up the start of the command for %s", setupTimeout)
+
 // start makes the process. It returns when that executes the command or has
 // failed to.
 func start(ctx context.Context, l *leader, s *streams, command *Command) (*process, error) {
+	setup, cancel := context.WithTimeoutCause(ctx, setupTimeout, errSetup)
+	defer cancel()
 	shim, err := startShim(l, s.child, &container.Instructions{
 		Argv: command.Argv, Env: command.Env, Dir: command.Dir, User: command.User,
 		TTY: command.TTY, Confinement: l.confinement,
@@ -37,37 +41,74 @@ func start(ctx context.Context, l *leader, s *streams, command *Command) (*proce
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
 	defer shim.close()
-
-	// Until its session begins, the process is in the shim's process group.
-	release := guard(ctx, shim.kill)
-	first, terminal, err := shim.receive()
-	release()
-	if err != nil || first.Pid == 0 {
-		status := shim.abandon()
-		if err == nil {
-			err = shim.explain(status)
-		}
+	p, err := shim.forked(setup)
+	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: first.Pid, cgroup: l.groupDir, terminal: terminal}
+	p.group = l.group
 	p.release = guard(ctx, p.kill)
-	// The shim waits for the process, which the container may tamper with.
-	release = guard(ctx, shim.kill)
-	second, _, err := shim.receive()
-	release()
-	if status := shim.reap(); err == nil && status != 0 && ctx.Err() == nil {
-		err = shim.explain(status)
-	}
+	second, err := shim.finish(setup)
 	if err != nil {
 		p.kill()
-		p.wait()
-		if terminal != nil {
-			terminal.Close()
+		_, _ = p.end()
+		if p.terminal != nil {
+			p.terminal.Close()
 		}
 		return nil, err
 	}
 	p.failure, p.code = second.Failure, second.Code
 	return p, nil
+}
+
+// forked returns the process when the shim has forked it.
+func (s *shim) forked(ctx context.Context) (p *process, err error) {
+	// Until its session begins, the process is in the shim's process group.
+	release := guard(ctx, s.kill)
+	first, terminal, err := s.receive()
+	release()
+	if err == nil && first.Pid != 0 {
+		p = &process{terminal: terminal}
+		if p.child, err = openChild(first.Pid); err == nil {
+			return p, nil
+		}
+	}
+	if terminal != nil {
+		terminal.Close()
+	}
+	status, reapErr := s.abandon()
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case reapErr != nil:
+		return nil, reapErr
+	case err == nil:
+		return nil, s.explain(status)
+	default:
+		return nil, err
+	}
+}
+
+// finish waits until the process has become the command, and for the shim's end. The
+// shim waits for the process, which the container may tamper with.
+func (s *shim) finish(ctx context.Context) (container.Reply, error) {
+	release := guard(ctx, s.kill)
+	second, _, err := s.receive()
+	release()
+	if err != nil {
+		s.kill()
+	}
+	status, reapErr := s.reap()
+	switch {
+	case ctx.Err() != nil:
+		return second, context.Cause(ctx)
+	case err != nil:
+		return second, err
+	case reapErr != nil:
+		return second, reapErr
+	case status != 0:
+		return second, s.explain(status)
+	}
+	return second, nil
 }
 
 // guard has kill called when ctx is done, until release is called. After that
@@ -85,59 +126,31 @@ func guard(ctx context.Context, kill func()) (release func()) {
 	}
 }
 
-// wait returns the exit code of the process and reaps it.
-func (p *process) wait() int {
-	// WNOWAIT leaves the zombie, and so the pid, until nobody kills it any more.
-	for errors.Is(unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
-	}
-	p.release()
-	status := reap(p.pid)
-	if status.Signaled() {
-		return 128 + int(status.Signal())
-	}
-	return status.ExitStatus()
+// wait returns the exit code of the process and reaps it. When ctx is done, it waits
+// only a little longer.
+func (p *process) wait(ctx context.Context) (int, error) {
+	_ = p.await(ctx)
+	return p.end()
 }
 
-// killPasses is how often a session is looked through for processes that were
-// forked while it was being killed.
-const killPasses = 10
+// end is wait for a process that has ended, was killed or is about to exit.
+func (p *process) end() (int, error) {
+	defer p.child.close()
+	// Its zombie, and so its PID, is there until nobody kills it any more.
+	p.release()
+	status, err := p.reap()
+	if err != nil {
+		return 0, err
+	}
+	if status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return status.ExitStatus(), nil
+}
 
-// kill kills the process and all that is in its session.
+// kill kills the process and all that it has started, wherever that has not left
+// the command's cgroup.
 func (p *process) kill() {
 	_ = unix.Kill(p.pid, unix.SIGKILL)
-	for range killPasses {
-		procs, err := os.ReadFile(filepath.Join(p.cgroup, "cgroup.procs"))
-		if err != nil {
-			return // the machine has ended
-		}
-		killed := false
-		for member := range strings.FieldsSeq(string(procs)) {
-			if pid, err := strconv.Atoi(member); err == nil && pid != p.pid && killMember(pid, p.pid) {
-				killed = true
-			}
-		}
-		if !killed {
-			return
-		}
-	}
-}
-
-// killMember kills the process if it is in the session.
-func killMember(pid, session int) bool {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	// The name before the last parenthesis may contain anything; then come
-	// state, parent, process group and session (proc_pid_stat(5)).
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 4 || string(fields[3]) != strconv.Itoa(session) {
-		return false
-	}
-	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+	p.group.kill()
 }

@@ -29,8 +29,15 @@ func seccompFilters(ctx context.Context, pid int) ([][]byte, error) {
 		filters, err := lockedTraceFilters(ctx, pid)
 		results <- result{filters, err}
 	}()
-	r := <-results
-	return r.filters, r.err
+	select {
+	case r := <-results:
+		return r.filters, r.err
+	case <-ctx.Done():
+		// The thread hangs in a system call: in PTRACE_SEIZE, for as long as the
+		// process is in an execve(2) that the container holds up. It has the lock, so
+		// there is one such thread for a process.
+		return nil, fmt.Errorf("copy seccomp filters: process %d does not stop: %w", pid, context.Cause(ctx))
+	}
 }
 
 // traceTimeout is how long the process may take to stop. It need not ever: one

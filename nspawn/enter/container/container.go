@@ -52,7 +52,9 @@ func Main() {
 // enterMain makes the process and reports it to enter.Run. Two threads share the
 // work: this one stays on the host's side, the other becomes the container's.
 func enterMain() error {
-	// Nobody without CAP_SYS_PTRACE over the host looks into what follows.
+	// None of the container's users looks into what follows but its root, who can see
+	// the forked process: its memory belongs to the container's user namespace. It
+	// holds the instructions and nothing of the host.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make shim undumpable: %w", err)
 	}

@@ -1,0 +1,178 @@
+package enter
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+// hold bounds what must take no time in spite of a container that holds it up.
+const hold = 15 * time.Second
+
+// within fails the test if f takes longer than hold.
+func within(t testing.TB, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(hold):
+		t.Fatalf("still not done after %s", hold)
+	}
+}
+
+// TestHostFrozen has containers freeze all that they can. On a thread of ours that
+// waits in vfork(2) for a frozen child, the garbage collection would wait, too, and with
+// it the whole plugin.
+func TestHostFrozen(t *testing.T) {
+	neighbour := startMachine(t, setup{mode: asPID2, private: true})
+	for name, freeze := range map[string]string{
+		"groups that commands might get": `mkdir /sys/fs/cgroup/exec.scope && echo 1 >/sys/fs/cgroup/exec.scope/cgroup.freeze`,
+		// It freezes itself, with its leader.
+		"itself": `
+			cd /sys/fs/cgroup; mkdir x; echo 1 >x/cgroup.freeze
+			for pid in $(cat cgroup.procs); do [ $pid = $$ ] || echo $pid >x/cgroup.procs; done; true`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := startMachine(t, setup{mode: asPID2, private: true})
+			m.sh(t, freeze)
+			m.target.Cgroup = cgroupOf(t, m.target.Leader)
+			before := members(t, m)
+			for n := range 4 {
+				within(t, func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+					defer cancel()
+					code, err := Run(ctx, m.target, Command{TTY: n%2 == 0, Argv: []string{"true"}})
+					t.Log("exit code", code, err)
+				})
+				within(t, runtime.GC)
+				within(t, func() { must.EqOp(t, "neighbour", neighbour.sh(t, "echo neighbour")) })
+			}
+			waitFor(t, func() bool { return len(members(t, m)) == len(before) })
+			must.EqOp(t, "", zombies(t))
+		})
+	}
+}
+
+// TestHostFrozenPlace has the container's cgroup frozen from outside: the shim stands
+// still as soon as it is in it, and ends when its time is over.
+func TestHostFrozenPlace(t *testing.T) {
+	m := startMachine(t, setup{mode: asPID2, private: true})
+	freeze := filepath.Join(m.target.Delegated, "cgroup.freeze")
+	must.NoError(t, os.WriteFile(freeze, []byte("1"), 0))
+	for range 3 {
+		within(t, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := Run(ctx, m.target, Command{Argv: []string{"true"}})
+			must.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+		within(t, runtime.GC)
+	}
+	must.EqOp(t, "", zombies(t))
+	must.SliceEmpty(t, m.groups(t))
+	must.NoError(t, os.WriteFile(freeze, []byte("0"), 0))
+	must.EqOp(t, ended{}, m.do(t, Command{Argv: []string{"true"}}))
+}
+
+// TestHostTimeLimit has commands that put their processes out of reach of signals to
+// their session. A command whose time is over leaves none of them.
+func TestHostTimeLimit(t *testing.T) {
+	m := startMachine(t, setup{mode: asPID2, private: true})
+	before := m.processes(t)
+	for _, tty := range []bool{false, true} {
+		s := m.session(t, Command{TTY: tty, Argv: []string{"sh", "-c", `
+			trap "" TERM INT HUP; setsid sh -c 'trap "" TERM INT HUP; setsid sleep 601 & sleep 602' & setsid sleep 603 & echo ready; sleep 604`}})
+		s.expect(t, "ready")
+		waitFor(t, func() bool {
+			now := m.processes(t)
+			return strings.Contains(now, "601") && strings.Contains(now, "602") && strings.Contains(now, "603") && strings.Contains(now, "604")
+		})
+		s.cancel()
+		must.EqOp(t, 137, s.ended(t))
+		waitFor(t, func() bool { return m.processes(t) == before })
+	}
+	waitFor(t, func() bool {
+		m.do(t, Command{Argv: []string{"true"}}) // removes what is left of the groups
+		return len(m.groups(t)) == 0
+	})
+}
+
+// TestHostTraced has a process that traces a command and never lets it go, not even
+// when it is dead: its parent cannot reap it then.
+func TestHostTraced(t *testing.T) {
+	m := startMachine(t, setup{mode: asPID2, private: true})
+	neighbour := startMachine(t, setup{mode: asPID2, private: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	var output transcript
+	result := make(chan error, 1)
+	go func() {
+		_, err := Run(ctx, m.target, Command{Argv: []string{"sh", "-c", "echo ready; sleep 1000; true"}, Stdout: &output})
+		result <- err
+	}()
+	waitFor(t, func() bool { return output.String() == "ready\n" })
+	tracer := exec.Command(os.Args[0], traceArg, victim(t, m, "echo ready"))
+	out, err := tracer.StdoutPipe()
+	must.NoError(t, err)
+	must.NoError(t, tracer.Start())
+	t.Cleanup(func() { _ = tracer.Process.Kill(); _ = tracer.Wait() })
+	line := make([]byte, 8)
+	_, err = out.Read(line)
+	must.NoError(t, err)
+	cancel()
+	within(t, func() { must.ErrorContains(t, <-result, "another process traces it") })
+	within(t, func() { must.EqOp(t, "neighbour", neighbour.sh(t, "echo neighbour")) })
+	must.NotEq(t, "", zombies(t))
+	must.NoError(t, tracer.Process.Kill())
+	_ = tracer.Wait()
+	waitFor(t, func() bool { return zombies(t) == "" })
+}
+
+// victim is the PID of the member with the text in its command line.
+func victim(t testing.TB, m *machine, text string) string {
+	t.Helper()
+	for _, pid := range members(t, m) {
+		if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); strings.Contains(string(line), text) {
+			return pid
+		}
+	}
+	t.Fatalf("no process with %q", text)
+	return ""
+}
+
+// traceArg makes the test program a tracer that never waits.
+const traceArg = "trace-and-hang"
+
+func traceMain(pid string) {
+	runtime.LockOSThread()
+	victim, err := strconv.Atoi(pid)
+	if err == nil {
+		err = unix.PtraceSeize(victim)
+	}
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.WriteString("traced\n")
+	time.Sleep(time.Hour)
+}
+
+// TestHostSession has the process in a session of ours at no time: its terminal would
+// be in reach as /dev/tty.
+func TestHostSession(t *testing.T) {
+	m := startMachine(t, setup{mode: asPID2, private: true})
+	e := m.do(t, Command{Argv: []string{"sh", "-c", "cut -d' ' -f6 /proc/self/stat; exec </dev/tty"}})
+	must.StrNotContains(t, e.stdout, "0\n")
+	must.StrContains(t, e.stderr, "/dev/tty")
+}
