@@ -150,6 +150,9 @@ func exitResult(exit nspawn.Exit, err error) *drivers.ExitResult {
 		// Nomad shows the error, not the flag.
 		result.Err = errors.New("OOM killed: the task ran out of memory")
 	}
+	if exit.Reboots && err == nil {
+		result.Err = errors.New("the machine has rebooted more than 20 times within 10 minutes")
+	}
 	return result
 }
 

@@ -3,6 +3,7 @@ package nspawn
 import (
 	"errors"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -17,6 +18,8 @@ type Exit struct {
 	Signal int
 	// OOMKilled says that the kernel killed a process for lack of memory.
 	OOMKilled bool
+	// Reboots says that the guest has rebooted more often than it may.
+	Reboots bool
 }
 
 // kill makes it a death by signal.
@@ -29,6 +32,12 @@ var ErrLost = errors.New("unit is gone")
 // cldExited is si_code of a process that exited (sigaction(2)); other codes
 // stand for a death by signal.
 const cldExited = 1
+
+// rebootedTooOften reports whether systemd has not started the machine again after a
+// reboot. The unit's Result is that of nspawn then, not start-limit-hit.
+func rebootedTooOften(u systemd.UnitState) bool {
+	return u.ExecMainCode == cldExited && u.ExecMainStatus == machine.RebootStatus && u.NRestarts >= machine.MaxReboots
+}
 
 // gone says whether there is no such unit. A running one is not gone even if its
 // file is, so that systemd cannot load it any more.
@@ -44,7 +53,7 @@ func ended(u systemd.UnitState) (Exit, bool) {
 	default:
 		return Exit{}, false
 	}
-	exit := Exit{OOMKilled: u.Result == "oom-kill"}
+	exit := Exit{OOMKilled: u.Result == "oom-kill", Reboots: rebootedTooOften(u)}
 	if u.ExecMainCode == cldExited {
 		exit.Code = int(u.ExecMainStatus)
 	} else {

@@ -108,6 +108,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				}
 			}
 			if unit.NRestarts > restarts {
+				_ = limitGroups(unitGroup(f.machine)) // systemd has made the unit's group anew
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}
 			first, restarts = false, unit.NRestarts

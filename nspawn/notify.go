@@ -16,14 +16,25 @@ import (
 // The unit has NotifyAccess=none, so systemd sets no socket of its own.
 type notifySocket struct {
 	conn *net.UnixConn
-	// up has the leader's PID when nspawn has set the machine up, ready an
-	// element when the guest said that it is ready. What is not received is not
-	// told twice.
+	// up gets the leader's PID when nspawn has set the machine up, ready an element
+	// when the guest says for the first time since then that it is ready. An element
+	// that is not received is not sent twice.
 	up    chan int
 	ready chan struct{}
 	// done is closed when no more is read.
 	done chan struct{}
+
+	closing chan struct{} // closed by close and finish
+	isReady bool          // the guest has said so; only read knows
 }
+
+// A guest can send as often as it likes, and nspawn passes READY=1 on. After each burst
+// of messages, none is read for a moment. So a flood costs the plugin next to nothing, and
+// nspawn, whose messages wait in the socket's queue, has time for all else in between.
+const (
+	notifyBurst = 16
+	notifyPause = 100 * time.Millisecond
+)
 
 // notification is one message: assignments by name.
 type notification map[string]string
@@ -40,10 +51,11 @@ func listenNotify(path string) (*notifySocket, error) {
 		return nil, fmt.Errorf("listen for notifications: %w", err)
 	}
 	n := &notifySocket{
-		conn:  conn,
-		up:    make(chan int, 1),
-		ready: make(chan struct{}, 1),
-		done:  make(chan struct{}),
+		conn:    conn,
+		up:      make(chan int, 1),
+		ready:   make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		closing: make(chan struct{}),
 	}
 	go n.read()
 	return n, nil
@@ -51,21 +63,35 @@ func listenNotify(path string) (*notifySocket, error) {
 
 // close leaves the socket's name to Remove: another may listen there by now.
 func (n *notifySocket) close() {
+	n.end()
 	n.conn.Close()
 	<-n.done
+}
+
+// end ends a pause.
+func (n *notifySocket) end() {
+	select {
+	case <-n.closing: // by finish
+	default:
+		close(n.closing)
+	}
 }
 
 // finish returns when all that was sent until now has been read. What nspawn
 // sent is in the queue before nspawn is gone.
 func (n *notifySocket) finish() {
 	n.conn.SetReadDeadline(time.Unix(1, 0))
+	n.end()
 	<-n.done
 }
 
 func (n *notifySocket) read() {
 	defer close(n.done)
 	buffer := make([]byte, maxNotification)
-	for {
+	for count := 1; ; count++ {
+		if count%notifyBurst == 0 {
+			n.pause()
+		}
 		size, err := n.conn.Read(buffer)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			n.drain(buffer)
@@ -78,6 +104,17 @@ func (n *notifySocket) read() {
 	}
 }
 
+func (n *notifySocket) pause() {
+	select {
+	case <-time.After(notifyPause):
+	case <-n.closing:
+	}
+}
+
+// maxQueue bounds what is read of the queue of a socket (net.unix.max_dgram_qlen is
+// 512 at most on the hosts that we know).
+const maxQueue = 4096
+
 // drain reads what is queued, without waiting.
 func (n *notifySocket) drain(buffer []byte) {
 	raw, err := n.conn.SyscallConn()
@@ -85,7 +122,7 @@ func (n *notifySocket) drain(buffer []byte) {
 		return
 	}
 	raw.Control(func(fd uintptr) {
-		for {
+		for range maxQueue {
 			size, _, err := unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT)
 			if err != nil {
 				return
@@ -99,12 +136,14 @@ func (n *notifySocket) drain(buffer []byte) {
 // --notify-ready=yes READY=1 when the guest does. Without, it says so of itself.
 func (n *notifySocket) take(message notification) {
 	if leader, err := strconv.Atoi(message["X_NSPAWN_LEADER_PID"]); err == nil {
+		n.isReady = false
 		select {
 		case n.up <- leader:
 		default:
 		}
 	}
-	if message["READY"] == "1" {
+	if message["READY"] == "1" && !n.isReady {
+		n.isReady = true
 		select {
 		case n.ready <- struct{}{}:
 		default:

@@ -54,6 +54,9 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 	if err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
+	if err := removeGroup(unitGroup(machine)); err != nil {
+		return fmt.Errorf("remove machine %s: %w", machine, err)
+	}
 	if err := m.removeFiles(ctx, machine); err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}

@@ -97,6 +97,9 @@ func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Strea
 	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
 		return 0, err
 	}
+	if err := limitGroups(unitGroup(s.Machine)); err != nil {
+		return 0, err
+	}
 	if leader, err = m.awaitUp(ctx, s.Machine, socket); err != nil {
 		return 0, err
 	}

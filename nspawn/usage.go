@@ -1,7 +1,6 @@
 package nspawn
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -29,7 +28,7 @@ type Usage struct {
 type Memory struct {
 	Current *uint64 // memory.current
 	Peak    *uint64 // memory.peak, kernel 5.19
-	RSS     *uint64 // memory.stat anon; without a memory controller, the PSS of all processes
+	RSS     *uint64 // memory.stat anon; without a memory controller, the sum of all processes
 	Cache   *uint64 // memory.stat file
 	Kernel  *uint64 // memory.stat kernel, kernel 5.18
 	Swap    *uint64 // memory.swap.current
@@ -37,12 +36,12 @@ type Memory struct {
 
 // Usage reads the control group of the machine's unit.
 func (m *Manager) Usage(machine string) (Usage, error) {
-	return readUsage(os.DirFS(unitGroup(machine)), processPSS)
+	return readUsage(os.DirFS(unitGroup(machine)), anonymousMemory)
 }
 
-// readUsage reads the files of a control group (cgroup-v2.rst). pss tells the
-// proportional set size of a process, where the group has no memory files.
-func readUsage(group fs.FS, pss func(pid int) uint64) (Usage, error) {
+// readUsage reads the files of a control group (cgroup-v2.rst). memory returns that of
+// a process, for where the group has no memory files.
+func readUsage(group fs.FS, memory func(pid int) uint64) (Usage, error) {
 	cpu, err := readFlat(group, "cpu.stat")
 	if err != nil {
 		return Usage{}, err
@@ -56,14 +55,17 @@ func readUsage(group fs.FS, pss func(pid int) uint64) (Usage, error) {
 		throttled := time.Duration(cpu["throttled_usec"]) * time.Microsecond
 		usage.ThrottledPeriods, usage.ThrottledTime = &periods, &throttled
 	}
-	usage.Memory, err = readMemory(group, pss)
+	usage.Memory, err = readMemory(group, memory)
 	return usage, err
 }
 
-func readMemory(group fs.FS, pss func(pid int) uint64) (Memory, error) {
+func readMemory(group fs.FS, processMemory func(pid int) uint64) (Memory, error) {
 	stat, err := readFlat(group, "memory.stat")
 	if errors.Is(err, fs.ErrNotExist) {
-		rss, err := sumProcesses(group, pss)
+		rss, err := sumProcesses(group, processMemory)
+		if errors.Is(err, errTooMany) {
+			return Memory{}, nil // not known
+		}
 		return Memory{RSS: &rss}, err
 	}
 	if err != nil {
@@ -116,14 +118,28 @@ func readFlat(group fs.FS, name string) (map[string]uint64, error) {
 	return values, nil
 }
 
+// The bounds of what is read without a memory controller: the container decides how
+// many groups and processes there are.
+const (
+	maxUsageGroups    = 2048
+	maxUsageProcesses = 4096
+)
+
+// errTooMany says that a machine has more groups or processes than are read.
+var errTooMany = errors.New("too many control groups or processes")
+
 // sumProcesses adds up a value over the processes of the group and those below.
 func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err error) {
+	groups, processes := 0, 0
 	err = fs.WalkDir(group, ".", func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // a group that ended meanwhile
 			return nil
 		}
 		if err != nil || entry.Name() != "cgroup.procs" {
 			return err
+		}
+		if groups++; groups > maxUsageGroups {
+			return errTooMany
 		}
 		text, err := fs.ReadFile(group, path)
 		if err != nil {
@@ -134,6 +150,9 @@ func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err erro
 			if err != nil {
 				return fmt.Errorf("parse %s: %w", path, err)
 			}
+			if processes++; processes > maxUsageProcesses {
+				return errTooMany
+			}
 			sum += value(pid)
 		}
 		return nil
@@ -141,16 +160,18 @@ func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err erro
 	return sum, err
 }
 
-// processPSS is the proportional set size of a process in bytes, 0 if it is
-// gone (proc_pid_smaps(5)).
-func processPSS(pid int) uint64 {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+// anonymousMemory is the anonymous memory of a process in bytes, 0 if it is gone. What
+// processes share after a fork counts for each.
+//
+// /proc/PID/smaps_rollup would know better. But to read it takes the lock of the process's
+// memory, which the container can hold for ever, and time that grows with the memory.
+func anonymousMemory(pid int) uint64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
-	defer file.Close()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "Pss:"); ok {
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
 			kB, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 			return kB * 1024
 		}

@@ -1,6 +1,9 @@
 package nspawn
 
 import (
+	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -41,6 +44,24 @@ func TestUsageWithoutControllers(t *testing.T) {
 	must.Nil(t, usage.ThrottledPeriods)
 	must.Nil(t, usage.Memory.Current)
 	must.Nil(t, usage.Memory.Swap)
+}
+
+// TestUsageIsBounded has a machine with more groups and processes than are looked at.
+func TestUsageIsBounded(t *testing.T) {
+	base := fstest.MapFS{"cpu.stat": file("user_usec 20\nsystem_usec 10\n")}
+	groups, processes := maps.Clone(base), maps.Clone(base)
+	for n := range 2 * maxUsageGroups {
+		groups[fmt.Sprintf("payload/%d/cgroup.procs", n)] = file("1\n")
+	}
+	processes["cgroup.procs"] = file(strings.Repeat("1\n", 2*maxUsageProcesses))
+	for _, group := range []fstest.MapFS{groups, processes} {
+		reads := 0
+		usage, err := readUsage(group, func(int) uint64 { reads++; return 1 })
+		must.NoError(t, err)
+		must.Nil(t, usage.Memory.RSS)
+		must.EqOp(t, 20*time.Microsecond, usage.CPUUser)
+		must.LessEq(t, maxUsageProcesses, reads)
+	}
 }
 
 func TestUsageOfBrokenFiles(t *testing.T) {

@@ -3,6 +3,7 @@ package machine
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -22,9 +23,9 @@ const (
 	ProcessOne Mode = "process-one"
 )
 
-// rebootStatus is the exit status of systemd-nspawn when the guest asked for
+// RebootStatus is the exit status of systemd-nspawn when the guest asked for
 // a reboot (systemd-nspawn(1), EXIT STATUS; the template unit has it too).
-const rebootStatus = 133
+const RebootStatus = 133
 
 // ShimPath is where our own executable is seen in a machine that needs it.
 const ShimPath = "/run/nomad-driver-nspawn"
@@ -59,6 +60,12 @@ func (m Mode) args() []string {
 	}
 }
 
+// MaxReboots is how often a guest may reboot within rebootInterval.
+const (
+	MaxReboots     = 20
+	rebootInterval = 10 * time.Minute
+)
+
 func (m Mode) properties() []systemd.Property {
 	if m != Boot {
 		// The default with Delegate=, "continue", hides an OOM kill.
@@ -69,8 +76,11 @@ func (m Mode) properties() []systemd.Property {
 		systemd.NewProperty("OOMPolicy", "continue"),
 		// A reboot of the guest is not the end of the task. Not in
 		// SuccessExitStatus=: with RemainAfterExit= it would not restart.
-		systemd.NewProperty("RestartForceExitStatus", exitStatusSet{Statuses: []int32{rebootStatus}, Signals: []int32{}}),
-		systemd.NewProperty("StartLimitIntervalUSec", uint64(0)),
+		systemd.NewProperty("RestartForceExitStatus", exitStatusSet{Statuses: []int32{RebootStatus}, Signals: []int32{}}),
+		// A guest that reboots all the time has failed. Whether and when it is started
+		// again is then for others to say.
+		systemd.NewProperty("StartLimitIntervalUSec", uint64(rebootInterval.Microseconds())),
+		systemd.NewProperty("StartLimitBurst", uint32(MaxReboots+1)),
 	}
 }
 
