@@ -15,6 +15,7 @@ import (
 	"nomad-driver-nspawn/driver"
 	"nomad-driver-nspawn/driver/cli"
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/launch"
 )
 
 // subcommand is something that the binary does.
@@ -31,6 +32,9 @@ var subcommands = []subcommand{
 }
 
 func main() {
+	if launch.Called(os.Args) {
+		launch.Main()
+	}
 	if container.Called(os.Args) {
 		container.Main()
 	}

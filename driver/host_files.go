@@ -36,11 +36,14 @@ func readOptional(path string) (string, error) {
 // Each must exist, and one of the task's own directory still be there then: the
 // task itself may have made them (compare CVE-2026-14896 of Nomad's docker driver).
 // What the job names of the host must be where the operator allows it.
-func resolvePaths(policy job.Policy, task job.TaskConfig, spec nspawn.Spec, cfg *drivers.TaskConfig) error {
+// When the machine is started, each is opened once, below the allocation's directory
+// through no link any more: what is exchanged in between is refused.
+func resolvePaths(policy job.Policy, task job.TaskConfig, spec *nspawn.Spec, cfg *drivers.TaskConfig) error {
 	alloc, err := filepath.EvalSymlinks(cfg.AllocDir)
 	if err != nil {
 		return fmt.Errorf("find the allocation's directory: %w", err)
 	}
+	spec.Untrusted = alloc
 	var errs []error
 	named := task.HostPaths()
 	resolve := func(kind, destination string, path *string) {

@@ -43,7 +43,7 @@ func TestResolvePaths(t *testing.T) {
 			{Overlays: []nspawn.Overlay{{Lower: []nspawn.Layer{{Path: source}}, Destination: "/x"}}},
 			{Overlays: []nspawn.Overlay{{Upper: source, Lower: []nspawn.Layer{{Path: "/not/of/the/host", InRoot: true}}, Destination: "/x"}}},
 		} {
-			err := resolvePaths(job.Policy{}, job.TaskConfig{}, spec, cfg)
+			err := resolvePaths(job.Policy{}, job.TaskConfig{}, &spec, cfg)
 			if want == "" {
 				must.NoError(t, err)
 			} else {
@@ -70,7 +70,7 @@ func TestResolveVolumePaths(t *testing.T) {
 		source := filepath.Join(dir, name)
 		task := parseTask(t, fmt.Sprintf("image = \"debian\"\nbind = { %q = \"/x\" }", source))
 		spec := nspawn.Spec{Binds: []nspawn.Bind{{Source: source, Destination: "/x"}}}
-		err := resolvePaths(config.Policy("default"), task, spec, &drivers.TaskConfig{AllocDir: filepath.Join(dir, "alloc")})
+		err := resolvePaths(config.Policy("default"), task, &spec, &drivers.TaskConfig{AllocDir: filepath.Join(dir, "alloc")})
 		if want == "" {
 			must.NoError(t, err)
 		} else {

@@ -24,9 +24,13 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/launch"
 )
 
 func TestMain(m *testing.M) {
+	if launch.Called(os.Args) {
+		launch.Main()
+	}
 	if container.Called(os.Args) {
 		container.Main()
 	}

@@ -61,7 +61,7 @@ func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskCo
 	if err := errors.Join(err, imageErr); err != nil {
 		return spec, fmt.Errorf("config: %w", err)
 	}
-	if err := resolvePaths(policy, task, spec, cfg); err != nil {
+	if err := resolvePaths(policy, task, &spec, cfg); err != nil {
 		return spec, fmt.Errorf("config: %w", err)
 	}
 	return spec, nil

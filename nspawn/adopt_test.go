@@ -14,11 +14,19 @@ import (
 // startUnit starts a machine as far as a plugin gets that dies before it is up:
 // nspawn has been executed.
 func startUnit(t *testing.T, m *Manager, spec Spec) {
-	tool, err := lookTool(t.Context(), m.bus, spec)
-	must.NoError(t, err)
-	must.NoError(t, m.prepare(t.Context(), &spec, func(string) {}))
+	d := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, tool))))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, d.base, d.tool))))
+}
+
+// mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
+func mustPrepare(t *testing.T, m *Manager, spec Spec) *draft {
+	t.Helper()
+	tool, err := m.lookTool(t.Context(), spec)
+	must.NoError(t, err)
+	d, err := m.prepare(t.Context(), spec, tool, func(string) {})
+	must.NoError(t, err)
+	return d
 }
 
 // A machine that is not up yet is not taken for one that is, nor for one that has
@@ -48,15 +56,15 @@ func TestHostAdoptHalfStarted(t *testing.T) {
 func TestHostAdoptEnded(t *testing.T) {
 	m := newManager(t)
 	for name, c := range map[string]struct {
-		script, linkJournal, failure string
+		script, resolvConf, failure string
 	}{
 		"exit 1":     {script: "exit 1"},
 		"exit 7":     {script: "exit 7"},
-		"bad option": {script: "true", linkJournal: "perhaps", failure: "perhaps"},
+		"bad option": {script: "true", resolvConf: "perhaps", failure: "perhaps"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := newMachine(t, m, c.script)
-			spec.LinkJournal = c.linkJournal
+			spec.ResolvConf = c.resolvConf
 			startUnit(t, m, spec)
 			mustWait(t, m, spec.Machine)
 			follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode)

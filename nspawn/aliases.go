@@ -3,6 +3,7 @@ package nspawn
 import (
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -39,6 +40,10 @@ func ParseSignal(name string) (unix.Signal, error) { return machine.ParseSignal(
 
 // Describe shows what starting the machine asks of this systemd.
 func Describe(s Spec, systemdVersion int) string {
-	t := tool{path: "systemd-nspawn", version: systemdVersion, shim: "nomad-driver-nspawn"}
-	return machine.Describe(s, DefaultDirs.host(s, t))
+	var base uint32
+	if s.Root.UserNamespace {
+		base = 1000 * idmap.RangeSize // for example
+	}
+	t := tool{path: "systemd-nspawn", version: systemdVersion, launcher: "nomad-driver-nspawn"}
+	return machine.Describe(s, DefaultDirs.host(s, base, t))
 }

@@ -42,7 +42,7 @@ func (m *Manager) running() (machines []string) {
 // in place, and upper layers of its overlays.
 func (m *Manager) claims(machine string) (dirs []string) {
 	links, _ := filepath.Glob(m.dirs.overlayRW(machine, "*"))
-	for _, link := range append(links, m.dirs.root(machine)) {
+	for _, link := range append(links, m.dirs.claim(machine)) {
 		if dir, err := os.Readlink(link); err == nil {
 			dirs = append(dirs, dir)
 		}

@@ -29,7 +29,7 @@ func recordOf(t *testing.T, m *Manager, machine string) Record {
 func TestHostFilesWithoutUnit(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "true")
-	must.NoError(t, m.prepare(t.Context(), &spec, func(string) {}))
+	mustPrepare(t, m, spec)
 	record := recordOf(t, m, spec.Machine)
 	must.Eq(t, Record{Machine: spec.Machine}, record)
 	must.NoError(t, m.RemoveDangling(t.Context(), record))
@@ -47,7 +47,7 @@ func TestHostRemoveDanglingLeavesOthers(t *testing.T) {
 	spec := newMachine(t, m, "sleep 1000")
 	lock, err := m.lock(spec.Machine)
 	must.NoError(t, err)
-	must.NoError(t, m.prepare(t.Context(), &spec, func(string) {}))
+	mustPrepare(t, m, spec)
 	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, spec.Machine)))
 	_, err = os.Stat(m.dirs.machine(spec.Machine))
 	must.NoError(t, err)

@@ -3,6 +3,7 @@ package nspawn
 import (
 	"path/filepath"
 
+	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -27,9 +28,34 @@ func (d Dirs) machines() string { return filepath.Join(d.Run, "machines") }
 // machine is the machine's own directory below Run, mode 0700.
 func (d Dirs) machine(name string) string { return filepath.Join(d.machines(), name) }
 
-// root is the machine's root: the mount point of its overlay, or a symbolic
-// link to the directory that it runs in place.
-func (d Dirs) root(name string) string { return filepath.Join(d.machine(name), "root") }
+// mounts is where the machine's mounts are, in its stage.
+func (d Dirs) mounts(name string) string { return filepath.Join(d.machine(name), "mounts") }
+
+// mounted is one of them.
+func (d Dirs) mounted(name, mount string) string { return filepath.Join(d.mounts(name), mount) }
+
+// root is the machine's root, in its stage.
+func (d Dirs) root(name string) string { return d.mounted(name, "root") }
+
+// claim is a symbolic link to the image that the machine runs in place.
+func (d Dirs) claim(name string) string { return filepath.Join(d.machine(name), "claim") }
+
+// journal is a symbolic link that leads where that in the host's journal does.
+func (d Dirs) journal(name string) string { return filepath.Join(d.machine(name), "journal") }
+
+// pins are files that pin the mount namespaces of machines, see package stage.
+func (d Dirs) pins() string { return filepath.Join(d.Run, "namespaces") }
+
+func (d Dirs) pin(name string) string { return filepath.Join(d.pins(), name+pinSuffix) }
+
+// pinSuffix tells pins from the program that enters them.
+const pinSuffix = ".mnt"
+
+// overlayRW has what an overlay of a machine writes, or is a symbolic link to its
+// upper layer.
+func (d Dirs) overlayRW(machine, index string) string {
+	return filepath.Join(d.writable(machine), "overlays", index)
+}
 
 // environment is the file with the task's environment, mode 0600.
 func (d Dirs) environment(name string) string { return filepath.Join(d.machine(name), "environment") }
@@ -52,23 +78,20 @@ func (d Dirs) disks() string { return filepath.Join(d.Run, "disks") }
 // Images is the store of images.
 func (d Dirs) Images() string { return filepath.Join(d.State, "images") }
 
-// rootOf is the directory that nspawn gets as the machine's root.
-func (d Dirs) rootOf(s Spec) string {
-	if s.Root.InPlace {
-		return s.Root.Image
+// host is what the machine of a spec, whose UIDs begin at base, is run with.
+func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
+	start := launch.Launch{
+		Program: t.launcher, Namespace: d.pin(s.Machine), Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
 	}
-	return d.root(s.Machine)
-}
-
-// host is what the machine of a spec, as it is prepared, is run with.
-func (d Dirs) host(s Spec, t tool) machine.Host {
 	return machine.Host{
+		Launcher:    start.Args(nil),
+		UIDBase:     base,
 		Nspawn:      t.path,
 		Version:     t.version,
-		Shim:        t.shim,
-		Root:        d.rootOf(s),
+		Shim:        d.mounted(s.Machine, shimMount),
+		Root:        d.root(s.Machine),
 		Environment: d.environment(s.Machine),
 		Notify:      d.notify(s.Machine),
-		Binds:       allBinds(s, d),
+		Binds:       nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }),
 	}
 }

@@ -22,10 +22,17 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 func TestMain(m *testing.M) {
+	if launch.Called(os.Args) {
+		launch.Main()
+	}
+	if os.Getenv(exchangeVariable) != "" {
+		exchangeMain()
+	}
 	if container.Called(os.Args) {
 		container.Main()
 	}
@@ -61,7 +68,9 @@ func newManager(t *testing.T) *Manager {
 	hosttest.Require(t)
 	bus := systemd.New(systemd.SystemBus)
 	t.Cleanup(bus.Close)
-	return NewManager(bus, DefaultDirs)
+	m := NewManager(bus, DefaultDirs)
+	must.NoError(t, m.preparePins()) // once in a host's life
+	return m
 }
 
 // traces are the things on the host that bear the machine's name.
@@ -75,7 +84,7 @@ func traces(t *testing.T, m *Manager, machine string) (found []string) {
 		found = append(found, "mount")
 	}
 	for _, pattern := range []string{
-		m.dirs.machine(machine), m.dirs.writable(machine), "/run/systemd/machines/" + machine,
+		m.dirs.machine(machine), m.dirs.writable(machine), m.dirs.pin(machine), "/run/systemd/machines/" + machine,
 		"/run/systemd/nspawn/unix-export/" + machine, "/run/systemd/nspawn/propagate/" + machine,
 	} {
 		if _, err := os.Lstat(pattern); err == nil {
@@ -317,7 +326,7 @@ func TestHostStartErrorLeavesNothing(t *testing.T) {
 	}{
 		"missing bind":  {func(s *Spec) { s.Binds = []Bind{{Source: "/nonexistent", Destination: "/x"}} }, "/nonexistent"},
 		"missing image": {func(s *Spec) { s.Root.Image = "/nonexistent" }, "/nonexistent"},
-		"bad option":    {func(s *Spec) { s.LinkJournal = "perhaps" }, "perhaps"},
+		"bad option":    {func(s *Spec) { s.ResolvConf = "perhaps" }, "perhaps"},
 		"bad netns":     {func(s *Spec) { s.Network.Namespace = "/nonexistent" }, "/nonexistent"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -593,9 +602,9 @@ func locks(t *testing.T) []string {
 	return files
 }
 
-// TestHostBindInPlainBind: a volume in the task's directory. What was mounted for the
-// start is gone when the machine is up, and all works without it.
-func TestHostBindInPlainBind(t *testing.T) {
+// TestHostBindInBind: a volume in the task's directory. Nothing of it is mounted on the
+// host but the pin of the machine's mount namespace.
+func TestHostBindInBind(t *testing.T) {
 	m := newManager(t)
 	local, volume, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file")
 	must.NoError(t, os.WriteFile(file, []byte("content\n"), 0o644))
@@ -604,13 +613,13 @@ func TestHostBindInPlainBind(t *testing.T) {
 	spec := newMachine(t, m, `stat -c '%u %n' /local /local/data/deep && cat /local/file && echo x >/local/data/deep/x`)
 	spec.Root.UserNamespace = true
 	spec.Binds = []Bind{
-		{Source: local, Destination: "/local", Owned: true, Plain: true},
+		{Source: local, Destination: "/local", Owned: true},
 		{Source: volume, Destination: "/local/data/deep"},
 		{Source: file, Destination: "/local/file", ReadOnly: true},
 	}
 	out := mustStart(t, m, spec)
-	root := m.dirs.root(spec.Machine)
-	must.Eq(t, before, slices.DeleteFunc(mountPoints(t), func(point string) bool { return point == root }))
+	pin := m.dirs.pin(spec.Machine)
+	must.Eq(t, before, slices.DeleteFunc(mountPoints(t), func(point string) bool { return point == pin }))
 	exit := mustWait(t, m, spec.Machine)
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
 	must.Eq(t, Exit{}, exit)
@@ -637,7 +646,7 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 	spec := newMachine(t, m, "cat /x/sub/token && stat -c %u:%g /x /x/sub/token && touch /x/mine")
 	spec.Binds = []Bind{{Source: dir, Destination: "/x"}}
 	_, err = start(t, m, spec)
-	must.ErrorContains(t, err, "bind "+dir+" to /x with a user namespace")
+	must.ErrorContains(t, err, "bind "+dir+" to /x: map owners for a user namespace")
 	must.ErrorContains(t, err, "file system overlay")
 
 	spec.Binds[0].Owned = true

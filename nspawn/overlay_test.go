@@ -113,7 +113,7 @@ func TestHostOverlayUpperIsClaimed(t *testing.T) {
 	must.NoError(t, m.Remove(t.Context(), first.Machine))
 	must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))
 
-	must.NoError(t, m.prepare(t.Context(), &first, func(string) {})) // and the plugin is killed
+	mustPrepare(t, m, first) // and the plugin is killed
 	refused(second, first.Machine)
 	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, first.Machine)))
 	must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))

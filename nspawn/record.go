@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -43,7 +42,7 @@ func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
 	return records, nil
 }
 
-// names are those of all machines that have a unit or a directory.
+// names are those of all machines that have a unit or another part.
 func (m *Manager) names(ctx context.Context) ([]string, error) {
 	units, err := m.bus.UnitsByPattern(ctx, UnitName("*"))
 	if err != nil {
@@ -55,14 +54,15 @@ func (m *Manager) names(ctx context.Context) ([]string, error) {
 			names = append(names, machine)
 		}
 	}
-	for _, dir := range []string{m.dirs.machine("*"), m.dirs.writable("*"), filepath.Join(m.dirs.Images(), "refs", "*")} {
-		found, err := filepath.Glob(dir)
+	for _, part := range m.parts() {
+		if part.owners == nil {
+			continue
+		}
+		owners, err := part.owners()
 		if err != nil {
-			return nil, fmt.Errorf("look for machines: %w", err)
+			return nil, fmt.Errorf("look for machines by their %s: %w", part.name, err)
 		}
-		for _, path := range found {
-			names = append(names, filepath.Base(path))
-		}
+		names = append(names, owners...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil

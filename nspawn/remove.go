@@ -57,7 +57,7 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 	if err := removeGroup(unitGroup(machine)); err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
-	if err := m.removeFiles(ctx, machine); err != nil {
+	if err := m.removeParts(ctx, machine); err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
 	return nil

@@ -43,7 +43,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		toolErr error
 		looking sync.WaitGroup
 	)
-	looking.Go(func() { tool, toolErr = lookTool(ctx, m.bus, s) })
+	looking.Go(func() { tool, toolErr = m.lookTool(ctx, s) })
 	err = m.remove(ctx, s.Machine)
 	looking.Wait()
 	if err != nil {
@@ -59,14 +59,15 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 	if toolErr != nil {
 		return nil, toolErr
 	}
-	if err := m.prepare(ctx, &s, notice); err != nil {
+	d, err := m.prepare(ctx, s, tool, notice)
+	if err != nil {
 		return nil, err
 	}
 	socket, err := listenNotify(m.dirs.notify(s.Machine))
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
-	leader, err := m.launch(ctx, s, tool, open, socket)
+	leader, err := m.launch(ctx, s, d.base, tool, open, socket)
 	if err != nil {
 		socket.close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
@@ -80,14 +81,14 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 }
 
 // launch starts the unit and returns the leader's PID when the machine is up.
-func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Streams, error), socket *notifySocket) (leader int, err error) {
+func (m *Manager) launch(ctx context.Context, s Spec, base uint32, t tool, open func() (Streams, error), socket *notifySocket) (leader int, err error) {
 	streams, err := open()
 	if err != nil {
 		return 0, err
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := machine.Properties(s, m.dirs.host(s, t))
+	props := machine.Properties(s, m.dirs.host(s, base, t))
 	if !s.LogToJournal {
 		props = append(props,
 			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
@@ -95,15 +96,25 @@ func (m *Manager) launch(ctx context.Context, s Spec, t tool, open func() (Strea
 		)
 	}
 	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
-		return 0, err
+		return 0, m.explainStart(ctx, s.Machine, err)
 	}
 	if err := limitGroups(unitGroup(s.Machine)); err != nil {
 		return 0, err
 	}
-	if leader, err = m.awaitUp(ctx, s.Machine, socket); err != nil {
-		return 0, err
+	return m.awaitUp(ctx, s.Machine, socket)
+}
+
+// explainStart returns the error of a unit that could not be started. What it runs may
+// have ended before systemd had done with the start.
+func (m *Manager) explainStart(ctx context.Context, machine string, err error) error {
+	unit, lookErr := m.unit(ctx, machine)
+	if lookErr != nil {
+		return err
 	}
-	return leader, m.removeBinds(s.Machine) // nspawn has its own by now
+	if exit, ok := ended(unit); ok && exit.Code == 1 {
+		return &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
+	}
+	return err
 }
 
 // awaitUp returns the leader's PID once nspawn has set the machine up. An nspawn

@@ -10,7 +10,6 @@ import (
 	"strconv"
 
 	"nomad-driver-nspawn/nspawn/enter/container"
-	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 // tool is what a machine is run with.
@@ -18,16 +17,19 @@ type tool struct {
 	path    string // of systemd-nspawn
 	version int    // systemd's major version
 	shim    string // path of our own executable, see Spec.Shimmed
+	// launcher is the program that enters a machine's mount namespace to start
+	// nspawn, see package launch.
+	launcher string
 }
 
 // lookTool finds the tool that is installed now: both it and we may be
 // upgraded while machines run.
-func lookTool(ctx context.Context, bus *systemd.Conn, s Spec) (tool, error) {
+func (m *Manager) lookTool(ctx context.Context, s Spec) (tool, error) {
 	path, err := lookNspawn()
 	if err != nil {
 		return tool{}, err
 	}
-	release, err := bus.Version(ctx)
+	release, err := m.bus.Version(ctx)
 	if err != nil {
 		return tool{}, err
 	}
@@ -36,6 +38,9 @@ func lookTool(ctx context.Context, bus *systemd.Conn, s Spec) (tool, error) {
 		return tool{}, err
 	}
 	t := tool{path: path, version: version}
+	if t.launcher, err = m.lookLauncher(); err != nil {
+		return tool{}, err
+	}
 	if s.Shimmed() {
 		t.shim, err = lookShim()
 	}

@@ -31,8 +31,9 @@ const (
 	journaldLogs = "journald"
 )
 
-// linkJournals are the values of --link-journal= (systemd-nspawn(1)).
-var linkJournals = []string{"no", "host", "try-host", "guest", "try-guest", "auto"}
+// linkJournals are the values of --link-journal= (systemd-nspawn(1)) that leave nothing
+// on the host when the machine is removed.
+var linkJournals = []string{"no", "guest", "try-guest", "auto"}
 
 func (c TaskConfig) validateLogging() error {
 	var found mistakes
@@ -54,7 +55,7 @@ func (c TaskConfig) applyLogging(in Input, spec *machine.Spec) error {
 	return nil
 }
 
-// linkJournal returns a value of --link-journal=. A booted machine has a journal
+// linkJournal returns how the journal is linked. A booted machine has a journal
 // like the host's, and a command has none.
 func (c TaskConfig) linkJournal() string {
 	switch {

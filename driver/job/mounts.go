@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/nomad/client/allocdir"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn/machine"
@@ -70,12 +71,20 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 	dirs := in.Task.TaskDir()
 	binds := []machine.Bind{
-		{Source: dirs.SharedAllocDir, Destination: containerDir(in.Task, "NOMAD_ALLOC_DIR", "/alloc"), Plain: true},
-		{Source: dirs.LocalDir, Destination: containerDir(in.Task, "NOMAD_TASK_DIR", "/local"), Owned: true, Plain: true},
-		{Source: dirs.SecretsDir, Destination: containerDir(in.Task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Plain: true},
+		{Source: dirs.SharedAllocDir, Destination: containerDir(in.Task, "NOMAD_ALLOC_DIR", "/alloc")},
+		{Source: dirs.LocalDir, Destination: containerDir(in.Task, "NOMAD_TASK_DIR", "/local"), Owned: true},
+		{Source: dirs.SecretsDir, Destination: containerDir(in.Task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true},
 	}
-	// The log directory holds the FIFOs that Nomad reads (CVE-2026-6959).
-	binds = append(binds, machine.Bind{Source: dirs.LogDir, Destination: filepath.Join(binds[0].Destination, "logs"), ReadOnly: true, Plain: true})
+	// Nomad follows the paths of these as root, whenever a log is rotated or an agent
+	// starts: a mount cannot be renamed by who sees it. The log directory also holds
+	// the FIFOs that Nomad reads (CVE-2026-6959).
+	for _, name := range allocdir.SharedAllocDirs {
+		logs := name == allocdir.LogDirName
+		binds = append(binds, machine.Bind{
+			Source: filepath.Join(dirs.SharedAllocDir, name), Destination: filepath.Join(binds[0].Destination, name),
+			ReadOnly: logs, Guarded: logs,
+		})
+	}
 	var found mistakes
 	for _, mount := range in.Task.Mounts {
 		bind, err := volume(mount)

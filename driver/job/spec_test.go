@@ -61,9 +61,6 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
-	if spec.Root.UserNamespace {
-		spec.Root.UIDBase = 1000 * 65536
-	}
 	result := nspawn.Describe(spec, goldenVersion)
 	for _, file := range spec.Root.Files {
 		result += "\n# " + file.Path + "\n" + file.Content

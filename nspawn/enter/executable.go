@@ -97,3 +97,6 @@ func protectedExecutable() (*os.File, error) {
 	}
 	return file, nil
 }
+
+// Shim returns the program that was built in, nil where there is none.
+func Shim() []byte { return builtin }

@@ -33,11 +33,11 @@ func Mappable(path string) error {
 	return Map(tree, path, users)
 }
 
-// Map maps the owners in a detached mount of what is at path by a [Namespace]. The
+// Map maps the owners in a detached mount of what is at path, and in all that is mounted below, by a [Namespace]. The
 // error is [ErrUnmappable] if that cannot be done there.
 func Map(tree int, path string, users *os.File) error {
 	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &idmap); err != nil {
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &idmap); err != nil {
 		return explain(path, err)
 	}
 	return nil

@@ -11,7 +11,7 @@ const uidRange = 65536
 // userNamespaceArgs: the overlay shows the machine's owners already, and an
 // overlay cannot be ID-mapped (EINVAL, systemd#25886), hence "off". A directory
 // that runs in place is mapped by nspawn.
-func (r Root) userNamespaceArgs() []string {
+func (r Root) userNamespaceArgs(h Host) []string {
 	if !r.UserNamespace {
 		return []string{"--private-users=no"}
 	}
@@ -20,7 +20,7 @@ func (r Root) userNamespaceArgs() []string {
 		ownership = "map"
 	}
 	return []string{
-		fmt.Sprintf("--private-users=%d:%d", r.UIDBase, uidRange),
+		fmt.Sprintf("--private-users=%d:%d", h.UIDBase, uidRange),
 		"--private-users-ownership=" + ownership,
 	}
 }

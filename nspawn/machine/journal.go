@@ -7,7 +7,9 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-func journalArgs(s Spec) []string { return optional("--link-journal=", s.LinkJournal) }
+// journalArgs: nspawn would link the journals by plain paths, through links of the
+// image. The driver does it.
+func journalArgs() []string { return []string{"--link-journal=no"} }
 
 func journalProperties(s Spec) []systemd.Property {
 	props := []systemd.Property{systemd.NewProperty("LogExtraFields", journalFields(s.JournalFields))}

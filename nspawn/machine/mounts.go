@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-
-	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 // Bind makes a file or directory of the host visible in the machine. In a
@@ -18,12 +16,9 @@ type Bind struct {
 	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
 	// given to the machine's root instead. Other binds are refused then.
 	Owned bool
-	// Plain is a directory with no mounts below it. Unless the machine boots, it is
-	// ID-mapped by us, which is faster than nspawn.
-	Plain bool
-	// Unmapped is not to be ID-mapped by nspawn: it cannot be, or is already. It is
-	// found out when the machine is started.
-	Unmapped bool
+	// Guarded is a directory that no machine may rename, replace or write to, not
+	// even from the directory above: the host's root follows its path.
+	Guarded bool
 }
 
 // Overlay merges directories into one tree, which the machine sees at
@@ -54,14 +49,11 @@ func bindArgs(s Spec, h Host) []string {
 	slices.SortFunc(binds, func(a, b Bind) int { return cmp.Compare(a.Destination, b.Destination) })
 	var args []string
 	for _, b := range binds {
-		option, flags := "--bind=", ""
+		option := "--bind="
 		if b.ReadOnly {
 			option = "--bind-ro="
 		}
-		if s.Root.UserNamespace && !b.Unmapped {
-			flags = ":idmap"
-		}
-		args = append(args, option+escapePath(b.Source)+":"+escapePath(b.Destination)+flags)
+		args = append(args, option+escapePath(b.Source)+":"+escapePath(b.Destination))
 	}
 	return args
 }
@@ -69,14 +61,4 @@ func bindArgs(s Spec, h Host) []string {
 // escapePath protects the separators of --bind=, see systemd-nspawn(1).
 func escapePath(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(path)
-}
-
-func mountProperties(h Host) []systemd.Property {
-	if h.Version < 256 {
-		return nil
-	}
-	// nspawn mounts /run/systemd/nspawn/unix-export/MACHINE on the host. In a
-	// mount namespace of its own nothing of that is left when it is killed
-	// (systemd#34776); to make one takes 4 ms.
-	return []systemd.Property{systemd.NewProperty("PrivateMounts", true)}
 }

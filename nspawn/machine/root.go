@@ -22,9 +22,6 @@ type Root struct {
 	Tmpfs, Inaccessible []string
 	// UserNamespace gives the machine a UID range of its own.
 	UserNamespace bool
-	// UIDBase is the first UID of that range. It is chosen when the machine
-	// is started, see idmap.Ranges.
-	UIDBase uint32
 	// Writable is what takes the changes of a copy-on-write root.
 	Writable Writable
 	// Files are written into a copy-on-write root before the start, by

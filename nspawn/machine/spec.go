@@ -27,43 +27,52 @@ type Spec struct {
 	User             string // as docker takes it: name or UID, optionally ":" group or GID
 	Hostname         string // "" is the machine's name
 	Capabilities     []string
-	LinkJournal      string // a value of --link-journal=
+	LinkJournal      string // "no", "guest", or, if it can be done, "try-guest" or "auto"
 	ResolvConf       string // a value of --resolv-conf=
 	NotifyReady      bool   // the payload sends READY=1; a booted system always does
 	LogToJournal     bool   // the output goes to the host's journal, not to streams
 
 	Binds    []Bind
 	Overlays []Overlay
-	Network  Network
-	Limits   Limits
+	// Untrusted is a directory that machines write to, as that of the allocation. What
+	// lies below is reached through no symbolic link.
+	Untrusted string
+	Network   Network
+	Limits    Limits
 }
 
 // Host is what the machine is run with on this host. A job has no say in it: it is
 // found out, or made, before the start.
 type Host struct {
+	// Launcher is the command that nspawn's command line is appended to: it enters
+	// the mount namespace in which all paths of this Host are.
+	Launcher []string
+	UIDBase  uint32 // first UID of the machine's range, see idmap.Ranges
+
 	Nspawn  string // path of systemd-nspawn
 	Version int    // systemd's major version
 	Shim    string // path of our own executable, see Spec.Shimmed
 
-	Root        string // the directory that nspawn gets as the machine's root
+	Root        string // the machine's root
 	Environment string // the file with EnvironmentFile's content, mode 0600
 	Notify      string // the socket on which nspawn reports
-	Binds       []Bind // all of them: the spec's as they are prepared, and those that show overlays
+	Binds       []Bind // those that nspawn makes, of what is prepared
 }
 
 // Argv is the command line that runs the machine. Everything in it is visible
 // to each user of the host, in /proc and over D-Bus: no secret may stand here.
 func Argv(s Spec, h Host) []string {
 	return slices.Concat(
+		h.Launcher,
 		[]string{h.Nspawn},
 		nspawnArgs(s),
 		s.Root.directoryArgs(h),
 		s.Mode.args(),
-		s.Root.userNamespaceArgs(),
+		s.Root.userNamespaceArgs(h),
 		identityArgs(s),
 		workingDirectoryArgs(s),
 		capabilityArgs(s),
-		journalArgs(s),
+		journalArgs(),
 		resolvConfArgs(s),
 		readyArgs(s),
 		s.Root.args(),
@@ -86,7 +95,6 @@ func Properties(s Spec, h Host) []systemd.Property {
 		s.Mode.properties(),
 		environmentProperties(h),
 		deviceProperties(),
-		mountProperties(h),
 		s.Limits.properties(),
 		journalProperties(s),
 		s.Network.properties(),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,38 +72,72 @@ func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 // openLayers returns detached mounts: of every lower layer, then of what takes the
 // changes. They are ID-mapped, but for what has the owners of the machine already.
 func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
-	open := func(dir string, resolve uint64) error {
-		layer, err := mounts.Clone(dir, resolve)
-		if err != nil {
-			return fmt.Errorf("open layer %s: %w", dir, err)
-		}
-		layers = append(layers, layer)
-		if users == nil || o.shifted(dir) {
-			return nil
-		}
-		if err := idmap.Map(layer, dir, users); err != nil {
-			return fmt.Errorf("map owners of layer %s: %w", dir, err)
-		}
-		return nil
-	}
 	for _, dir := range o.Lower {
-		if err := open(dir, unix.RESOLVE_NO_SYMLINKS); err != nil {
+		layer, err := o.openLayer(dir)
+		if err != nil {
 			return layers, err
 		}
+		layers = append(layers, layer)
 	}
+	// By its owner as it is on disk, so before it is mapped.
+	names := o.Lower
 	switch {
 	case o.Memory > 0:
-		layer, err := o.openMemory()
+		layer, err := o.openMemory(layers[0])
+		if err != nil {
+			return layers, err
+		}
+		layers = append(layers, layer) // and is not mapped
+	case o.Upper != "":
+		names = append(slices.Clone(names), filepath.Dir(o.Upper))
+		layer, err := o.openLayer(filepath.Dir(o.Upper))
 		if err != nil {
 			return layers, err
 		}
 		layers = append(layers, layer)
-	case o.Upper != "":
-		return layers, open(o.writable().dir, unix.RESOLVE_NO_SYMLINKS)
+		if err := o.prepareWork(layer); err != nil {
+			return layers, err
+		}
 	case o.RW != "": // the caller's own, where links may lead to it
-		return layers, open(o.RW, 0)
+		names = append(slices.Clone(names), o.RW)
+		if err := o.prepareRW(o.RW, layers[0], 0); err != nil {
+			return layers, err
+		}
+		layer, err := mounts.Clone(o.RW, 0)
+		if err != nil {
+			return layers, fmt.Errorf("open layer %s: %w", o.RW, err)
+		}
+		layers = append(layers, layer)
+	}
+	for i, dir := range names {
+		if users == nil || o.shifted(dir) {
+			continue
+		}
+		if err := idmap.Map(layers[i], dir, users); err != nil {
+			return layers, fmt.Errorf("map owners of layer %s: %w", dir, err)
+		}
 	}
 	return layers, nil
+}
+
+func (o Overlay) openLayer(dir string) (int, error) {
+	if o.Open == nil {
+		layer, err := mounts.Clone(dir, unix.RESOLVE_NO_SYMLINKS)
+		if err != nil {
+			return -1, fmt.Errorf("open layer %s: %w", dir, err)
+		}
+		return layer, nil
+	}
+	tree, err := o.Open(dir)
+	if err != nil {
+		return -1, fmt.Errorf("open layer %s: %w", dir, err)
+	}
+	defer tree.Close()
+	layer, err := unix.FcntlInt(tree.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open layer %s: %w", dir, err)
+	}
+	return layer, nil
 }
 
 // attachAll mounts each layer in the working directory under its index.
@@ -138,7 +173,7 @@ func (o Overlay) options() (options string, open []int, err error) {
 	}
 	w := o.writable()
 	for _, dir := range []struct{ option, name string }{{"upperdir", w.upper}, {"workdir", w.work}} {
-		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH}
 		fd, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(strconv.Itoa(len(lower)), dir.name), &how)
 		if err != nil {
 			return "", open, fmt.Errorf("open %s: %w", filepath.Join(w.dir, dir.name), err)

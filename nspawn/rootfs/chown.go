@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -35,14 +36,9 @@ func chown(ctx context.Context, at int, name string, base uint32) error {
 
 // HandOver makes the owners of dir and of all in it the machine's: host root becomes
 // its root, other users its users. It stands in for an ID-mapped mount.
-func HandOver(ctx context.Context, dir string, base uint32) error {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("hand over %s: %w", dir, err)
-	}
-	defer unix.Close(fd)
-	if err := chown(ctx, fd, ".", base); err != nil {
-		return fmt.Errorf("hand over %s: %w", dir, err)
+func HandOver(ctx context.Context, dir *os.File, base uint32) error {
+	if err := chown(ctx, int(dir.Fd()), ".", base); err != nil {
+		return fmt.Errorf("hand over %s: %w", dir.Name(), err)
 	}
 	return nil
 }

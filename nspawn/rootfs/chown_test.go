@@ -154,8 +154,11 @@ func TestHandOver(t *testing.T) {
 	must.NoError(t, os.Mkdir(dir+"/mount", 0o755))
 	must.NoError(t, unix.Mount("tmpfs", dir+"/mount", "tmpfs", 0, "mode=0755"))
 	t.Cleanup(func() { must.NoError(t, mounts.Unmount(dir+"/mount")) })
+	file, err := mounts.Open(dir, "")
+	must.NoError(t, err)
+	defer file.Close()
 	for range 2 {
-		must.NoError(t, HandOver(t.Context(), dir, base1))
+		must.NoError(t, HandOver(t.Context(), file, base1))
 		must.Eq(t, hosttest.Owned(base1, base1, 0o600), hosttest.Owner(t, dir+"/secrets/token"))
 		must.Eq(t, hosttest.Owned(base1+1000, base1+1001, 0o600), hosttest.Owner(t, dir+"/secrets/user"))
 		must.Eq(t, hosttest.Owned(base1, base1, 0o777), hosttest.Owner(t, dir+"/secrets/passwd"))

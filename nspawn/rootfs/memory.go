@@ -13,7 +13,7 @@ import (
 //
 // It is not ID-mapped, as that needs Linux 6.3, but has the UIDs of the machine
 // itself: no later start will see it with another base.
-func (o Overlay) openMemory() (layer int, err error) {
+func (o Overlay) openMemory(top int) (layer int, err error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("open tmpfs: %w", err)
@@ -34,7 +34,7 @@ func (o Overlay) openMemory() (layer int, err error) {
 	if layer, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0); err != nil {
 		return -1, fmt.Errorf("mount tmpfs: %w", err)
 	}
-	if err := o.prepareRW(fmt.Sprintf("/proc/self/fd/%d", layer), o.UIDBase); err != nil {
+	if err := o.prepareRW(fmt.Sprintf("/proc/self/fd/%d", layer), top, o.UIDBase); err != nil {
 		unix.Close(layer)
 		return -1, fmt.Errorf("prepare tmpfs: %w", err)
 	}

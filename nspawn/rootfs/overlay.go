@@ -44,6 +44,10 @@ type Overlay struct {
 	Target  string   // where the merged tree appears; made if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of idmap.RangeSize; 0: no user namespace
 
+	// Open returns a layer as a detached mount, by its name. Without, names are of
+	// directories of the host, with no symbolic link in them.
+	Open func(dir string) (*os.File, error)
+
 	chowned bool // owners are changed in it
 }
 
@@ -67,49 +71,66 @@ func (o Overlay) readOnly() bool { return o.RW == "" && o.Upper == "" && o.Memor
 //
 // RW should lie in a directory only root may enter: a setuid-root file of the
 // machine is owned by host root in there.
-func (o Overlay) Mount() error {
-	return o.mount(o.assemble)
+func (o Overlay) Mount() error { return o.mount(o.Assemble) }
+
+// MountChowned is Mount where layers cannot be ID-mapped, see AssembleChowned.
+func (o Overlay) MountChowned(ctx context.Context) error {
+	return o.mount(func() (*os.File, error) { return o.AssembleChowned(ctx) })
 }
 
-// MountChowned is Mount where layers cannot be ID-mapped: it changes the owners
+// Assemble returns the merged tree as a detached mount.
+func (o Overlay) Assemble() (*os.File, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("mount overlay: %w", err)
+	}
+	tree, err := o.assemble()
+	if err == nil && !o.readOnly() {
+		if err = refuseReadOnly(tree); err != nil {
+			unix.Close(tree)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("assemble overlay %s: %w", o.Target, err)
+	}
+	return os.NewFile(uintptr(tree), o.Target), nil
+}
+
+// AssembleChowned is Assemble where layers cannot be ID-mapped: it changes the owners
 // of all files, in upper/, where they are not the image's any more. The time
 // that takes grows with the number of files; with metacopy (kernel 4.19) their
 // contents are not copied. The kernel warns of it if layers are not trusted: what
 // an image or a machine cannot set are trusted.* attributes.
-func (o Overlay) MountChowned(ctx context.Context) error {
-	return o.mount(func() (tree int, err error) {
-		plain := o
-		plain.UIDBase, plain.chowned = 0, true
-		if tree, err = plain.assemble(); err != nil {
-			return -1, err
-		}
-		if err := chown(ctx, tree, ".", o.UIDBase); err != nil {
-			unix.Close(tree)
-			return -1, fmt.Errorf("change owners: %w", err)
-		}
-		return tree, nil
-	})
+func (o Overlay) AssembleChowned(ctx context.Context) (*os.File, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("mount overlay: %w", err)
+	}
+	plain := o
+	plain.UIDBase, plain.chowned = 0, true
+	tree, err := plain.Assemble()
+	if err != nil {
+		return nil, err
+	}
+	if err := chown(ctx, int(tree.Fd()), ".", o.UIDBase); err != nil {
+		tree.Close()
+		return nil, fmt.Errorf("assemble overlay %s: change owners: %w", o.Target, err)
+	}
+	return tree, nil
 }
 
 // mount attaches the merged tree that assemble returns, detached.
-func (o Overlay) mount(assemble func() (tree int, err error)) error {
+func (o Overlay) mount(assemble func() (*os.File, error)) error {
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
 	}
-	if err := o.prepare(); err != nil {
+	if err := o.prepareTarget(); err != nil {
 		return fmt.Errorf("prepare overlay %s: %w", o.Target, err)
 	}
 	tree, err := assemble()
 	if err != nil {
-		return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
+		return err
 	}
-	defer unix.Close(tree)
-	if !o.readOnly() {
-		if err := refuseReadOnly(tree); err != nil {
-			return fmt.Errorf("assemble overlay %s: %w", o.Target, err)
-		}
-	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, o.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	defer tree.Close()
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, o.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attach overlay to %s: %w", o.Target, err)
 	}
 	return nil
@@ -133,9 +154,8 @@ func (o Overlay) validate() error {
 	return nil
 }
 
-// prepare makes the directories that are still missing and refuses a target
-// that is in use.
-func (o Overlay) prepare() error {
+// prepareTarget makes the target if it is missing and refuses one that is in use.
+func (o Overlay) prepareTarget() error {
 	if err := os.MkdirAll(o.Target, 0o755); err != nil {
 		return err
 	}
@@ -146,16 +166,11 @@ func (o Overlay) prepare() error {
 	if mounted {
 		return fmt.Errorf("something is mounted there already: %w", unix.EBUSY)
 	}
-	switch {
-	case o.Upper != "":
-		return o.prepareWork()
-	case o.RW != "":
-		return o.prepareRW(o.RW, 0)
-	}
-	return nil // what is in memory is made with the overlay
+	return nil
 }
 
-func (o Overlay) prepareWork() error {
+// prepareWork makes the work directory beside Upper, in the directory that is open.
+func (o Overlay) prepareWork(beside int) error {
 	mounted, err := mounts.IsPoint(o.Upper)
 	if err != nil {
 		return err
@@ -163,18 +178,17 @@ func (o Overlay) prepareWork() error {
 	if mounted {
 		return fmt.Errorf("something is mounted at %s: overlayfs has to have a work directory beside it on the same mount, use a directory in it", o.Upper)
 	}
-	err = os.Mkdir(filepath.Join(filepath.Dir(o.Upper), o.Work), 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	if err := unix.Mkdirat(beside, o.Work, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make work directory: %w", err)
 	}
-	return err
+	return nil
 }
 
 // prepareRW makes rw/work, and rw/upper, which looks like the root of the topmost
-// layer, with its owner shifted: the merged root shows the attributes of upper.
+// layer, top, with its owner shifted: the merged root shows the attributes of upper.
 // That gets its name last, so an upper/ left by an interrupted try is not taken
 // for a finished one.
-func (o Overlay) prepareRW(rw string, shift uint32) error {
+func (o Overlay) prepareRW(rw string, top int, shift uint32) error {
 	if err := os.MkdirAll(filepath.Join(rw, "work"), 0o700); err != nil {
 		return err
 	}
@@ -183,7 +197,7 @@ func (o Overlay) prepareRW(rw string, shift uint32) error {
 		return err
 	}
 	var root unix.Stat_t
-	if err := unix.Stat(o.Lower[0], &root); err != nil {
+	if err := unix.Fstatat(top, "", &root, unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("stat layer %s: %w", o.Lower[0], err)
 	}
 	raw := upper + ".new"

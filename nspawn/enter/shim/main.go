@@ -1,4 +1,4 @@
-// Command shim is what package enter runs on the way into a machine. It is a
+// Command shim is what packages enter and launch run on the way into a machine. It is a
 // program of its own because a start of the plugin's takes longer than all else of
 // an exec: 50 of 65 ms, for the initialization of Nomad's packages.
 //
@@ -9,11 +9,15 @@ import (
 	"os"
 
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/launch"
 )
 
 func main() {
-	if !container.Called(os.Args) {
-		os.Exit(2) // nothing for people
+	switch {
+	case launch.Called(os.Args):
+		launch.Main()
+	case container.Called(os.Args):
+		container.Main()
 	}
-	container.Main()
+	os.Exit(2) // nothing for people
 }

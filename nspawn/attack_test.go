@@ -1,0 +1,338 @@
+package nspawn
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/host/hosttest"
+)
+
+// The tests in this file are attacks. Each has succeeded before a machine had a mount
+// namespace of its own, in which all that it sees of the host is opened once.
+
+// victim is a directory of the host that no machine was given. Its file system can be
+// ID-mapped. It has to be as it is at the end of the test.
+func victim(t *testing.T) string {
+	t.Helper()
+	dir := scratch(t)
+	must.NoError(t, os.WriteFile(dir+"/secret", []byte("of the host\n"), 0o600))
+	t.Cleanup(func() {
+		must.Eq(t, []string{"secret"}, namesIn(t, dir))
+		must.FileContains(t, dir+"/secret", "of the host\n")
+	})
+	return dir
+}
+
+// scratch is a directory on a file system that can be ID-mapped.
+func scratch(t *testing.T) string {
+	t.Helper()
+	hosttest.Require(t)
+	dir, err := os.MkdirTemp("/var/lib/machines", "attack")
+	must.NoError(t, err)
+	must.NoError(t, os.Chmod(dir, 0o755))
+	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// newAllocation is the directory of an allocation with those that Nomad makes in it,
+// and the binds that show them.
+func newAllocation(t *testing.T) (dir string, binds []Bind) {
+	t.Helper()
+	dir = scratch(t)
+	for _, name := range []string{"alloc", "alloc/data", "alloc/logs", "alloc/tmp", "task/local"} {
+		must.NoError(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+		must.NoError(t, os.Chmod(filepath.Join(dir, name), 0o777))
+	}
+	return dir, []Bind{
+		{Source: dir + "/alloc", Destination: "/alloc"},
+		{Source: dir + "/task/local", Destination: "/local", Owned: true},
+		{Source: dir + "/alloc/data", Destination: "/alloc/data"},
+		{Source: dir + "/alloc/tmp", Destination: "/alloc/tmp"},
+		{Source: dir + "/alloc/logs", Destination: "/alloc/logs", ReadOnly: true, Guarded: true},
+	}
+}
+
+// A guest exchanges the source of a bind for a link to a directory of the host, and
+// reboots.
+func TestHostAttackRebootFollowsNothing(t *testing.T) {
+	m := newManager(t)
+	target := victim(t)
+	spec := newBooted(t, m)
+	spec.Untrusted, spec.Binds = newAllocation(t)
+	local := spec.Untrusted + "/task/local"
+	must.NoError(t, os.Mkdir(local+"/a", 0o755))
+	must.NoError(t, os.WriteFile(local+"/a/mine", nil, 0o644))
+	spec.Binds = append(spec.Binds, Bind{Source: local + "/a", Destination: "/a"})
+	out := mustStart(t, m, spec)
+	awaitEvent(t, out, Ready)
+	inside(t, m, spec.Machine, "cd /local && mv a old && ln -s "+target+" a && (systemctl reboot -ff >/dev/null 2>&1 &)")
+	awaitEvent(t, out, Rebooted)
+	awaitEvent(t, out, Ready)
+	must.Eq(t, target, inside(t, m, spec.Machine, "readlink /local/a"))
+	must.Eq(t, "mine", inside(t, m, spec.Machine, "ls /a"))
+	inside(t, m, spec.Machine, "touch /a/more")
+	must.Eq(t, []string{"mine", "more"}, namesIn(t, local+"/old")) // the old directory again
+}
+
+// Another machine exchanges the source of a bind, or of a layer, for a link while the
+// machine is started.
+func TestHostAttackExchangeAtStart(t *testing.T) {
+	m := newManager(t)
+	target := victim(t)
+	for name, set := range map[string]func(s *Spec, path string){
+		"bind": func(s *Spec, path string) { s.Binds = append(s.Binds, Bind{Source: path, Destination: "/data"}) },
+		"layer": func(s *Spec, path string) {
+			s.Overlays = []Overlay{{Lower: []Layer{{Path: path}}, Destination: "/data"}}
+		},
+		"upper layer": func(s *Spec, path string) {
+			s.Overlays = []Overlay{{Lower: []Layer{{Path: hosttest.Busybox}}, Upper: path, Destination: "/data"}}
+		},
+	} {
+		for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+			t.Run(name+" "+string(mode), func(t *testing.T) {
+				alloc, binds := newAllocation(t)
+				dir := alloc + "/task/local"
+				must.NoError(t, os.Mkdir(dir+"/real", 0o755))
+				must.NoError(t, os.WriteFile(dir+"/real/mine", nil, 0o644))
+				must.NoError(t, os.Symlink(target, dir+"/link"))
+				defer exchangeForEver(dir+"/real", dir+"/link")()
+				for range 8 {
+					spec := newMachine(t, m, "cat /data/secret; echo x >/data/written; test -e /data/mine")
+					spec.Mode, spec.Untrusted, spec.Binds = mode, alloc, slices.Clone(binds)
+					set(&spec, dir+"/real")
+					out, err := start(t, m, spec)
+					if err != nil {
+						must.StrNotContains(t, err.Error(), "ended with status", must.Sprint("refused by nspawn"))
+						continue
+					}
+					must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+					must.NoError(t, m.Remove(t.Context(), spec.Machine))
+					must.Eq(t, "", <-out.stdout)
+				}
+			})
+		}
+	}
+}
+
+// exchangeForEver exchanges what is at two paths, until the function that it returns is
+// called.
+func exchangeForEver(a, b string) (stop func()) {
+	var stopped atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for !stopped.Load() {
+			_ = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+			time.Sleep(50 * time.Microsecond)
+		}
+	}()
+	return func() {
+		stopped.Store(true)
+		<-done
+	}
+}
+
+// exchangeVariable makes the test binary another container's process, which was passed
+// a descriptor.
+const exchangeVariable = "NSPAWN_TEST_EXCHANGE"
+
+func exchangeMain() {
+	const passed = 3
+	if err := unix.Renameat2(passed, os.Getenv(exchangeVariable), passed, "evil", unix.RENAME_EXCHANGE); err != nil {
+		fmt.Println(err)
+	}
+	os.Exit(0)
+}
+
+// Another container has got a descriptor of the shared directory, and exchanges the log
+// directory in it, which is no mount point for it.
+func TestHostAttackForeignDescriptor(t *testing.T) {
+	m := newManager(t)
+	for _, guarded := range []bool{false, true} {
+		t.Run(fmt.Sprint("guarded ", guarded), func(t *testing.T) {
+			spec := newMachine(t, m, "while :; do sleep 1000; done")
+			spec.Untrusted, spec.Binds = newAllocation(t)
+			must.NoError(t, os.Mkdir(spec.Untrusted+"/alloc/evil", 0o777))
+			for i := range spec.Binds {
+				spec.Binds[i].Guarded = spec.Binds[i].Guarded && guarded
+			}
+			mustStart(t, m, spec)
+			awaitTrap(t, m, spec)
+			leader, err := m.leader(t.Context(), spec.Machine)
+			must.NoError(t, err)
+			alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.pid))
+			must.NoError(t, err)
+			defer alloc.Close()
+			foreign := exec.Command("/proc/self/exe")
+			foreign.Env = append(os.Environ(), exchangeVariable+"=logs")
+			foreign.ExtraFiles = []*os.File{alloc}
+			ids := []syscall.SysProcIDMap{{HostID: 0x60000000, Size: 65536}}
+			foreign.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{},
+			}
+			out, err := foreign.CombinedOutput()
+			must.NoError(t, err, must.Sprint(string(out)))
+			if guarded {
+				must.Eq(t, "value too large for defined data type\n", string(out)) // EOVERFLOW: it has no owner
+			} else {
+				must.Eq(t, "", string(out)) // so the attempt is a real one
+			}
+		})
+	}
+}
+
+// The directories that Nomad follows as root cannot be changed from inside, whatever
+// the image makes of the paths to them.
+func TestHostAttackLogsStayReadOnly(t *testing.T) {
+	m := newManager(t)
+	const attempts = `for d in $D; do
+		for what in "touch $d/logs/x" "ln -s /etc/x $d/logs/main.stdout.1" "mv $d/logs $d/old" "rmdir $d/logs" "umount $d/logs" \
+			"mount -o remount,bind,rw $d/logs" "umount -l $d" "chmod 700 $d/logs" "chown 0 $d/logs" \
+			"mv $d/data $d/old" "mv $d/tmp $d/old" "rmdir $d/data"; do
+			$what 2>/dev/null && echo "DONE: $what"
+		done
+	done; touch $d/x $d/data/x $d/tmp/x && ls $d/logs`
+	image := scratch(t) + "/image"
+	must.NoError(t, exec.Command("cp", "-a", hosttest.Busybox, image).Run())
+	must.NoError(t, os.MkdirAll(image+"/p", 0o755))
+	must.NoError(t, os.Symlink("p/q", image+"/alloc"))
+	must.NoError(t, os.Symlink("/L1", image+"/p/q"))
+	for name, c := range map[string]struct{ image, dirs string }{
+		"plain": {hosttest.Busybox, "/alloc"},
+		"links": {image, "/alloc /L1 /p/q"},
+	} {
+		for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+			t.Run(name+" "+string(mode), func(t *testing.T) {
+				spec := newMachine(t, m, "D='"+c.dirs+"'; "+attempts)
+				spec.Mode, spec.Root.Image = mode, c.image
+				spec.Untrusted, spec.Binds = newAllocation(t)
+				must.NoError(t, os.WriteFile(spec.Untrusted+"/alloc/logs/out", nil, 0o644))
+				out := mustStart(t, m, spec)
+				must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+				must.NoError(t, m.Remove(t.Context(), spec.Machine))
+				must.Eq(t, "out\n", <-out.stdout, must.Sprint(<-out.stderr))
+				must.Eq(t, []string{"out"}, namesIn(t, spec.Untrusted+"/alloc/logs"))
+			})
+		}
+	}
+}
+
+// A mount of nspawn's own, or one behind a link, may not change where others land.
+func TestHostAttackMountsInSharedDirectories(t *testing.T) {
+	m := newManager(t)
+	target := victim(t)
+	for name, c := range map[string]struct {
+		set  func(*Spec)
+		want string
+	}{
+		"tmpfs":        {func(s *Spec) { s.Root.Tmpfs = []string{"/alloc/aaa:size=1M"} }, "tmpfs: /alloc/aaa lies in /alloc"},
+		"inaccessible": {func(s *Spec) { s.Root.Inaccessible = []string{"/alloc/../alloc/aaa"} }, "inaccessible: /alloc/../alloc/aaa lies in /alloc"},
+		"bind":         {func(s *Spec) { s.Binds = append(s.Binds, Bind{Source: "/usr", Destination: "/alloc/aaa"}) }, "it is a symbolic link"},
+		"bind below":   {func(s *Spec) { s.Binds = append(s.Binds, Bind{Source: "/srv", Destination: "/alloc/aaa/b"}) }, "it is a symbolic link"},
+		"overlay": {func(s *Spec) {
+			s.Overlays = []Overlay{{Lower: []Layer{{Path: hosttest.Busybox}}, Destination: "/alloc/aaa/b"}}
+		}, "it is a symbolic link"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := newMachine(t, m, "true")
+			spec.Untrusted, spec.Binds = newAllocation(t)
+			must.NoError(t, os.Symlink(target, spec.Untrusted+"/alloc/aaa"))
+			c.set(&spec)
+			for i := range spec.Binds {
+				if spec.Binds[i].Source == "/usr" || spec.Binds[i].Source == "/srv" {
+					spec.Binds[i].Source = hosttest.Busybox
+				}
+			}
+			_, err := start(t, m, spec)
+			must.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+// An image has a link to a directory of the host where systemd-nspawn writes.
+func TestHostAttackLinksOfImage(t *testing.T) {
+	m := newManager(t)
+	target := victim(t)
+	for _, place := range []string{"run", "dev", "tmp", "sys", "proc", "etc", "var", "var/log", "var/log/journal", "etc/machine-id"} {
+		t.Run(place, func(t *testing.T) {
+			image := scratch(t) + "/image"
+			must.NoError(t, exec.Command("cp", "-a", hosttest.Busybox, image).Run())
+			path := filepath.Join(image, place)
+			for _, link := range []string{target, strings.Repeat("../", 12) + target[1:]} {
+				must.NoError(t, os.RemoveAll(path))
+				must.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+				must.NoError(t, os.Symlink(link, path))
+				for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+					spec := newMachine(t, m, "/bin/busybox test ! -L /"+place)
+					spec.Command[0] = "/bin/sh"
+					spec.Mode, spec.Root.Image = mode, image
+					spec.UUID, spec.LinkJournal = "c0c0c0c0-c0c0-40c0-80c0-c0c0c0c0c0c0", "try-guest"
+					mustStart(t, m, spec)
+					must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+					must.NoError(t, m.Remove(t.Context(), spec.Machine))
+				}
+				spec := newMachine(t, m, "true")
+				spec.Root.Image, spec.Root.InPlace = image, true
+				_, err := start(t, m, spec)
+				must.ErrorContains(t, err, "/"+place+" of the image is not a ")
+				must.NoError(t, m.Remove(t.Context(), spec.Machine))
+			}
+		})
+	}
+}
+
+// A guest puts links there and reboots.
+func TestHostAttackLinksAtReboot(t *testing.T) {
+	m := newManager(t)
+	target := victim(t)
+	spec := newBooted(t, m)
+	spec.UUID, spec.LinkJournal = "c0c0c0c0-c0c0-40c0-80c0-c0c0c0c0c0c1", "try-guest"
+	out := mustStart(t, m, spec)
+	awaitEvent(t, out, Ready)
+	inside(t, m, spec.Machine, "mv /var/log /var/old && ln -s "+target+" /var/log && rm -f /etc/machine-id && ln -s "+
+		target+"/secret /etc/machine-id && (systemctl reboot -ff >/dev/null 2>&1 &)")
+	awaitEvent(t, out, Rebooted)
+	awaitEvent(t, out, Ready)
+	must.Eq(t, "directory", inside(t, m, spec.Machine, "stat -c %F /var/log"))
+}
+
+// The cost of a start does not grow with what is mounted on the host.
+func TestHostStartAmongManyMounts(t *testing.T) {
+	m := newManager(t)
+	dir := t.TempDir()
+	measure := func() time.Duration {
+		var all []time.Duration
+		for range 9 {
+			spec := newMachine(t, m, "true")
+			begin := time.Now()
+			mustStart(t, m, spec)
+			all = append(all, time.Since(begin))
+			mustWait(t, m, spec.Machine)
+			must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		}
+		slices.Sort(all)
+		return all[len(all)/2]
+	}
+	measure() // warm
+	without := measure()
+	for i := range 400 {
+		at := fmt.Sprintf("%s/%d", dir, i)
+		must.NoError(t, os.Mkdir(at, 0o700))
+		must.NoError(t, unix.Mount("tmpfs", at, "tmpfs", 0, "size=4k"))
+		t.Cleanup(func() { must.NoError(t, unix.Unmount(at, 0)) })
+	}
+	with := measure()
+	t.Logf("median of a start: %v, with 400 other mounts %v", without, with)
+	must.Less(t, without*3/2+20*time.Millisecond, with)
+}

@@ -1,0 +1,112 @@
+// Package launch is what a machine's unit runs at each start and at each reboot of the
+// guest: it enters the machine's mount namespace, makes sure of the places in the root
+// that systemd-nspawn writes to, and becomes systemd-nspawn.
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/places"
+)
+
+// Argument is the first one of the program that is to do this.
+const Argument = "launch"
+
+// Launch says how a machine is started.
+type Launch struct {
+	Program   string // that handles Argument
+	Namespace string // file that pins the mount namespace
+	Root      string // of the machine, in there
+	Own       bool   // the root is only this machine's, see places.Secure
+	Owner     uint32 // of what is made in it
+}
+
+// Args is the command line that launches a command.
+func (l Launch) Args(command []string) []string {
+	return append([]string{l.Program, Argument, l.Namespace, l.Root, strconv.FormatBool(l.Own), strconv.FormatUint(uint64(l.Owner), 10)}, command...)
+}
+
+const fixed = 6 // arguments before those of the command
+
+// Called reports whether the program was started to launch a machine.
+func Called(args []string) bool { return len(args) > fixed && args[1] == Argument }
+
+// failed is the exit status of systemd-nspawn when it fails, too.
+const failed = 1
+
+// Main never returns. It has to be called before there are other goroutines.
+func Main() {
+	err := launch(os.Args)
+	complain(err.Error())
+	os.Exit(failed)
+}
+
+func launch(args []string) error {
+	own, err := strconv.ParseBool(args[4])
+	if err != nil {
+		return fmt.Errorf("launch: parse %q: %w", args[4], err)
+	}
+	owner, err := strconv.ParseUint(args[5], 10, 32)
+	if err != nil {
+		return fmt.Errorf("launch: parse owner: %w", err)
+	}
+	runtime.LockOSThread()
+	if err := enter(args[2]); err != nil {
+		return fmt.Errorf("enter the mount namespace of the machine: %w", err)
+	}
+	root, err := unix.Open(args[3], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the root of the machine: %w", err)
+	}
+	if err := places.Secure(os.NewFile(uintptr(root), args[3]), own, int(owner)); err != nil {
+		return err
+	}
+	command := args[fixed:]
+	return fmt.Errorf("run %s: %w", command[0], unix.Exec(command[0], command, os.Environ()))
+}
+
+// enter moves this thread, which the command will be run from.
+func enter(namespace string) error {
+	file, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	for range 100 {
+		if err = unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		// The runtime may have made a thread in between that shares the file
+		// system's root with this one.
+		if err = unix.Setns(file, unix.CLONE_NEWNS); !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	return err
+}
+
+// complain writes to the journal, where the messages of systemd-nspawn are looked
+// for. What it cannot tell, the exit status does.
+func complain(message string) {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	entry := "PRIORITY=3\nSYSLOG_IDENTIFIER=systemd-nspawn\nMESSAGE=" + oneLine(message) + "\n"
+	_ = unix.Sendto(socket, []byte(entry), 0, &unix.SockaddrUnix{Name: "/run/systemd/journal/socket"})
+}
+
+func oneLine(text string) string {
+	line := []byte(text)
+	for i := range line {
+		if line[i] == '\n' {
+			line[i] = ' '
+		}
+	}
+	return string(line)
+}

@@ -1,0 +1,100 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open opens what is at a path of the host, without an effect on it (O_PATH). With
+// beneath, path must lie below that directory, and from there on no part of it may
+// be a symbolic link: whoever can write there could let a link lead elsewhere at any
+// time. From then on use the file, and the path only in messages.
+func Open(path, beneath string) (*os.File, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	if beneath == "" {
+		return openAt(unix.AT_FDCWD, path, path, how)
+	}
+	name, err := filepath.Rel(beneath, path)
+	if err != nil || !filepath.IsLocal(name) {
+		return nil, fmt.Errorf("open %s: it is not below %s", path, beneath)
+	}
+	top, err := openAt(unix.AT_FDCWD, beneath, beneath, how)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	return OpenBeneath(top, name, 0)
+}
+
+// OpenBeneath opens what is at a path relative to a directory, which it cannot leave,
+// through no symbolic link. flags are added to O_PATH.
+func OpenBeneath(dir *os.File, name string, flags uint64) (*os.File, error) {
+	return openAt(int(dir.Fd()), name, filepath.Join(dir.Name(), name), unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC | flags,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+func openAt(at int, name, title string, how unix.OpenHow) (*os.File, error) {
+	fd, err := unix.Openat2(at, name, &how)
+	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) { // something was renamed at the same time
+		fd, err = unix.Openat2(at, name, &how)
+	}
+	if errors.Is(err, unix.ELOOP) && how.Resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
+		return nil, fmt.Errorf("open %s: it is a symbolic link or lies behind one, which may lead elsewhere at any time: name the place itself: %w", title, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", title, err)
+	}
+	return os.NewFile(uintptr(fd), title), nil
+}
+
+// Copy returns a detached copy of the mount that an open file is on, from that file
+// down, with all that is mounted below. What is mounted in one of them later does not
+// appear in the other.
+func Copy(file *os.File) (*os.File, error) {
+	fd, err := unix.OpenTree(int(file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("copy the mount of %s: %w", file.Name(), err)
+	}
+	tree := os.NewFile(uintptr(fd), file.Name())
+	if err := set(tree, unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+		tree.Close()
+		return nil, fmt.Errorf("make the copy of mount %s private: %w", file.Name(), err)
+	}
+	return tree, nil
+}
+
+// CopyOne is Copy without what is mounted below, as for layers of an overlay.
+func CopyOne(dir *os.File) (*os.File, error) {
+	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("copy the mount of %s: %w", dir.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), dir.Name()), nil
+}
+
+// SetReadOnly makes a mount, and all that is mounted below, read-only.
+func SetReadOnly(tree *os.File) error {
+	if err := set(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("make mount %s read-only: %w", tree.Name(), err)
+	}
+	return nil
+}
+
+func set(tree *os.File, attr unix.MountAttr) error {
+	return unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
+}
+
+// Attach mounts a detached tree at an open file or directory.
+func Attach(tree, at *os.File) error {
+	err := unix.MoveMount(int(tree.Fd()), "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("mount %s at %s: %w", tree.Name(), at.Name(), err)
+	}
+	return nil
+}

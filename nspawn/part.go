@@ -1,0 +1,109 @@
+package nspawn
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/stage"
+)
+
+// part is one of the things that a machine has on the host.
+type part struct {
+	name string
+	// make makes it for a machine that is to be started. It undoes nothing: remove
+	// does.
+	make func(context.Context, *draft) error
+	// remove removes what there is of it by the machine's name; often that is
+	// nothing.
+	remove func(ctx context.Context, machine string) error
+	// owners are the machines that have it, for parts that can outlive all others.
+	owners func() ([]string, error)
+}
+
+// parts are all that a machine has on the host but its unit, in the order in which
+// they are made. They are removed in the opposite one, so that the machine's
+// directory goes last.
+func (m *Manager) parts() []part {
+	return []part{
+		{name: "directory", make: m.makeDirectory, remove: m.removeDirectory, owners: m.directoryOwners},
+		{name: "UID range", make: m.makeRange, remove: m.removeRange},
+		{name: "writable layer", make: m.makeWritable, remove: m.removeWritable, owners: m.writableOwners},
+		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
+		{name: "network", make: m.makeNetwork},
+		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
+		{name: "root", make: m.makeRoot},
+		{name: "mounts", make: m.makeMounts, remove: m.removeMounts},
+		{name: "journal", make: m.makeJournal, remove: m.removeJournal},
+		{name: "seal", make: m.makeSeal},
+	}
+}
+
+// draft is a machine while it is prepared: what was asked for, and what was found out
+// and made for it so far.
+type draft struct {
+	spec   Spec
+	notice func(string) // told what will take its time
+
+	base  uint32   // first UID of its range; 0 without a user namespace
+	users *os.File // the map of ID-mapped mounts; nil without a user namespace
+
+	image string   // the directory tree to run: the spec's, or where its disk is mounted
+	disk  string   // the raw disk or block device it is on, if it is
+	lower []string // layers of a copy-on-write root, the topmost first
+
+	tool  tool
+	stage *stage.Stage
+}
+
+// close lets go of what is only needed to prepare the machine.
+func (d *draft) close() {
+	if d.users != nil {
+		d.users.Close()
+	}
+	if d.stage != nil {
+		d.stage.Close()
+	}
+}
+
+// open opens what is at a path of the host that the machine is to see. From there on
+// nobody can change what that is.
+func (d *draft) open(path string) (*os.File, error) {
+	if d.spec.Untrusted != "" && within(d.spec.Untrusted, path) {
+		return mounts.Open(path, d.spec.Untrusted)
+	}
+	return mounts.Open(path, "")
+}
+
+// prepare makes the parts of a machine.
+func (m *Manager) prepare(ctx context.Context, s Spec, t tool, notice func(string)) (*draft, error) {
+	d := &draft{spec: s, tool: t, notice: notice}
+	defer d.close()
+	if err := checkDestinations(s); err != nil {
+		return nil, err
+	}
+	for _, part := range m.parts() {
+		if part.make == nil {
+			continue
+		}
+		if err := part.make(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// removeParts removes what prepare made, and what nspawn leaves.
+func (m *Manager) removeParts(ctx context.Context, machine string) error {
+	for _, part := range slices.Backward(m.parts()) {
+		if part.remove == nil {
+			continue
+		}
+		if err := part.remove(ctx, machine); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}

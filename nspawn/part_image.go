@@ -1,0 +1,41 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"nomad-driver-nspawn/nspawn/disk"
+)
+
+// makeImage finds the layers that the machine's root lies on. Those of the store are
+// referred to from now on, so that they are not collected. A disk is mounted.
+func (m *Manager) makeImage(ctx context.Context, d *draft) (err error) {
+	root := d.spec.Root
+	d.image, d.disk = root.Image, root.Disk
+	if root.Stored != "" {
+		image, err := m.images.Acquire(ctx, d.spec.Machine, root.Stored)
+		if err != nil || image.Disk == "" {
+			d.lower = m.images.Trees(image)
+			return err
+		}
+		d.disk = m.images.DiskFile(image)
+	}
+	if d.disk != "" {
+		d.image, err = m.disks.Attach(ctx, d.spec.Machine, disk.Image{
+			Path:     d.disk,
+			Policy:   root.DiskPolicy,
+			Writable: root.InPlace && !root.ReadOnly,
+		})
+	}
+	d.lower = []string{d.image}
+	return err
+}
+
+func (m *Manager) removeImage(ctx context.Context, machine string) error {
+	return errors.Join(m.disks.Detach(machine), m.images.Release(ctx, machine))
+}
+
+func (m *Manager) imageOwners() ([]string, error) {
+	return namesOf(filepath.Join(m.dirs.Images(), "refs", "*"))
+}
