@@ -142,8 +142,8 @@ func testHostRebooted(l *lab) {
 	l.onHost("systemctl", "kill", "--signal=KILL", unitOf(al))
 	l.onHost("systemctl", "stop", unitOf(al))
 	l.onHost("systemctl", "reset-failed", unitOf(al))
-	l.onHost("umount", runDir+"/machines/"+machineOf(al)+"/root")
-	l.onHost("sh", "-c", "rm -r "+runDir+"/* /run/systemd/nspawn/locks/inode-*")
+	l.onHost("umount", "--recursive", runDir+"/namespaces")
+	l.onHost("sh", "-c", "rm -r "+runDir+"/*")
 	must.NoError(l, l.agent.Start(l.ctx))
 
 	must.Eq(l, "ready\nready\n", l.waitLog(al, agent.Stdout, "ready\nready\n"))
