@@ -109,6 +109,11 @@ type Puller struct {
 func (p Puller) Pull(ctx context.Context, r Request) (image store.Image, release func(), err error) {
 	pull := p.Store.Begin()
 	image, err = p.get(ctx, pull, r)
+	if err == nil && len(image.Config) == 0 && image.Disk == "" { // nothing says what it is for
+		if err = CheckTree(p.Store.Trees(image)[0]); err != nil {
+			err = fmt.Errorf("image %s: %w", r.Source, err)
+		}
+	}
 	if err == nil {
 		err = pull.Add(ctx, image, r.name())
 	}

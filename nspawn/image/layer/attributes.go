@@ -18,7 +18,8 @@ const maxID = 65535
 // setgid bits and security.capability (chown(2), capabilities(7)).
 func setAttributes(at spot, hdr *tar.Header) error {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
-		return fmt.Errorf("owner %d:%d is not in the range of a machine, 0 to %d", hdr.Uid, hdr.Gid, maxID)
+		return fmt.Errorf("owner %d:%d is not in the range of a machine, 0 to %d "+
+			"(what systemd-nspawn -U has run is changed back by its --private-users=0 --private-users-ownership=chown)", hdr.Uid, hdr.Gid, maxID)
 	}
 	if err := chown(at, hdr.Uid, hdr.Gid); err != nil {
 		return err

@@ -82,7 +82,7 @@ func FuzzDecompress(f *testing.F) {
 			return
 		}
 		_, _ = io.Copy(io.Discard, io.LimitReader(in, most))
-		must.NoError(t, in.Close())
+		_ = in.Close() // of a gzip stream that was cut, it fails again
 		runtime.ReadMemStats(&after)
 		// Whatever was taken, freed or not. Each frame may make some tables anew.
 		must.Less(t, 64<<20+uint64(len(data))<<10, after.TotalAlloc-before.TotalAlloc)

@@ -3,7 +3,7 @@ package oci
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
+	"path"
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -50,13 +50,41 @@ func (c configFile) check(on v1.Platform, chosen bool, layers int) error {
 }
 
 func (c configFile) image() Config {
-	return Config{
+	config := Config{
 		Entrypoint: c.Config.Entrypoint,
 		Cmd:        c.Config.Cmd,
 		Env:        c.Config.Env,
 		User:       c.Config.User,
-		WorkingDir: c.Config.WorkingDir,
 		StopSignal: c.Config.StopSignal,
-		Volumes:    slices.Sorted(maps.Keys(c.Config.Volumes)),
 	}
+	if c.Config.WorkingDir != "" {
+		config.WorkingDir = inRoot(c.Config.WorkingDir)
+	}
+	for volume := range c.Config.Volumes {
+		// A volume at the root would be the root itself.
+		if path := inRoot(volume); path != "/" {
+			config.Volumes = append(config.Volumes, path)
+		}
+	}
+	slices.Sort(config.Volumes)
+	config.Volumes = slices.Compact(config.Volumes)
+	return config
+}
+
+// inRoot returns a path of the image as an absolute one. A relative path is relative to
+// the root, as for docker, and none leads out of it.
+func inRoot(name string) string { return path.Join("/", name) }
+
+// Command returns the whole command of a task, by docker's rules. entrypoint is nil if
+// the job does not set one. One that it sets, even an empty one, replaces the image's and
+// drops the image's Cmd, which belongs to the image's entrypoint. A command of the job
+// replaces Cmd.
+func (c Config) Command(entrypoint, command []string) []string {
+	if entrypoint == nil {
+		entrypoint = c.Entrypoint
+		if len(command) == 0 {
+			command = c.Cmd
+		}
+	}
+	return slices.Concat(entrypoint, command)
 }

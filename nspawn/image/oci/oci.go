@@ -53,9 +53,10 @@ type Image struct {
 
 // Config is how the image is to be run (OCI image spec, config.md).
 type Config struct {
-	Entrypoint, Cmd, Env         []string
-	User, WorkingDir, StopSignal string
-	Volumes                      []string // sorted
+	Entrypoint, Cmd, Env []string
+	User, StopSignal     string
+	WorkingDir           string   // absolute, or empty; no layer may have it
+	Volumes              []string // absolute, sorted: directories that a task writes to even where its root is read-only
 }
 
 // Layer is one layer of an image.

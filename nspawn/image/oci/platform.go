@@ -31,6 +31,9 @@ func level(p v1.Platform) (_ float64, ok bool) {
 
 // runs tells whether a machine of platform on runs an image for platform of.
 func runs(on, of v1.Platform) bool {
+	if on.OS == of.OS && on.Architecture == "amd64" && of.Architecture == "386" {
+		return true // as containerd has it
+	}
 	if on.OS != of.OS || on.Architecture != of.Architecture {
 		return false
 	}
@@ -64,6 +67,9 @@ func choose(manifests []v1.Descriptor, on v1.Platform) (_ v1.Descriptor, fits bo
 }
 
 func better(a, b v1.Platform) bool {
+	if a.Architecture != b.Architecture {
+		return b.Architecture == "386"
+	}
 	levelA, _ := level(a)
 	levelB, _ := level(b)
 	return levelA > levelB

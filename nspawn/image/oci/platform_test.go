@@ -40,6 +40,11 @@ func TestChoose(t *testing.T) {
 		{"linux/amd64", []string{""}, 0},
 		{"linux/amd64", []string{"", ""}, -1},
 		{"linux/amd64", nil, -1},
+		{"linux/amd64", []string{"linux/386", "linux/arm64"}, 0},
+		{"linux/amd64", []string{"linux/386", "linux/amd64"}, 1},
+		{"linux/amd64", []string{"linux/amd64", "linux/386"}, 0},
+		{"linux/386", []string{"linux/amd64"}, -1},
+		{"linux/arm64", []string{"linux/386"}, -1},
 	} {
 		var index []v1.Descriptor
 		for i, s := range c.index {
