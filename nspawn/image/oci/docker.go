@@ -45,12 +45,18 @@ func resolveDockerArchive(ctx context.Context, a *archive, name string, platform
 	if err := config.check(platform, false, len(saved.Layers)); err != nil {
 		return nil, err
 	}
+	if len(saved.Layers) > maxLayers {
+		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs takes", len(saved.Layers), maxLayers)
+	}
 	digest, _, err := v1.SHA256(bytes.NewReader(raw))
 	if err != nil {
 		return nil, err
 	}
 	image := &Image{Digest: digest.String(), Config: config.image()}
 	for i, file := range saved.Layers {
+		if config.RootFS.DiffIDs[i] == (v1.Hash{}) {
+			return nil, fmt.Errorf("layer %s has no diff ID in the config", file)
+		}
 		layer, err := a.layer(ctx, file, config.RootFS.DiffIDs[i])
 		if err != nil {
 			return nil, err

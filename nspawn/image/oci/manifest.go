@@ -50,6 +50,10 @@ func parseManifest(raw []byte) (manifest, error) {
 	return m, nil
 }
 
+// maxLayers is how many layers an image may have: as many as overlayfs takes
+// (OVL_MAX_STACK). docker makes images of up to 127.
+const maxLayers = 500
+
 // finder finds the image for a platform.
 type finder struct {
 	content
@@ -66,6 +70,9 @@ func (f finder) find(ctx context.Context, raw []byte, digest v1.Hash, chosen boo
 	if m.Manifests != nil {
 		return f.findIn(ctx, m.Manifests, depth)
 	}
+	if len(m.Layers) > maxLayers {
+		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs takes", len(m.Layers), maxLayers)
+	}
 	config, err := f.config(ctx, *m.Config)
 	if err != nil {
 		return nil, err
@@ -75,7 +82,7 @@ func (f finder) find(ctx context.Context, raw []byte, digest v1.Hash, chosen boo
 	}
 	image := &Image{Digest: digest.String(), Config: config.image()}
 	for i, d := range m.Layers {
-		if err := checkLayer(d); err != nil {
+		if err := checkLayer(d, config.RootFS.DiffIDs[i]); err != nil {
 			return nil, err
 		}
 		image.Layers = append(image.Layers, f.layer(d, config.RootFS.DiffIDs[i]))
@@ -108,7 +115,7 @@ func (f finder) layer(d v1.Descriptor, diffID v1.Hash) Layer {
 	}
 }
 
-func checkLayer(d v1.Descriptor) error {
+func checkLayer(d v1.Descriptor, diffID v1.Hash) error {
 	switch d.MediaType {
 	case types.DockerLayer, types.DockerUncompressedLayer, dockerZstdLayer,
 		types.OCILayer, types.OCIUncompressedLayer, types.OCILayerZStd:
@@ -118,7 +125,10 @@ func checkLayer(d v1.Descriptor) error {
 		}
 		return fmt.Errorf("layer %s has unknown media type %q", d.Digest, d.MediaType)
 	}
-	if d.Size < 0 {
+	switch {
+	case d.Digest == (v1.Hash{}), diffID == (v1.Hash{}):
+		return fmt.Errorf("layer %s has no digest, or no diff ID in the config", d.Digest)
+	case d.Size < 0:
 		return fmt.Errorf("layer %s has size %d", d.Digest, d.Size)
 	}
 	return nil
