@@ -52,7 +52,7 @@ func (d *Driver) findImage(ctx context.Context, policy job.Policy, task job.Task
 		found.Disk = path
 		return found, nil
 	default:
-		err = checkTree(path, task.Mode())
+		err = errors.Join(image.CheckTree(path), checkTree(path, task.Mode()))
 	}
 	if err != nil {
 		return found, fmt.Errorf("image: %w", err)

@@ -5,8 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
+
+// rootDirs are the directories that nspawn wants to find, or makes where the root is not
+// read-only. An image of one static program has none of them.
+var rootDirs = []string{"dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"}
 
 // furnish puts the spec's files and the mount points of what it shows into the
 // root. The image decides what is at their paths, so they are reached without
@@ -17,9 +22,10 @@ func furnish(dir string, s Spec, owner int) error {
 		return fmt.Errorf("open the root of the machine: %w", err)
 	}
 	defer tree.Close()
-	// nspawn runs no tree without /usr; an image of one static program has none.
-	if err := makeDir(tree, "usr", owner); err != nil {
-		return fmt.Errorf("make /usr of the machine: %w", err)
+	for _, name := range slices.Concat(rootDirs, s.Root.Directories) {
+		if err := makeDir(tree, strings.TrimPrefix(filepath.Clean(name), "/"), owner); err != nil {
+			return fmt.Errorf("make %s of the machine: %w", name, err)
+		}
 	}
 	for _, file := range s.Root.Files {
 		if err := writeFile(tree, file, owner); err != nil {

@@ -76,18 +76,9 @@ func (c TaskConfig) applyCommand(in Input, spec *machine.Spec) error {
 		spec.Command = command
 		return nil
 	}
-	// As with docker, what the job gives replaces the image's Cmd, and the
-	// entrypoint stays before it.
-	entrypoint := c.Entrypoint
-	if len(entrypoint) == 0 {
-		entrypoint = in.Image.Config.Entrypoint
-		if len(command) == 0 {
-			command = in.Image.Config.Cmd
-		}
-	}
-	spec.Command = slices.Concat(entrypoint, command)
+	spec.Command = in.Image.Config.Command(c.Entrypoint, command)
 	if in.Image.Stored != "" && len(spec.Command) == 0 {
-		return errors.New("command: is required: the image has neither an entrypoint nor a command")
+		return errors.New("command: is required: neither the image nor the job has one")
 	}
 	return nil
 }

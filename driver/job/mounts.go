@@ -63,6 +63,7 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	overlays, err := c.newOverlays(in)
 	found.add(err, distinct(binds, overlays))
 	spec.Binds, spec.Overlays = binds, overlays
+	c.addVolumesOfImage(in, spec)
 	return found.err()
 }
 

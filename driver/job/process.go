@@ -2,7 +2,10 @@ package job
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"nomad-driver-nspawn/nspawn/machine"
 )
@@ -35,6 +38,23 @@ func (c TaskConfig) applyProcess(in Input, spec *machine.Spec) error {
 		return nil
 	}
 	spec.User = cmp.Or(c.User, in.Task.User, in.Image.Config.User)
+	if id, ok := outOfRange(spec.User); ok {
+		return fmt.Errorf("user: a container has the IDs 0 to %d, but not %s of user %q", maxID, id, spec.User)
+	}
 	spec.WorkingDirectory = cmp.Or(c.WorkingDirectory, in.Image.Config.WorkingDir)
 	return nil
+}
+
+// maxID is the highest UID and GID of a container.
+const maxID = 65535
+
+// outOfRange returns the part of USER[:GROUP] that is a number which no container has.
+func outOfRange(user string) (id string, ok bool) {
+	for part := range strings.SplitSeq(user, ":") {
+		n, err := strconv.ParseUint(part, 10, 64)
+		if err == nil && n > maxID || errors.Is(err, strconv.ErrRange) {
+			return part, true
+		}
+	}
+	return "", false
 }

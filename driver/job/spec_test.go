@@ -65,6 +65,9 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	for _, file := range spec.Root.Files {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}
+	for _, directory := range spec.Root.Directories {
+		result += "\n# " + directory + "/\n"
+	}
 	for i, overlay := range spec.Overlays {
 		result += fmt.Sprintf("\n# overlays/%d\n", i)
 		for _, layer := range overlay.Lower {

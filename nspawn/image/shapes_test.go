@@ -49,7 +49,7 @@ func (w workshop) buildah(args ...string) {
 
 // tree makes a tree to be an image, with a file capability, a setuid file, a link and
 // an owner.
-func (w workshop) tree() string {
+func (w workshop) tree() {
 	dir := filepath.Join(w.dir, "tree")
 	must.NoError(w, os.MkdirAll(filepath.Join(dir, "bin"), 0o755))
 	must.NoError(w, os.WriteFile(filepath.Join(dir, "bin/sh"), []byte(program(elf.EM_X86_64, binary.LittleEndian)), 0o755))
@@ -60,7 +60,6 @@ func (w workshop) tree() string {
 	must.NoError(w, os.WriteFile(filepath.Join(dir, "mine"), []byte("mine"), 0o600))
 	must.NoError(w, os.Chown(filepath.Join(dir, "mine"), 1000, 1001))
 	must.NoError(w, os.Symlink("sh", filepath.Join(dir, "bin/ash")))
-	return dir
 }
 
 // netRaw is cap_net_raw=ep (VFS_CAP_REVISION_2, linux/capability.h).
@@ -104,9 +103,10 @@ func TestShapesOfTools(t *testing.T) {
 	hosttest.RequireRoot(t)
 	w := workshop{t, t.TempDir()}
 	l := newLab(t)
-	tree := w.tree()
+	w.tree()
 	w.buildah("from", "--name", "work", "scratch")
-	w.buildah("copy", "work", tree, "/")
+	w.run("tar", "tar", "--xattrs", "--xattrs-include=*", "-cf", "tree.tar", "-C", "tree", ".")
+	w.buildah("add", "work", "tree.tar", "/")
 	w.buildah("config", "--workingdir", "app", "--volume", "/data", "--entrypoint", `["/bin/sh"]`, "--cmd", "-c", "--user", "1000", "--stop-signal", "SIGQUIT", "--env", "A.b=c", "work")
 	w.buildah("commit", "--format", "oci", "work", "oci:layout:1")
 	layout := "oci:" + w.dir + "/layout:1"
@@ -193,21 +193,18 @@ func TestShapesOfTarballs(t *testing.T) {
 	must.ErrorContains(t, err, "owner 525288:525289 is not in the range of a machine, 0 to 65535 (what systemd-nspawn -U has run")
 }
 
-// TestManyLayers has as many layers as docker makes at most, and as many as overlayfs
-// takes.
+// TestManyLayers has as many layers as docker makes at most.
 func TestManyLayers(t *testing.T) {
 	l := newLab(t)
-	for _, count := range []int{127, 500} {
-		var layers []v1.Layer
-		for i := range count {
-			layers = append(layers, layerOfTar(t, tarOf(t, map[string]string{fmt.Sprint(i): fmt.Sprint(count)})))
-		}
-		built, err := mutate.AppendLayers(empty.Image, layers...)
-		must.NoError(t, err)
-		image, err := l.pull(t.Context(), Request{Source: l.upload(t, fmt.Sprintf("many:%d", count), built)})
-		must.NoError(t, err)
-		must.SliceLen(t, count, image.Layers)
+	var layers []v1.Layer
+	for i := range 127 {
+		layers = append(layers, layerOfTar(t, tarOf(t, map[string]string{fmt.Sprint(i): ""})))
 	}
+	built, err := mutate.AppendLayers(empty.Image, layers...)
+	must.NoError(t, err)
+	image, err := l.pull(t.Context(), Request{Source: l.upload(t, "many:1", built)})
+	must.NoError(t, err)
+	must.SliceLen(t, 127, image.Layers)
 }
 
 // TestChunkedZstd has a layer in frames, each with a file, and a table of contents in a

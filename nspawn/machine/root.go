@@ -24,6 +24,9 @@ type Root struct {
 	UserNamespace bool
 	// Writable is what takes the changes of a copy-on-write root.
 	Writable Writable
+	// Directories of a copy-on-write root are made before the start, as root's and with
+	// mode 0755, if they are missing.
+	Directories []string
 	// Files are written into a copy-on-write root before the start, by
 	// absolute path. A Files entry with Keep set does not replace what the
 	// image has.
