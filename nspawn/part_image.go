@@ -3,6 +3,8 @@ package nspawn
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"nomad-driver-nspawn/nspawn/disk"
@@ -22,14 +24,25 @@ func (m *Manager) makeImage(ctx context.Context, d *draft) (err error) {
 		d.disk = m.images.DiskFile(image)
 	}
 	if d.disk != "" {
-		d.image, err = m.disks.Attach(ctx, d.spec.Machine, disk.Image{
-			Path:     d.disk,
-			Policy:   root.DiskPolicy,
-			Writable: root.InPlace && !root.ReadOnly,
-		})
+		d.image, err = m.attachDisk(ctx, d)
 	}
 	d.lower = []string{d.image}
 	return err
+}
+
+// attachDisk mounts the disk. One that others may exchange is handed over open.
+func (m *Manager) attachDisk(ctx context.Context, d *draft) (dir string, err error) {
+	root := d.spec.Root
+	image := disk.Image{Path: d.disk, Policy: root.DiskPolicy, Writable: root.InPlace && !root.ReadOnly}
+	if d.spec.Untrusted != "" && within(d.spec.Untrusted, d.disk) {
+		file, err := d.open(d.disk)
+		if err != nil {
+			return "", err
+		}
+		defer file.Close()
+		image.Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+	}
+	return m.disks.Attach(ctx, d.spec.Machine, image)
 }
 
 func (m *Manager) removeImage(ctx context.Context, machine string) error {
