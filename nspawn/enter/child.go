@@ -77,6 +77,29 @@ func (c child) reap() (status unix.WaitStatus, err error) {
 	}
 }
 
+// reapGroup is reap for the children in a process group that was killed, and returns the
+// status of one that failed.
+func reapGroup(pgid int) (failed unix.WaitStatus, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-pgid, &status, unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil: // ECHILD: there is none any more
+			return failed, nil
+		case pid > 0:
+			if failed == 0 || failed.Signaled() {
+				failed = status
+			}
+		case pause(ctx) != nil:
+			reapLater(-pgid)
+			return failed, fmt.Errorf("processes of group %d do not end, although they were killed", pgid)
+		}
+	}
+}
+
 // unreaped are the children that nobody waits for any more.
 var unreaped struct {
 	sync.Mutex

@@ -1,6 +1,7 @@
 package enter
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,16 +18,17 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
-// shim is the running shim, head of a session.
+// shim is the running shim, in a session that its starter has begun.
 type shim struct {
 	child
-	socket *net.UnixConn // where its replies come from
-	stderr *os.File      // what nsenter or a crash of the shim had to say
+	session int           // and its process group, until the process that it forks has its own
+	socket  *net.UnixConn // where its replies come from
+	stderr  *os.File      // what nsenter or a crash of the shim had to say
 }
 
 // startShim runs the shim, by way of nsenter. stdio is empty with
 // TTY.
-func startShim(l *leader, stdio []*os.File, todo *container.Instructions) (_ *shim, err error) {
+func startShim(ctx context.Context, l *leader, stdio []*os.File, todo *container.Instructions) (_ *shim, err error) {
 	instructions, err := memfd("instructions", 0)
 	if err != nil {
 		return nil, err
@@ -52,33 +55,69 @@ func startShim(l *leader, stdio []*os.File, todo *container.Instructions) (_ *sh
 	if stdio == nil {
 		stdio = make([]*os.File, 3)
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
 	argv, err := l.command()
 	if err != nil {
 		return nil, err
 	}
-	files := []*os.File{
-		null, null, sh.stderr,
-		instructions, replies, l.root, l.mount, l.pidns, stdio[0], stdio[1], stdio[2], executable,
-	}
-	for _, join := range l.joins {
-		files = append(files, join.file)
-	}
+	// In our own cgroup, it starts the shim in that of the command.
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
 	// Nothing of our environment, which may be secret. Few threads and no
 	// garbage collection save the shim a quarter of its start.
-	if sh.child, err = startIn(l.group.dir, argv, []string{"GOMAXPROCS=1", "GOGC=off"}, files); err != nil {
+	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"}
+	// A session of its own: the process that the shim forks must not be in the agent's,
+	// whose terminal it could open as /dev/tty.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Stderr = sh.stderr
+	cmd.ExtraFiles = []*os.File{
+		instructions, replies, l.root, l.mount, l.pidns, stdio[0], stdio[1], stdio[2], l.group.dir, executable,
+	}
+	for _, join := range l.joins {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, join.file)
+	}
+	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err = l.raiseLimits(sh.pid); err != nil {
-		sh.abandon()
-		return nil, err
+	sh.session = cmd.Process.Pid
+	_ = cmd.Process.Release() // we wait ourselves, see abandon
+	replies.Close()           // else there is no end of file
+	if err := sh.begin(ctx, l); err != nil {
+		return nil, sh.abandon(ctx, err)
 	}
 	return sh, nil
 }
+
+// begin has the shim started, with the limits that only we can give it.
+func (s *shim) begin(ctx context.Context, l *leader) error {
+	if err := l.raiseLimits(s.session); err != nil {
+		return err
+	}
+	if _, err := s.socket.Write([]byte{1}); err != nil {
+		return fmt.Errorf("tell shim to start: %w", err)
+	}
+	release := guard(ctx, s.kill)
+	first, _, err := s.receive()
+	release()
+	if err != nil {
+		return err
+	}
+	if first.Pid == 0 {
+		return errNoReply
+	}
+	starter, err := openChild(s.session)
+	if err != nil {
+		return err
+	}
+	defer starter.close()
+	if _, err := starter.reap(); err != nil {
+		return err
+	}
+	s.child, err = openChild(first.Pid)
+	return err
+}
+
+// errNoReply says that the shim has ended without a reply.
+var errNoReply = errors.New("no reply")
 
 func newShim() (_ *shim, replies *os.File, err error) {
 	stderr, err := memfd("stderr", 0)
@@ -109,18 +148,20 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	return conn.(*net.UnixConn), other, nil
 }
 
-// command returns the arguments of nsenter, which runs the shim in those of the
-// leader's namespaces that a thread of the shim cannot join.
+// command returns the arguments of the program that starts nsenter in the group of the
+// command, which in turn runs the shim in those of the leader's namespaces that a
+// thread of the shim cannot join.
 func (l *leader) command() ([]string, error) {
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
 		return nil, fmt.Errorf("find nsenter (install util-linux): %w", err)
 	}
-	argv := []string{nsenter}
+	self := fmt.Sprintf("/proc/self/fd/%d", container.FDExecutable)
+	argv := []string{self, container.PlaceArg, nsenter}
 	for n, join := range l.joins {
 		argv = append(argv, fmt.Sprintf("--%s=/proc/self/fd/%d", join.option, container.FDJoins+n))
 	}
-	return append(argv, "--", fmt.Sprintf("/proc/self/fd/%d", container.FDExecutable), container.EnterArg), nil
+	return append(argv, "--", self, container.EnterArg), nil
 }
 
 func memfd(name string, flags int) (*os.File, error) {
@@ -199,20 +240,25 @@ func (s *shim) kill() {
 	_ = s.socket.SetReadDeadline(time.Now().Add(endTimeout))
 }
 
-// killGroup kills the shim and what is in its process group. In a frozen cgroup it is
-// not even the head of one yet.
-func (s *shim) killGroup() {
-	_ = unix.Kill(s.pid, unix.SIGKILL)
-	_ = unix.Kill(-s.pid, unix.SIGKILL)
-}
+// killGroup kills the shim and what is in its process group.
+func (s *shim) killGroup() { _ = unix.Kill(-s.session, unix.SIGKILL) }
 
-// abandon ends the shim and a process that it may have forked but not reported,
-// which is in its process group until it is told to go on.
-func (s *shim) abandon() (unix.WaitStatus, error) {
+// abandon ends the shim and a process that it may have forked but not reported, which
+// is in its process group until it is told to go on. It returns what is known of the
+// reason: cause or more.
+func (s *shim) abandon(ctx context.Context, cause error) error {
 	s.killGroup()
-	status, err := s.reap()
-	reapLater(-s.pid)
-	return status, err
+	last, err := reapGroup(s.session)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	case errors.Is(cause, errNoReply):
+		return s.explain(last)
+	default:
+		return cause
+	}
 }
 
 // explain says what is known of a shim that has ended without a reply.

@@ -32,7 +32,7 @@ var errSetup = fmt.Errorf("the container has held up the start of the command fo
 func start(ctx context.Context, l *leader, s *streams, command *Command) (*process, error) {
 	setup, cancel := context.WithTimeoutCause(ctx, setupTimeout, errSetup)
 	defer cancel()
-	shim, err := startShim(l, s.child, &container.Instructions{
+	shim, err := startShim(setup, l, s.child, &container.Instructions{
 		Argv: command.Argv, Env: command.Env, Dir: command.Dir, User: command.User,
 		TTY: command.TTY, Confinement: l.confinement,
 	})
@@ -75,17 +75,10 @@ func (s *shim) forked(ctx context.Context) (p *process, err error) {
 	if terminal != nil {
 		terminal.Close()
 	}
-	status, reapErr := s.abandon()
-	switch {
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case reapErr != nil:
-		return nil, reapErr
-	case err == nil:
-		return nil, s.explain(status)
-	default:
-		return nil, err
+	if err == nil {
+		err = errNoReply
 	}
+	return nil, s.abandon(ctx, err)
 }
 
 // finish waits until the process has become the command, and for the shim's end. The

@@ -23,6 +23,9 @@ const (
 
 // First arguments with which the program has to call [Main].
 const (
+	// PlaceArg makes the program start another one in a cgroup, as in "SHIM
+	// start-in-cgroup PROGRAM ARGUMENT…": enter.Run starts the shim by it.
+	PlaceArg = "start-in-cgroup"
 	// EnterArg makes the program the shim that enter.Run starts.
 	EnterArg = "enter-machine"
 	// UserArg makes it the beginning of a payload's own command line, as in
@@ -33,15 +36,21 @@ const (
 
 // Called reports, from the program's arguments, whether it was started as the shim.
 func Called(args []string) bool {
-	return len(args) > 1 && (args[1] == EnterArg || args[1] == UserArg)
+	return len(args) > 1 && (args[1] == PlaceArg || args[1] == EnterArg || args[1] == UserArg)
 }
 
 // Main is the shim. It never returns, and main calls it first thing.
 func Main() {
-	if os.Args[1] == UserArg {
+	var err error
+	switch os.Args[1] {
+	case UserArg:
 		userMain(os.Args[2:])
+	case PlaceArg:
+		err = placeMain(os.Args[2:])
+	default:
+		err = enterMain()
 	}
-	if err := enterMain(); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -3,8 +3,8 @@ package container
 import "golang.org/x/sys/unix"
 
 // Descriptors that package enter starts the shim with, above its own stdio. With TTY
-// the three of the process's stdio are closed. FDExecutable and those from FDJoins on are
-// for nsenter(1) alone.
+// the three of the process's stdio are closed. FDGroup is the cgroup that the shim is started
+// in, FDExecutable and those from FDJoins on are for nsenter(1) alone.
 const (
 	FDInstructions = 3 + iota
 	FDReplies
@@ -14,6 +14,7 @@ const (
 	FDStdin
 	FDStdout
 	FDStderr
+	FDGroup
 	FDExecutable
 	FDJoins
 )
@@ -40,7 +41,7 @@ type Limit struct {
 	Value    unix.Rlimit
 }
 
-// Reply is what the shim answers: first the PID of the process, with the
+// Reply is what the shim answers: first its own PID, then that of the process, with the
 // terminal attached, or an error; then, if need be, why the process cannot
 // execute the command.
 type Reply struct {
