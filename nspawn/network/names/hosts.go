@@ -1,0 +1,136 @@
+package names
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+// HostGateway is the address in an extra host that stands for the host, as in
+// docker.
+const HostGateway = "host-gateway"
+
+// Extra is one name that a job adds to /etc/hosts.
+type Extra struct {
+	Name    string
+	Address netip.Addr
+	Gateway bool // the host's address, which is known once the network is
+}
+
+// ParseExtra parses an entry of extra_hosts, NAME:ADDRESS. The address may be
+// IPv6, with or without brackets, or host-gateway.
+func ParseExtra(entry string) (Extra, error) {
+	name, address, found := strings.Cut(entry, ":")
+	if !found {
+		return Extra{}, fmt.Errorf("extra host %q: want NAME:ADDRESS", entry)
+	}
+	if err := CheckHostname(name); err != nil {
+		return Extra{}, fmt.Errorf("extra host %q: %w", entry, err)
+	}
+	if address == HostGateway {
+		return Extra{Name: name, Gateway: true}, nil
+	}
+	if strings.HasPrefix(address, "[") && strings.HasSuffix(address, "]") {
+		address = address[1 : len(address)-1]
+	}
+	parsed, err := netip.ParseAddr(address)
+	if err != nil || parsed.Zone() != "" { // The name of a link may hold anything, even a line feed.
+		return Extra{}, fmt.Errorf("extra host %q: address %q is neither an IP address nor %s", entry, address, HostGateway)
+	}
+	return Extra{Name: name, Address: parsed}, nil
+}
+
+// Hosts says what /etc/hosts of a container holds.
+type Hosts struct {
+	Hostname  string       // the container's own name; "" adds none
+	Addresses []netip.Addr // the container's own; none is a container that only has a loopback, or the host's network
+	Gateways  []netip.Addr // the host's, for Extra
+	Extra     []Extra
+	Neighbors []Neighbor // others of the same zone
+}
+
+// Neighbor is another container.
+type Neighbor struct {
+	Name      string
+	Addresses []netip.Addr
+}
+
+// String returns the text of the file. A name with a domain is also found
+// without the domain.
+func (h Hosts) String() string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+	if h.Hostname != "" {
+		own := h.Addresses
+		if len(own) == 0 { // as Debian does, hostname(1)
+			own = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 1, 1})}
+		}
+		writeNames(&b, own, h.Hostname)
+	}
+	for _, extra := range h.Extra {
+		addresses := []netip.Addr{extra.Address}
+		if extra.Gateway {
+			addresses = h.Gateways
+		}
+		writeNames(&b, addresses, extra.Name)
+	}
+	for _, neighbor := range h.Neighbors {
+		writeNames(&b, neighbor.Addresses, neighbor.Name)
+	}
+	return b.String()
+}
+
+func writeNames(b *strings.Builder, addresses []netip.Addr, name string) {
+	short, _, _ := strings.Cut(name, ".")
+	for _, address := range addresses {
+		fmt.Fprintf(b, "%s %s", address, name)
+		if short != name {
+			b.WriteString(" " + short)
+		}
+		b.WriteString("\n")
+	}
+}
+
+// CheckHostname returns an error unless name can be the name of a host
+// (hostname(7)). Underscores are not of that standard, but in use.
+func CheckHostname(name string) error {
+	if name == "" {
+		return errors.New("check host name: it is empty")
+	}
+	const longest = 64 // of the kernel (HOST_NAME_MAX)
+	if len(name) > longest {
+		return fmt.Errorf("check host name %q: it has %d characters, at most %d are possible", name, len(name), longest)
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {
+			return fmt.Errorf("check host name %q: parts between dots must not be empty, nor begin or end with a hyphen", name)
+		}
+		for _, c := range []byte(label) {
+			if !letterOrDigit(c) && c != '-' && c != '_' {
+				return fmt.Errorf("check host name %q: %q is not a letter, digit, hyphen or dot", name, rune(c))
+			}
+		}
+	}
+	return nil
+}
+
+func letterOrDigit(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// Rewrite replaces the text of a file that is bound into a container. A new file
+// under the same name would not be seen there, because the mount holds the old
+// one. A reader sees the old text, the new one, or the new one with a tail of
+// the old, for the time between two system calls.
+func Rewrite(file *os.File, text string) error {
+	_, err := file.WriteAt([]byte(text), 0)
+	if err == nil {
+		err = file.Truncate(int64(len(text)))
+	}
+	if err != nil {
+		return fmt.Errorf("rewrite %s: %w", file.Name(), err)
+	}
+	return nil
+}
