@@ -1,0 +1,74 @@
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ForgetFlows ends the UDP flows to the machine's ports of the host that are
+// older than Add. NAT decides once for each flow, and a client that has sent
+// before the port was forwarded would never reach the machine.
+//
+// The kernel walks its whole table of connections, which takes 10 ms and more.
+// The machine need not wait for it.
+func ForgetFlows(m Machine) error {
+	if len(m.Mappings) == 0 {
+		return nil
+	}
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses of the host: %w", err)
+	}
+	return deleteFlows(func(flow *netlink.ConntrackFlow) bool {
+		to := flow.Forward
+		return to.Protocol == unix.IPPROTO_UDP && flow.Reverse.SrcIP.Equal(to.DstIP) && // not forwarded
+			slices.ContainsFunc(m.Mappings, func(mapping Mapping) bool { return mapping.Host == to.DstPort }) &&
+			slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.IP.Equal(to.DstIP) })
+	})
+}
+
+// endFlows ends the flows that were forwarded to a machine: another machine may
+// get the address next, and a flow goes on after its port is no longer forwarded.
+func endFlows(r rows) error {
+	forwards := func(f family) bool { return len(r[f.ports])+len(r[f.anywhere]) > 0 }
+	if !slices.ContainsFunc(families, forwards) {
+		return nil
+	}
+	gone := map[netip.Addr]bool{}
+	for _, f := range families {
+		for _, set := range []string{f.machines, f.direct} {
+			for _, element := range r[set] {
+				address, _ := netip.AddrFromSlice(element.Key) // of the length that the set has
+				gone[address] = true
+			}
+		}
+	}
+	return deleteFlows(func(flow *netlink.ConntrackFlow) bool {
+		address, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
+		return gone[address.Unmap()]
+	})
+}
+
+// flowFilter chooses connections of the kernel's table.
+type flowFilter func(*netlink.ConntrackFlow) bool
+
+// MatchConntrackFlow is called by netlink.
+func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { return f(flow) }
+
+func deleteFlows(filter flowFilter) error {
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		err := error(netlink.ErrDumpInterrupted)
+		for tries := 3; tries > 0 && errors.Is(err, netlink.ErrDumpInterrupted); tries-- {
+			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter)
+		}
+		if err != nil {
+			return fmt.Errorf("delete connections: %w", err)
+		}
+	}
+	return nil
+}

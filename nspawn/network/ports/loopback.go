@@ -1,0 +1,41 @@
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// openLoopback lets connections to 127.0.0.1 and ::1 of the host leave it by the
+// machine's link. The kernel drops packets of 127.0.0.0/8 on other links than lo
+// unless route_localnet is set; the table's guard chain keeps closed what that
+// opens in the other direction. An answer to ::1 is looked up by link, so the
+// link needs a route for it. Both end with the link.
+func openLoopback(m Machine) error {
+	if m.IPv4.IsValid() {
+		path := "/proc/sys/net/ipv4/conf/" + m.Link + "/route_localnet"
+		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {
+			return err
+		}
+	}
+	if !m.IPv6.IsValid() {
+		return nil
+	}
+	link, err := netlink.LinkByName(m.Link)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", m.Link, err)
+	}
+	const behindLo = 1024 // lo's own route has metric 0
+	err = netlink.RouteAdd(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Priority: behindLo,
+		Dst: &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
+	})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("route ::1 by %s: %w", m.Link, err)
+	}
+	return nil
+}

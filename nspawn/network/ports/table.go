@@ -1,0 +1,192 @@
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// Table is the table of the host, in the network namespace of the caller who
+// opened it. Its methods may be called at the same time.
+type Table struct {
+	mu       sync.Mutex
+	conn     *nftables.Conn
+	machines map[string]rows // as they are to be, by name
+}
+
+// Open makes the table, or what is missing of it, and reads what it forwards.
+func Open() (*Table, error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables, is CAP_NET_ADMIN there?: %w", err)
+	}
+	t := &Table{conn: conn}
+	err = t.change(lay)
+	if err == nil {
+		t.machines, err = t.list()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make table inet %s: %w", TableName, err), conn.CloseLasting())
+	}
+	return t, nil
+}
+
+// Close gives up the connection. The table stays.
+func (t *Table) Close() error { return t.conn.CloseLasting() }
+
+// InUseError reports that a port is forwarded to another machine already.
+type InUseError struct{ Port, Owner string }
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("%s of the host is forwarded to machine %s", e.Port, e.Owner)
+}
+
+// Add makes the machine reachable. What the table has for a machine of the same
+// name is replaced. If a port of it is forwarded to another machine, Add returns
+// an *InUseError and changes nothing; the caller knows whether that machine still
+// exists, and removes it if not.
+func (t *Table) Add(m Machine) error {
+	wanted, err := m.rows()
+	if err != nil {
+		return fmt.Errorf("add machine %s to table %s: %w", m.Name, TableName, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(m.Mappings) > 0 && m.Link != "" {
+		if err := openLoopback(m); err != nil {
+			return fmt.Errorf("forward ports of the host's loopback to machine %s: %w", m.Name, err)
+		}
+	}
+	add := func(conn *nftables.Conn) error { return addRows(conn, wanted) }
+	err = t.change(add)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+		err = t.addAnew(m.Name, wanted)
+	}
+	if err != nil {
+		return fmt.Errorf("add machine %s to table %s: %w", m.Name, TableName, err)
+	}
+	t.machines[m.Name] = wanted
+	return nil
+}
+
+// addAnew is Add where the table is missing, or a port is taken: by an earlier
+// machine of the same name, or by another.
+func (t *Table) addAnew(name string, wanted rows) error {
+	if err := t.change(lay); err != nil {
+		return err
+	}
+	have, err := t.list()
+	if err != nil {
+		return err
+	}
+	for owner, other := range have {
+		if taken := overlap(wanted, other); taken != "" && owner != name {
+			return &InUseError{Port: taken, Owner: owner}
+		}
+	}
+	return t.change(func(conn *nftables.Conn) error {
+		return errors.Join(deleteRows(conn, have[name]), addRows(conn, wanted))
+	})
+}
+
+// overlap returns the first port that both forward.
+func overlap(wanted, other rows) string {
+	for _, f := range families {
+		for _, set := range []string{f.ports, f.anywhere} {
+			for _, a := range wanted[set] {
+				same := func(b nftables.SetElement) bool { return slices.Equal(a.Key, b.Key) }
+				if slices.ContainsFunc(other[set], same) {
+					return describeKey(a.Key)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// Remove removes what the table has for a machine, whoever added it, and ends
+// the flows to its addresses. It is not an error if there is nothing.
+func (t *Table) Remove(name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.machines, name)
+	have, err := t.list()
+	if err == nil {
+		err = t.change(func(conn *nftables.Conn) error { return deleteRows(conn, have[name]) })
+	}
+	if errors.Is(err, unix.ENOENT) { // The table was flushed since, or always missing.
+		err = nil
+	}
+	if err == nil {
+		err = endFlows(have[name])
+	}
+	if err != nil {
+		return fmt.Errorf("remove machine %s from table %s: %w", name, TableName, err)
+	}
+	return nil
+}
+
+// Owners returns the names of all machines in the table, sorted.
+func (t *Table) Owners() ([]string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	have, err := t.list()
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("list machines of table %s: %w", TableName, err)
+	}
+	return slices.Sorted(maps.Keys(have)), nil
+}
+
+// change runs one transaction.
+func (t *Table) change(fill func(*nftables.Conn) error) error {
+	err := fill(t.conn)
+	if flushed := t.conn.Flush(); err == nil {
+		err = flushed
+	}
+	return err
+}
+
+// list reads the elements of all machines from the kernel.
+func (t *Table) list() (map[string]rows, error) {
+	machines := map[string]rows{}
+	for _, set := range sets() {
+		elements, err := t.conn.GetSetElements(set)
+		if err != nil {
+			return nil, fmt.Errorf("list elements of %s: %w", set.Name, err)
+		}
+		for _, element := range elements {
+			owner := strings.Clone(element.Comment)
+			if machines[owner] == nil {
+				machines[owner] = rows{}
+			}
+			machines[owner][set.Name] = append(machines[owner][set.Name], element)
+		}
+	}
+	return machines, nil
+}
+
+func addRows(conn *nftables.Conn, r rows) error {
+	return eachSet(r, conn.SetAddElements)
+}
+
+func deleteRows(conn *nftables.Conn, r rows) error {
+	return eachSet(r, conn.SetDeleteElements)
+}
+
+func eachSet(r rows, do func(*nftables.Set, []nftables.SetElement) error) error {
+	for _, set := range sets() {
+		if len(r[set.Name]) == 0 {
+			continue
+		}
+		if err := do(set, r[set.Name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
