@@ -31,6 +31,7 @@ type bootPlan struct {
 	Binds       []Bind
 	Addr        netip.Prefix
 	Gateway     netip.Addr
+	LAN         []netip.Prefix
 }
 
 // bootMain is the process that becomes PID 1. It starts in the new namespaces
@@ -66,6 +67,7 @@ func (p *bootPlan) boot() error {
 		func() error { return makeDevices(devices) },
 		p.writeFiles,
 		func() error { return configureUplink(p.Addr, p.Gateway) },
+		func() error { return configureLAN(p.LAN) },
 		// As the kernel's PID 1 would (it does not when container= is set): nspawn
 		// and mount propagation then behave as on a machine.
 		func() error { return mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "") },

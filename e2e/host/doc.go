@@ -4,7 +4,7 @@
 // A disposable host is a set of namespaces (mount, pid, network, uts, ipc and
 // cgroup) with Debian's systemd as PID 1 on a throw-away overlay of a cached
 // root. It has its own cgroup subtree, an uplink (a veth pair with a private
-// /30) and real directories where overlayfs uppers live. It boots in about a
+// /30), if wanted a link to a bridge that it shares with other hosts, and real directories where overlayfs uppers live. It boots in about a
 // second, and nothing of it is left when it is down.
 //
 // [Up] boots one, [Host.Command] runs commands in it. One supervisor process

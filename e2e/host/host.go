@@ -47,6 +47,10 @@ type Options struct {
 	Suite string // one of Released or Next; bookworm when empty
 	Name  string // also the hostname: lower case letters, digits, hyphens; made up when empty
 	Binds []Bind
+	// LAN names a network that the host shares with the others that name it, by
+	// its interface lan0: they are other machines for each other. Up to 10 lower
+	// case letters and digits; empty is none.
+	LAN string
 }
 
 // Host is a disposable host that is up.
@@ -91,6 +95,9 @@ func (o Options) plan(ctx context.Context) (plan, error) {
 	if !validName.MatchString(o.Name) {
 		return plan{}, fmt.Errorf("name %q: want up to 32 lower case letters, digits and hyphens", o.Name)
 	}
+	if o.LAN != "" && !validLAN.MatchString(o.LAN) {
+		return plan{}, fmt.Errorf("LAN %q: want up to 10 lower case letters and digits", o.LAN)
+	}
 	for _, b := range o.Binds {
 		if !filepath.IsAbs(b.Source) || !filepath.IsAbs(b.Target) {
 			return plan{}, fmt.Errorf("bind %s:%s: want absolute paths", b.Source, b.Target)
@@ -101,7 +108,7 @@ func (o Options) plan(ctx context.Context) (plan, error) {
 		return plan{}, err
 	}
 	base, err := cacheDir("hosts")
-	return plan{Name: o.Name, Suite: o.Suite, Root: root, Base: base, Binds: o.Binds}, err
+	return plan{Name: o.Name, Suite: o.Suite, Root: root, Base: base, Binds: o.Binds, LAN: o.LAN}, err
 }
 
 func startSupervisor() (*Host, error) {
@@ -213,6 +220,16 @@ func (h *Host) Suite() string { return h.record.Suite }
 
 // Addr is the host's address on its uplink, reachable from the machine.
 func (h *Host) Addr() netip.Addr { return h.record.hostAddr().Addr() }
+
+// LANAddrs are the host's addresses in its LAN, IPv4 and IPv6. The machine has no
+// part in it.
+func (h *Host) LANAddrs() []netip.Addr {
+	var addrs []netip.Addr
+	for _, prefix := range h.record.lanAddrs() {
+		addrs = append(addrs, prefix.Addr())
+	}
+	return addrs
+}
 
 // Gateway is the machine's address on the host's uplink.
 func (h *Host) Gateway() netip.Addr { return h.record.callerAddr().Addr() }

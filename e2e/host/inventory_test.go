@@ -76,6 +76,8 @@ func (i inventory) left() []string {
 	add("mounts", withMounts)
 	add("cgroup", exists(i.record.cgroup()))
 	add("interface", linkExists(i.record.link()))
+	add("port", i.record.LAN != "" && linkExists(i.record.port()))
+	add("LAN", i.record.LAN != "" && linkExists(i.record.bridge()))
 	add("files", exists(i.record.Dir))
 	add("record", exists(i.record.path("")))
 	return left

@@ -22,6 +22,7 @@ type record struct {
 	Name       string
 	Suite      string
 	Index      int    // names the link and its addresses
+	LAN        string // see Options
 	Dir        string // the host's files on disk
 	Supervisor int
 	Leader     int // PID 1 of the host, seen from outside; 0 before it runs
@@ -94,7 +95,7 @@ func lockRegistry() (*os.File, error) {
 
 // claim enters a new host under a free index and returns it with the lock
 // that says its supervisor, the calling process, is alive.
-func claim(name, suite, base string) (*record, *os.File, error) {
+func claim(name, suite, base, lan string) (*record, *os.File, error) {
 	registry, err := lockRegistry()
 	if err != nil {
 		return nil, nil, err
@@ -104,7 +105,7 @@ func claim(name, suite, base string) (*record, *os.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &record{Name: name, Suite: suite, Dir: filepath.Join(base, name), Supervisor: os.Getpid()}
+	r := &record{Name: name, Suite: suite, Dir: filepath.Join(base, name), LAN: lan, Supervisor: os.Getpid()}
 	used := map[int]bool{}
 	for _, h := range hosts {
 		if h.Name == name {
@@ -112,7 +113,7 @@ func claim(name, suite, base string) (*record, *os.File, error) {
 		}
 		used[h.Index] = true
 	}
-	for used[r.Index] || linkExists(r.link()) {
+	for used[r.Index] || linkExists(r.link()) || linkExists(r.port()) {
 		r.Index++
 	}
 	if err := os.Mkdir(filepath.Join(registryDir, name), 0o700); err != nil {
@@ -178,6 +179,7 @@ func (r *record) remove() error {
 	err := errors.Join(
 		killCgroup(r.cgroup()),
 		removeLink(r.link()),
+		r.leaveLAN(),
 		removeCgroup(r.cgroup()),
 		freeLoops(r.Dir),
 		removeTree(r.Dir),
@@ -188,8 +190,11 @@ func (r *record) remove() error {
 	return nil
 }
 
-// forget removes the record. The registry must be locked.
+// forget removes the record, and the LAN with its last host. The registry must be locked.
 func (r *record) forget() error {
+	if err := r.removeEmptyLAN(); err != nil {
+		return err
+	}
 	return os.RemoveAll(filepath.Join(registryDir, r.Name))
 }
 

@@ -11,7 +11,8 @@ import (
 )
 
 const hostPackages = "systemd,systemd-sysv,systemd-container,dbus,iproute2,nftables,iptables," +
-	"libpam-systemd,procps,systemd-resolved,ca-certificates,containernetworking-plugins,curl,udev,kmod"
+	"libpam-systemd,procps,systemd-resolved,ca-certificates,containernetworking-plugins,curl,udev,kmod," +
+	"firewalld,ufw,dnsmasq-base,bind9-dnsutils"
 
 // prepareHost runs in a fresh root. Networkd must leave the uplink alone;
 // nothing may wait for it, or run on its own while tests measure. Of the
@@ -23,6 +24,7 @@ for conf in /usr/lib/sysctl.d/*.conf; do
 	grep '^-\?net\.' "$conf" >"/etc/sysctl.d/${conf##*/}" || true
 done
 systemctl enable systemd-networkd.service systemd-resolved.service
+systemctl disable firewalld.service ufw.service
 systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
 	dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*

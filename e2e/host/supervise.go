@@ -25,6 +25,7 @@ type plan struct {
 	Root        string // cached root
 	Base        string // where the host's files go
 	Binds       []Bind
+	LAN         string
 }
 
 // report is what a supervisor tells the caller: once when the host is up, and
@@ -60,7 +61,7 @@ func supervise(control io.Reader, reports *json.Encoder) (err error) {
 	if err := lines.Decode(&p); err != nil {
 		return fmt.Errorf("read plan: %w", err)
 	}
-	r, alive, err := claim(p.Name, p.Suite, p.Base)
+	r, alive, err := claim(p.Name, p.Suite, p.Base, p.LAN)
 	if err != nil {
 		return err
 	}
@@ -166,12 +167,12 @@ func (r *record) startLeader(p plan) (<-chan struct{}, error) {
 		_ = cmd.Wait()
 	}()
 	r.Leader = cmd.Process.Pid
-	if err := errors.Join(r.save(), r.makeLink()); err != nil {
+	if err := errors.Join(r.save(), r.makeLink(), r.joinLAN()); err != nil {
 		return nil, err
 	}
 	err = json.NewEncoder(tell).Encode(bootPlan{
 		Name: r.Name, Suite: r.Suite, Root: p.Root, Dir: r.Dir, Binds: append(binds, p.Binds...),
-		Addr: r.hostAddr(), Gateway: r.callerAddr().Addr(),
+		Addr: r.hostAddr(), Gateway: r.callerAddr().Addr(), LAN: r.lanAddrs(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("tell PID 1 its plan: %w", err)

@@ -18,7 +18,8 @@ import (
 
 const usage = `usage: disposable-host COMMAND
 
-  up [--suite SUITE] [--bind SRC:DST[:ro]]... NAME    boot a host that stays up
+  up [--suite SUITE] [--lan LAN] [--bind SRC:DST[:ro]]... NAME
+                                                      boot a host that stays up
   exec NAME -- CMD...                                 run a command in it
   shell NAME                                          an interactive shell in it
   addr NAME                                           its address
@@ -29,7 +30,8 @@ const usage = `usage: disposable-host COMMAND
   test [--suite SUITE] [--race] [--run REGEXP] PKG... the host tests of packages, in a fresh host
   image busybox | debian                              the directory of a guest image
   nomad                                               the path of a Nomad agent
-SUITE is bookworm (the default), trixie or forky.
+SUITE is bookworm (the default), trixie or forky. Hosts with the same LAN are
+other machines for each other.
 `
 
 func main() {
@@ -77,6 +79,7 @@ func hostFlags(name string) (*flag.FlagSet, *host.Options) {
 		opts.Binds = append(opts.Binds, b)
 		return err
 	})
+	flags.StringVar(&opts.LAN, "lan", "", "`name` of a network to share with other hosts, by lan0")
 	return flags, opts
 }
 
