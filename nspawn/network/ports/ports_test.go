@@ -11,17 +11,19 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/network/networktest"
 )
 
 // TestReach asks for a forwarded port from everywhere, and compares which client
 // the container sees.
 func TestReach(t *testing.T) {
 	w := newWorld(t)
-	w.web.serve(t, ":80", "web")
+	w.web.Serve(t, ":80", "web")
 	must.NoError(t, w.add("sibling"))
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
 	for _, test := range []struct {
-		from         *space
+		from         *networktest.Space
 		to, expected string
 	}{
 		{w.other, "203.0.113.1", "203.0.113.2"},
@@ -40,41 +42,41 @@ func TestReach(t *testing.T) {
 		{w.web, "[2001:db8::1]", "fd00:1::1"},
 	} {
 		for _, network := range []string{"tcp", "udp"} {
-			got := test.from.ask(network, test.to+":8080")
+			got := test.from.Ask(network, test.to+":8080")
 			if test.to == "localhost" && got == "web from 10.99.1.1" { // whichever comes first
 				continue
 			}
 			must.Eq(t, "web from "+test.expected, got, must.Sprint(network, " to ", test.to))
 		}
 	}
-	w.other.serve(t, ":7000", "other")
-	must.Eq(t, "other from 203.0.113.1", w.web.ask("tcp", "203.0.113.2:7000")) // masqueraded
-	must.Eq(t, "other from 2001:db8::1", w.web.ask("udp", "[2001:db8::2]:7000"))
+	w.other.Serve(t, ":7000", "other")
+	must.Eq(t, "other from 203.0.113.1", w.web.Ask("tcp", "203.0.113.2:7000")) // masqueraded
+	must.Eq(t, "other from 2001:db8::1", w.web.Ask("udp", "[2001:db8::2]:7000"))
 
 	w.remove(t, "web")
-	must.Eq(t, "", w.other.ask("tcp", "203.0.113.1:8080"))
-	must.Eq(t, "", w.host.ask("tcp", "127.0.0.1:8080"))
+	must.Eq(t, "", w.other.Ask("tcp", "203.0.113.1:8080"))
+	must.Eq(t, "", w.host.Ask("tcp", "127.0.0.1:8080"))
 }
 
 func TestHostIP(t *testing.T) {
 	w := newWorld(t)
-	w.web.serve(t, ":80", "web")
+	w.web.Serve(t, ":80", "web")
 	address := netip.MustParseAddr
 	must.NoError(t, w.add("web", Mapping{address("203.0.113.7"), 8080, 80}, Mapping{address("127.0.0.1"), 8081, 80},
 		Mapping{address("2001:db8::1"), 8082, 80}, Mapping{address("::1"), 8083, 80}))
 	for _, to := range []string{"203.0.113.7:8080", "127.0.0.1:8081", "[2001:db8::1]:8082", "[::1]:8083"} {
-		must.StrHasPrefix(t, "web", w.host.ask("tcp", to), must.Sprint(to))
-		must.StrHasPrefix(t, "web", w.host.ask("udp", to), must.Sprint(to))
+		must.StrHasPrefix(t, "web", w.host.Ask("tcp", to), must.Sprint(to))
+		must.StrHasPrefix(t, "web", w.host.Ask("udp", to), must.Sprint(to))
 	}
 	for _, to := range []string{
 		"203.0.113.1:8080", "127.0.0.1:8080", "[2001:db8::1]:8080", "203.0.113.7:8081", "[::1]:8081",
 		"203.0.113.7:8082", "127.0.0.1:8083",
 	} {
-		must.Eq(t, "", w.host.ask("tcp", to), must.Sprint(to))
+		must.Eq(t, "", w.host.Ask("tcp", to), must.Sprint(to))
 	}
-	w.other.ip(t, "route add 127.0.0.1/32 via 203.0.113.1")
-	w.other.run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
-	must.Eq(t, "", w.other.askFrom(&net.TCPAddr{IP: net.IPv4(203, 0, 113, 2)}, "tcp", "127.0.0.1:8081"))
+	w.other.IP(t, "route add 127.0.0.1/32 via 203.0.113.1")
+	w.other.Run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
+	must.Eq(t, "", w.other.AskFrom(&net.TCPAddr{IP: net.IPv4(203, 0, 113, 2)}, "tcp", "127.0.0.1:8081"))
 
 	m := w.machines["web"]
 	m.IPv6, m.Mappings = netip.Addr{}, []Mapping{{address("::1"), 8084, 80}}
@@ -85,18 +87,18 @@ func TestHostIP(t *testing.T) {
 // listen on its loopback, while ports of the container are forwarded there.
 func TestLoopbackStaysClosed(t *testing.T) {
 	w := newWorld(t)
-	w.host.serve(t, "127.0.0.1:9000", "secret")
-	w.host.serve(t, "[::1]:9000", "secret")
+	w.host.Serve(t, "127.0.0.1:9000", "secret")
+	w.host.Serve(t, "[::1]:9000", "secret")
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
-	w.web.run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
-	w.web.ip(t, "route del local 127.0.0.0/8 table local dev lo", "addr del 127.0.0.1/8 dev lo",
+	w.web.Run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
+	w.web.IP(t, "route del local 127.0.0.0/8 table local dev lo", "addr del 127.0.0.1/8 dev lo",
 		"route add 127.0.0.1/32 via 10.99.1.1", "-6 addr del ::1/128 dev lo", "-6 route add ::1/128 via fd00:1::1")
 	for _, network := range []string{"tcp", "udp"} {
-		must.Eq(t, "", w.web.ask(network, "127.0.0.1:9000"))
-		must.Eq(t, "", w.web.ask(network, "[::1]:9000"))
+		must.Eq(t, "", w.web.Ask(network, "127.0.0.1:9000"))
+		must.Eq(t, "", w.web.Ask(network, "[::1]:9000"))
 	}
-	must.Eq(t, "secret from 127.0.0.1", w.host.ask("tcp", "127.0.0.1:9000")) // it is there
-	must.Eq(t, "secret from ::1", w.host.ask("tcp", "[::1]:9000"))
+	must.Eq(t, "secret from 127.0.0.1", w.host.Ask("tcp", "127.0.0.1:9000")) // it is there
+	must.Eq(t, "secret from ::1", w.host.Ask("tcp", "[::1]:9000"))
 }
 
 // TestForgery sends packets from one container under the address of the other.
@@ -106,7 +108,7 @@ func TestForgery(t *testing.T) {
 	for _, to := range []string{"10.99.1.1:9000", "[fd00:1::1]:9000"} {
 		var conn net.PacketConn
 		var err error
-		w.host.do(func() { conn, err = net.ListenPacket("udp", to) })
+		w.host.Do(func() { conn, err = net.ListenPacket("udp", to) })
 		must.NoError(t, err)
 		defer conn.Close()
 		go func() {
@@ -119,7 +121,7 @@ func TestForgery(t *testing.T) {
 	send := func(from, to string) {
 		t.Helper()
 		var err error
-		w.sibling.do(func() {
+		w.sibling.Do(func() {
 			var conn net.Conn
 			local := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))
 			dialer := net.Dialer{LocalAddr: local}
@@ -130,7 +132,7 @@ func TestForgery(t *testing.T) {
 		})
 		must.NoError(t, err)
 	}
-	w.sibling.ip(t, "addr add 10.99.1.2/32 dev lo", "addr add fd00:1::2/128 dev lo nodad")
+	w.sibling.IP(t, "addr add 10.99.1.2/32 dev lo", "addr add fd00:1::2/128 dev lo nodad")
 	send("10.99.1.2:5555", "10.99.1.1:9000")
 	send("[fd00:1::2]:5555", "[fd00:1::1]:9000")
 	send("10.99.2.2:5555", "10.99.1.1:9000") // the truth comes last
@@ -156,17 +158,17 @@ func TestOwners(t *testing.T) {
 
 	m := w.machines["web"] // the same name at another address
 	m.IPv4, m.Mappings = netip.MustParseAddr("10.99.9.2"), []Mapping{{Host: 8081, Container: 80}, {Host: 8080, Container: 81}}
-	w.host.do(func() { err = w.table.Add(m) })
+	w.host.Do(func() { err = w.table.Add(m) })
 	must.NoError(t, err)
 	must.NoError(t, w.add("sibling", Mapping{Host: 9090, Container: 80}))
 	var next *Table
-	w.host.do(func() { next, err = Open() }) // by the next plugin
+	w.host.Do(func() { next, err = Open() }) // by the next plugin
 	must.NoError(t, err)
 	defer next.Close()
 	must.Eq(t, []string{"sibling", "web"}, owners(next))
-	w.host.do(func() { err = next.Remove("web") })
+	w.host.Do(func() { err = next.Remove("web") })
 	must.NoError(t, err)
-	w.host.do(func() { err = next.Remove("web") })
+	w.host.Do(func() { err = next.Remove("web") })
 	must.NoError(t, err)
 	must.Eq(t, []string{"sibling"}, owners(next))
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
@@ -179,26 +181,26 @@ func TestOwners(t *testing.T) {
 // that was restarted.
 func TestWatch(t *testing.T) {
 	w := newWorld(t)
-	w.web.serve(t, ":80", "web")
+	w.web.Serve(t, ":80", "web")
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
 	conn := func() (c *nftables.Conn) {
 		var err error
-		w.host.do(func() { c, err = nftables.New(nftables.AsLasting()) })
+		w.host.Do(func() { c, err = nftables.New(nftables.AsLasting()) })
 		must.NoError(t, err)
 		return c
 	}()
 	defer conn.CloseLasting()
 	var next *Table
 	var err error
-	w.host.do(func() { next, err = Open() })
+	w.host.Do(func() { next, err = Open() })
 	must.NoError(t, err)
 	defer next.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	repaired, ended := make(chan bool, 100), make(chan error, 1)
 	conn.DelTable(table) // before it is watched
 	must.NoError(t, conn.Flush())
-	watcher := w.host.twin(t) // Watch does not return.
-	go watcher.do(func() {
+	watcher := w.host.Twin(t) // Watch does not return.
+	go watcher.Do(func() {
 		ended <- next.Watch(ctx, func(done bool, err error) {
 			if err != nil {
 				t.Error(err)
@@ -230,7 +232,7 @@ func TestWatch(t *testing.T) {
 		for len(repaired) > 0 {
 			<-repaired
 		}
-		must.Eq(t, "web from 10.99.1.1", w.host.ask("tcp", "127.0.0.1:8080"), must.Sprint("after ", name))
+		must.Eq(t, "web from 10.99.1.1", w.host.Ask("tcp", "127.0.0.1:8080"), must.Sprint("after ", name))
 	}
 	cancel()
 	must.ErrorIs(t, <-ended, context.Canceled)
@@ -240,15 +242,15 @@ func TestWatch(t *testing.T) {
 // sending from the same socket.
 func TestUDPFlows(t *testing.T) {
 	w := newWorld(t)
-	w.web.serve(t, ":80", "web")
-	w.sibling.serve(t, ":80", "sibling")
+	w.web.Serve(t, ":80", "web")
+	w.sibling.Serve(t, ":80", "sibling")
 	var conn net.Conn
 	var err error
-	w.other.do(func() { conn, err = net.Dial("udp", "203.0.113.1:8080") })
+	w.other.Do(func() { conn, err = net.Dial("udp", "203.0.113.1:8080") })
 	must.NoError(t, err)
 	defer conn.Close()
 	ask := func() string {
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(networktest.Patience))
 		_, _ = conn.Write([]byte("hello"))
 		buffer := make([]byte, 100)
 		n, _ := conn.Read(buffer)
@@ -275,7 +277,7 @@ func TestCost(t *testing.T) {
 	measure := func() (fastest time.Duration) {
 		fastest = time.Hour
 		for range 30 {
-			w.host.do(func() {
+			w.host.Do(func() {
 				begin := time.Now()
 				must.NoError(t, w.table.Add(Machine{Name: "next", IPv4: netip.MustParseAddr("10.99.77.2"), Mappings: []Mapping{{Host: 9999, Container: 80}}}))
 				fastest = min(fastest, time.Since(begin))
@@ -289,7 +291,7 @@ func TestCost(t *testing.T) {
 		m.Name = fmt.Sprint("machine-", n)
 		m.IPv4 = netip.AddrFrom4([4]byte{10, 98, byte(n / 256), byte(n)})
 		m.IPv6, m.Mappings, m.Link = netip.Addr{}, []Mapping{{Host: uint16(10000 + n), Container: 80}}, ""
-		w.host.do(func() { must.NoError(t, w.table.Add(m)) })
+		w.host.Do(func() { must.NoError(t, w.table.Add(m)) })
 	}
 	many := measure()
 	t.Log("added in", one, "with 500 present in", many)
@@ -299,11 +301,11 @@ func TestCost(t *testing.T) {
 func TestReserve(t *testing.T) {
 	w := newWorld(t)
 	reserve := func(mappings ...Mapping) (r *Reservation, err error) {
-		w.host.do(func() { r, err = Reserve(mappings) })
+		w.host.Do(func() { r, err = Reserve(mappings) })
 		return r, err
 	}
 	listen := func(network, address string) (err error) {
-		w.host.do(func() {
+		w.host.Do(func() {
 			if network == "udp" {
 				var conn net.PacketConn
 				if conn, err = net.ListenPacket(network, address); err == nil {
@@ -330,7 +332,7 @@ func TestReserve(t *testing.T) {
 	must.NoError(t, r.Close())
 	must.NoError(t, listen("tcp", ":8080"))
 
-	w.host.serve(t, "127.0.0.1:8080", "daemon")
+	w.host.Serve(t, "127.0.0.1:8080", "daemon")
 	_, err = reserve(Mapping{Host: 8082}, Mapping{Host: 8080})
 	must.ErrorContains(t, err, "`ss -anp sport = :8080` shows which")
 	must.NoError(t, listen("tcp", ":8082")) // given back

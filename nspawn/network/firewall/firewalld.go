@@ -1,0 +1,99 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+)
+
+const firewalld = "org.fedoraproject.FirewallD1"
+
+// zone forwards what comes in, and keeps most of the host's services closed. It is
+// NetworkManager's, for shared connections, and only there with it
+// (/usr/lib/firewalld/zones/nm-shared.xml). Links are in it until firewalld
+// reloads, so nothing of its configuration is changed. Zones and policies of our
+// own would need a reload, which makes firewalld forget what an operator has not
+// stored.
+const zone = "nm-shared"
+
+// openFirewalld adds the links to the zone, unless the operator has them in
+// another. Without firewalld there is nothing to do.
+func openFirewalld(ctx context.Context, prefixes []string) (finding *Finding, err error) {
+	err = eachLink(ctx, prefixes, func(bus dbus.BusObject, link string) error {
+		var in string
+		if err := bus.CallWithContext(ctx, firewalld+".zone.getZoneOfInterface", dbus.FlagNoAutoStart, link).Store(&in); err != nil {
+			return fmt.Errorf("find the zone of links %s in firewalld: %w", link, err)
+		}
+		var zones []string
+		if err := bus.CallWithContext(ctx, firewalld+".zone.getZones", dbus.FlagNoAutoStart).Store(&zones); err != nil {
+			return fmt.Errorf("list zones of firewalld: %w", err)
+		}
+		if in != "" {
+			return nil
+		}
+		if !slices.Contains(zones, zone) {
+			finding = firewalldFinding(prefixes)
+			return nil
+		}
+		err := bus.CallWithContext(ctx, firewalld+".zone.addInterface", dbus.FlagNoAutoStart, zone, link).Err
+		if err != nil && !says(err, "ZONE_ALREADY_SET") {
+			return fmt.Errorf("add links %s to zone %s of firewalld, `firewall-cmd --zone=%s --add-interface=%s` does it, too: %w", link, zone, zone, link, err)
+		}
+		return nil
+	})
+	return finding, err
+}
+
+func firewalldFinding(prefixes []string) *Finding {
+	commands := []string{"--new-zone=nspawn"}
+	for _, prefix := range prefixes {
+		commands = append(commands, "--zone=nspawn --add-interface="+prefix+"+")
+	}
+	commands = append(commands, "--new-policy=nspawn-out", "--policy=nspawn-out --set-target=ACCEPT",
+		"--policy=nspawn-out --add-ingress-zone=nspawn", "--policy=nspawn-out --add-egress-zone=ANY")
+	for i, command := range commands {
+		commands[i] = "firewall-cmd --permanent " + command
+	}
+	return &Finding{
+		Problem: "firewalld may reject what containers send to other machines and to each other",
+		Remedy:  strings.Join(append(commands, "firewall-cmd --reload"), " && "),
+	}
+}
+
+func closeFirewalld(ctx context.Context, prefixes []string) error {
+	return eachLink(ctx, prefixes, func(bus dbus.BusObject, link string) error {
+		err := bus.CallWithContext(ctx, firewalld+".zone.removeInterface", dbus.FlagNoAutoStart, zone, link).Err
+		isOut := func(code string) bool { return says(err, code) }
+		if err != nil && !slices.ContainsFunc([]string{"UNKNOWN_INTERFACE", "NOT_ENABLED", "ZONE_CONFLICT", "INVALID_ZONE"}, isOut) {
+			return fmt.Errorf("remove links %s from zone %s of firewalld: %w", link, zone, err)
+		}
+		return nil
+	})
+}
+
+// says reports whether firewalld answers with a code of its own.
+func says(err error, code string) bool { return strings.Contains(err.Error(), code) }
+
+// eachLink calls do for each pattern of links if firewalld runs.
+func eachLink(ctx context.Context, prefixes []string, do func(bus dbus.BusObject, link string) error) error {
+	conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return nil // Firewalld needs the bus itself.
+	}
+	defer conn.Close()
+	var runs bool
+	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, firewalld).Store(&runs)
+	if err != nil || !runs {
+		return err
+	}
+	bus := conn.Object(firewalld, "/org/fedoraproject/FirewallD1")
+	var errs []error
+	for _, prefix := range prefixes {
+		errs = append(errs, do(bus, prefix+"+"))
+	}
+	return errors.Join(errs...)
+}
