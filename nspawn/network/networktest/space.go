@@ -27,6 +27,13 @@ type Space struct {
 	Path string // of the namespace
 }
 
+// Bare makes a namespace as a container's is at first.
+func Bare(t testing.TB) *Space {
+	t.Helper()
+	hosttest.RequireRoot(t)
+	return start(t, func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+}
+
 // New makes a namespace, with lo up.
 func New(t testing.TB) *Space {
 	t.Helper()

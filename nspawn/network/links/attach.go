@@ -1,0 +1,178 @@
+package links
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// attach makes a link of a kind that is not Veth.
+func (h *Host) attach(host, container *space, s Spec) (Connection, error) {
+	switch s.Kind {
+	case Zone:
+		return h.joinZone(host, container, s)
+	case Bridge:
+		bridge, err := host.LinkByName(s.Of)
+		if err != nil {
+			return Connection{}, fmt.Errorf("find bridge %s of the host, is it there?: %w", s.Of, err)
+		}
+		if bridge.Type() != "bridge" {
+			return Connection{}, fmt.Errorf("use %s as bridge: it is a link of type %s", s.Of, bridge.Type())
+		}
+		return h.addPort(host, container, s, bridge)
+	case Macvlan, Ipvlan, Interface:
+		parent, err := host.LinkByName(s.Of)
+		if err != nil {
+			return Connection{}, fmt.Errorf("find interface %s of the host, is it there?: %w", s.Of, err)
+		}
+		return h.share(host, container, s, parent)
+	default:
+		return Connection{}, fmt.Errorf("connect by %q: no such kind", s.Kind)
+	}
+}
+
+// addPort makes a veth link whose host's end is a port of a bridge.
+func (h *Host) addPort(host, container *space, s Spec, bridge netlink.Link) (Connection, error) {
+	outside, err := h.makePair(host, container, s, bridge.Attrs().Index)
+	if err != nil {
+		return Connection{}, err
+	}
+	return Connection{
+		Interface: s.name(guestName), Link: outside.name(), Bridge: bridge.Attrs().Name, MAC: h.mac(s.Machine, containerEnd),
+	}, outside.up()
+}
+
+// zonePrefix begins the name of the bridge of a zone, and zoneLock is the file by
+// which systemd-nspawn keeps the making and removal of zones apart.
+const (
+	zonePrefix = "vz-"
+	zoneLock   = "/run/systemd/nspawn-network-zone"
+)
+
+// joinZone makes the zone if it is not there. The bridge is left down:
+// systemd-networkd brings it up with an address, and offers others by DHCP.
+func (h *Host) joinZone(host, container *space, s Spec) (Connection, error) {
+	name := zonePrefix + s.Of
+	if len(name) >= unix.IFNAMSIZ {
+		return Connection{}, fmt.Errorf("name zone %s: at most %d characters are possible", s.Of, unix.IFNAMSIZ-1-len(zonePrefix))
+	}
+	lock, err := lockZones()
+	if err != nil {
+		return Connection{}, err
+	}
+	defer lock.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	if err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return Connection{}, fmt.Errorf("create bridge %s of the zone: %w", name, err)
+	}
+	bridge, err := host.LinkByName(name)
+	if err != nil {
+		return Connection{}, fmt.Errorf("find bridge %s of the zone: %w", name, err)
+	}
+	return h.addPort(host, container, s, bridge)
+}
+
+// lockZones takes the lock until the file is closed. Others hold it for a moment
+// only.
+func lockZones() (*os.File, error) {
+	file, err := os.OpenFile(zoneLock, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock of zones: %w", err)
+	}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock zones: %w", err), file.Close())
+	}
+	return file, nil
+}
+
+// leaveZone removes the zone whose bridge has the index, if that is a zone and has
+// no more ports.
+func (s *space) leaveZone(index int) error {
+	if index == 0 {
+		return nil
+	}
+	bridge, err := s.LinkByIndex(index)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find the zone: %w", err)
+	}
+	name := bridge.Attrs().Name
+	if len(name) <= len(zonePrefix) || name[:len(zonePrefix)] != zonePrefix {
+		return nil
+	}
+	lock, err := lockZones()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	all, err := s.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, link := range all {
+		if link.Attrs().MasterIndex == index {
+			return nil
+		}
+	}
+	if err := s.LinkDel(bridge); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove empty zone %s: %w", name, err)
+	}
+	return nil
+}
+
+// share makes a link of an interface of the host in the container, or moves the
+// interface there. systemd-nspawn calls them mv-NAME and iv-NAME.
+func (h *Host) share(host, container *space, s Spec, parent netlink.Link) (Connection, error) {
+	if s.Kind == Interface {
+		return moveInterface(host, container, s, parent)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.ParentIndex, attrs.Namespace = parent.Attrs().Index, netlink.NsFd(container.file.Fd())
+	c := Connection{MAC: h.mac(s.Machine, containerEnd)}
+	var link netlink.Link
+	if s.Kind == Macvlan {
+		attrs.Name, attrs.HardwareAddr = s.name(shorten("mv-"+s.Of)), c.MAC
+		link = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+	} else {
+		attrs.Name, c.MAC = s.name(shorten("iv-"+s.Of)), parent.Attrs().HardwareAddr
+		link = &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2}
+	}
+	if err := host.LinkAdd(link); err != nil {
+		return Connection{}, fmt.Errorf("create %s %s of %s: %w", s.Kind, attrs.Name, s.Of, err)
+	}
+	if err := host.LinkSetUp(parent); err != nil {
+		return Connection{}, fmt.Errorf("bring up %s: %w", s.Of, err)
+	}
+	c.Interface = attrs.Name
+	return c, nil
+}
+
+// shorten cuts a name to what the kernel takes.
+func shorten(name string) string { return name[:min(len(name), unix.IFNAMSIZ-1)] }
+
+// moveInterface takes an interface from the host. The kernel gives it back when
+// the namespace ends, unless it is virtual.
+func moveInterface(host, container *space, s Spec, link netlink.Link) (Connection, error) {
+	if err := host.LinkSetNsFd(link, int(container.file.Fd())); err != nil {
+		return Connection{}, fmt.Errorf("move interface %s to the container: %w", s.Of, err)
+	}
+	inside, err := container.end(s.Of)
+	if err != nil {
+		return Connection{}, err
+	}
+	if name := s.name(s.Of); name != s.Of {
+		if err := container.LinkSetName(inside.Link, name); err != nil {
+			return Connection{}, fmt.Errorf("rename interface %s to %s: %w", s.Of, name, err)
+		}
+	}
+	return Connection{Interface: s.name(s.Of), MAC: link.Attrs().HardwareAddr}, nil
+}

@@ -1,0 +1,189 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+)
+
+const (
+	// leasePatience bounds the wait for a server. One that first asks whether
+	// somebody has the address takes 3 s.
+	leasePatience = 12 * time.Second
+	// firstTry is short, because the link, or the server of a new zone, is often
+	// ready a moment later. Each next try lasts twice as long.
+	firstTry = 20 * time.Millisecond
+)
+
+// lease asks for an address by DHCP, from the container's namespace, and assigns
+// it for as long as the lease lasts. A plugin that is away does not renew it, and
+// the container then loses an address that the server may give to others.
+func (h *Host) lease(ctx context.Context, container *space, s Spec, c Connection) (Connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	defer cancel()
+	err := c.ask(ctx, container.file, func(client *nclient4.Client) (*dhcpv4.DHCPv4, error) {
+		offer, err := client.DiscoverOffer(ctx, modify(s.Machine)...)
+		if err != nil {
+			return nil, err
+		}
+		lease, err := client.RequestFromOffer(ctx, offer, modify(s.Machine)...)
+		if err != nil {
+			return nil, err
+		}
+		return lease.ACK, nil
+	})
+	if err != nil {
+		return Connection{}, fmt.Errorf("get an address for %s by DHCP, does a server answer there? "+
+			"A zone needs systemd-networkd on the host: %w", c.Interface, err)
+	}
+	return c, container.assign(c)
+}
+
+// Renew extends the lease of an address that a machine has had from Connect, also
+// by an earlier plugin. It returns when the lease ends then.
+func Renew(ctx context.Context, namespace *os.File, machine string, c Connection) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	defer cancel()
+	had := c.IPv4
+	err := c.ask(ctx, namespace, func(client *nclient4.Client) (*dhcpv4.DHCPv4, error) {
+		return confirm(ctx, client, machine, c)
+	})
+	if err == nil && c.IPv4 != had {
+		err = fmt.Errorf("the server gives %s instead", c.IPv4)
+	}
+	if err == nil {
+		err = extend(namespace, c)
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("renew lease of %s on %s of machine %s: %w", had, c.Interface, machine, err)
+	}
+	return c.Expires, nil
+}
+
+func extend(namespace *os.File, c Connection) error {
+	container, err := openContainer(namespace)
+	if err != nil {
+		return err
+	}
+	defer container.Close()
+	return container.assign(c)
+}
+
+// confirm asks for the address that the machine has, of any server, as after a
+// reboot (RFC 2131, 3.2). So nothing else has to be remembered.
+func confirm(ctx context.Context, client *nclient4.Client, machine string, c Connection) (*dhcpv4.DHCPv4, error) {
+	request, err := dhcpv4.New(append(modify(machine),
+		dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithHwAddr(c.MAC),
+		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(c.IPv4.Addr().AsSlice())))...)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.SendAndRead(ctx, nclient4.DefaultServers, request,
+		nclient4.IsMessageType(dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak))
+	if err != nil {
+		return nil, err
+	}
+	if answer.MessageType() == dhcpv4.MessageTypeNak {
+		return nil, errRefused
+	}
+	return answer, nil
+}
+
+var errRefused = errors.New("the server refuses")
+
+// modify names the machine to the server, which then gives it the same address
+// again. Servers answer by broadcast: the address is not there yet, and an ipvlan
+// has the MAC address of its parent.
+func modify(machine string) []dhcpv4.Modifier {
+	id := append([]byte{0}, machine...) // type 0 is not a hardware address (RFC 2132, 9.14)
+	return []dhcpv4.Modifier{
+		dhcpv4.WithOption(dhcpv4.OptClientIdentifier(id)), dhcpv4.WithBroadcast(true),
+		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
+			dhcpv4.OptionDomainName, dhcpv4.OptionDNSDomainSearchList),
+	}
+}
+
+// ask runs a conversation with a server from a namespace, and takes over what the
+// server says in the end.
+func (c *Connection) ask(ctx context.Context, namespace *os.File, talk func(*nclient4.Client) (*dhcpv4.DHCPv4, error)) error {
+	var ack *dhcpv4.DHCPv4
+	err := within(namespace, func() error {
+		client, err := nclient4.New(c.Interface, nclient4.WithTimeout(firstTry), nclient4.WithRetry(-1))
+		if err != nil {
+			return fmt.Errorf("open packet socket on %s: %w", c.Interface, err)
+		}
+		defer client.Close()
+		ack, err = talk(client)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	return c.take(ack)
+}
+
+// take reads an answer. A server may leave out everything but the address.
+func (c *Connection) take(ack *dhcpv4.DHCPv4) error {
+	address, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
+	bits, _ := ack.SubnetMask().Size()
+	if !ok || !address.IsValid() || address.IsUnspecified() || bits == 0 {
+		return fmt.Errorf("take answer of DHCP server %s: address %s with mask %s is not usable", ack.ServerIdentifier(), ack.YourIPAddr, ack.SubnetMask())
+	}
+	c.IPv4 = netip.PrefixFrom(address, bits)
+	c.Gateways = nil
+	if routers := toAddrs(ack.Router()); len(routers) > 0 {
+		c.Gateways = routers[:1]
+	}
+	c.Servers, c.Searches = toAddrs(ack.DNS()), nil
+	if list := ack.DomainSearch(); list != nil {
+		c.Searches = list.Labels
+	} else if name := ack.DomainName(); name != "" {
+		c.Searches = []string{name}
+	}
+	const shortest = 10 * time.Second // of a server that does not say, or makes no sense
+	c.Expires = time.Now().Add(max(shortest, ack.IPAddressLeaseTime(time.Hour)))
+	return nil
+}
+
+func toAddrs(list []net.IP) []netip.Addr {
+	var all []netip.Addr
+	for _, ip := range list {
+		if address, ok := netip.AddrFromSlice(ip.To4()); ok {
+			all = append(all, address)
+		}
+	}
+	return all
+}
+
+// assign gives the container's interface the addresses, and routes. Addresses of
+// a lease end with it.
+func (s *space) assign(c Connection) error {
+	e, err := s.end(c.Interface)
+	if err != nil {
+		return err
+	}
+	seconds := 0
+	if !c.Expires.IsZero() {
+		seconds = int(max(time.Until(c.Expires), time.Second).Seconds())
+	}
+	for _, address := range c.addresses() {
+		if err := e.addAddress(address, seconds); err != nil {
+			return err
+		}
+	}
+	for _, gateway := range c.Gateways {
+		if gateway.IsValid() {
+			if err := e.routeAll(gateway); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

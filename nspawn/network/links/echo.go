@@ -1,0 +1,81 @@
+package links
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+const (
+	// echoPatience is 100 times what an answer takes. A host whose firewall drops
+	// even answers must not delay a start for long.
+	echoPatience = 500 * time.Millisecond
+	echoInterval = time.Millisecond
+)
+
+// awaitEcho returns once the kernel of the container's namespace has answered at
+// each address, or an error that says which did not.
+func awaitEcho(ctx context.Context, c Connection) error {
+	ctx, cancel := context.WithTimeout(ctx, echoPatience)
+	defer cancel()
+	for i, address := range c.addresses() {
+		if err := echo(ctx, c.Gateways[i], address.Addr()); err != nil {
+			return fmt.Errorf("ask the container at %s for an echo, does a firewall of the host drop the answer?: %w", address.Addr(), err)
+		}
+	}
+	return nil
+}
+
+// echo sends echo requests from one address of the host until the other answers.
+func echo(ctx context.Context, from, to netip.Addr) error {
+	network, request, reply, protocol := "ip4:icmp", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1
+	if to.Is6() {
+		network, request, reply, protocol = "ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 58
+	}
+	conn, err := icmp.ListenPacket(network, from.String())
+	if err != nil {
+		return fmt.Errorf("open raw socket: %w", err)
+	}
+	defer conn.Close()
+	// The checksum of IPv6 is the kernel's.
+	message := icmp.Message{Type: request, Body: &icmp.Echo{ID: int(binary.BigEndian.Uint16(to.AsSlice()[2:])), Data: []byte("nomad-nspawn")}}
+	packet, err := message.Marshal(nil)
+	if err != nil {
+		return err
+	}
+	answer := make([]byte, 1500)
+	for ctx.Err() == nil {
+		if _, err := conn.WriteTo(packet, &net.IPAddr{IP: to.AsSlice()}); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		for err = conn.SetReadDeadline(time.Now().Add(echoInterval)); err == nil; {
+			var n int
+			var peer net.Addr
+			if n, peer, err = conn.ReadFrom(answer); err == nil && isAnswer(answer[:n], protocol, reply, peer, to) {
+				return nil
+			}
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("receive: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+func isAnswer(packet []byte, protocol int, reply icmp.Type, peer net.Addr, to netip.Addr) bool {
+	message, err := icmp.ParseMessage(protocol, packet)
+	if err != nil || message.Type != reply {
+		return false
+	}
+	address, ok := peer.(*net.IPAddr)
+	return ok && address.IP.Equal(to.AsSlice())
+}

@@ -1,0 +1,65 @@
+package links
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Settings makes a network namespace fit for a container: everybody in it may
+// bind to ports below 1024 and use ping, as in docker. A user namespace that does
+// not own it gives no capability there (capabilities(7)). lo comes up, which
+// Nomad's network mode "none" leaves down.
+func Settings(namespace *os.File) error {
+	err := within(namespace, func() error {
+		// Files below /proc/sys/net show the namespace of the thread that opens them.
+		for _, setting := range []struct{ path, value string }{
+			{"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
+			{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},
+		} {
+			if err := os.WriteFile(setting.path, []byte(setting.value), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("set up network namespace for ports and ping: %w", err)
+	}
+	container, err := openContainer(namespace)
+	if err != nil {
+		return err
+	}
+	defer container.Close()
+	lo, err := container.end("lo")
+	if err != nil {
+		return err
+	}
+	return lo.up()
+}
+
+// within runs work on a thread in a network namespace. The thread is not used
+// again.
+func within(namespace *os.File, work func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		// Go never ends the main thread, and /proc/self shows its namespaces: hold
+		// it while another thread does the work.
+		if unix.Gettid() == unix.Getpid() {
+			result <- within(namespace, work)
+			runtime.UnlockOSThread()
+			return
+		}
+		err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
+		if err != nil {
+			err = fmt.Errorf("join network namespace: %w", err)
+		} else {
+			err = work()
+		}
+		result <- err // Still locked: the runtime ends the thread with the goroutine.
+	}()
+	return <-result
+}
