@@ -10,6 +10,7 @@ package ports
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -44,7 +45,11 @@ type Machine struct {
 	Link string
 	// Direct says that the container shares a network with other machines. It
 	// answers them without the host, and reaches the outside without it.
-	Direct   bool
+	Direct bool
+	// Port is the host's end of the link if that is a port of a zone's bridge, and
+	// MAC is the container's. Then it can only send under its own addresses there.
+	Port     string
+	MAC      net.HardwareAddr
 	Mappings []Mapping
 }
 
@@ -72,6 +77,12 @@ func (m Machine) rows() (rows, error) {
 			add(f.machines, guest, nil)
 		}
 		add(f.self, append(address.AsSlice(), guest...), nil)
+	}
+	if m.Port != "" {
+		if len(m.MAC) != 6 {
+			return nil, fmt.Errorf("guard link %s: MAC address %q is not usable", m.Port, m.MAC)
+		}
+		m.addPort(add)
 	}
 	for _, mapping := range m.Mappings {
 		if err := m.addMapping(mapping, add); err != nil {

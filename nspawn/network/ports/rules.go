@@ -38,10 +38,10 @@ var families = []family{
 
 var table = &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 
-// sets are the maps and sets of the table. ports forwards one address of the
+// inetSets are the maps and sets of the table. ports forwards one address of the
 // host, any all of them; machines are masqueraded by the host and direct are
 // not; self is each container's address twice.
-func sets() []*nftables.Set {
+func inetSets() []*nftables.Set {
 	var all []*nftables.Set
 	for _, f := range families {
 		concat := nftables.MustConcatSetType
@@ -63,17 +63,25 @@ func sets() []*nftables.Set {
 	return all
 }
 
-// lay adds the table to a transaction. What is there already stays, but for the
-// rules, which are replaced.
-func lay(conn *nftables.Conn) error {
+// sets are those of both tables.
+func sets() []*nftables.Set { return append(inetSets(), bridgeSets()...) }
+
+// lay adds the table of the family inet to a transaction. What is there already
+// stays, but for the rules, which are replaced.
+func lay(conn *nftables.Conn) error { return layTable(conn, table, inetSets(), inetChains()) }
+
+func layBridge(conn *nftables.Conn) error {
+	return layTable(conn, bridgeTable, bridgeSets(), bridgeChains())
+}
+
+func layTable(conn *nftables.Conn, table *nftables.Table, sets []*nftables.Set, all []chain) error {
 	conn.AddTable(table)
 	conn.FlushTable(table)
-	for _, set := range sets() {
+	for _, set := range sets {
 		if err := conn.AddSet(set, nil); err != nil {
 			return err
 		}
 	}
-	all := chains()
 	for _, chain := range all { // A rule may jump to any of them.
 		conn.AddChain(chain.Chain)
 	}
@@ -91,7 +99,7 @@ type chain struct {
 	rules [][]expr.Any
 }
 
-func chains() []chain {
+func inetChains() []chain {
 	const forwarded = "forwarded"
 	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority, rules [][]expr.Any) chain {
 		return chain{&nftables.Chain{Table: table, Name: name, Type: kind, Hooknum: hook, Priority: &priority}, rules}

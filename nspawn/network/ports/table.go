@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -18,6 +17,7 @@ type Table struct {
 	mu       sync.Mutex
 	conn     *nftables.Conn
 	machines map[string]rows // as they are to be, by name
+	bridged  bool            // the bridge table is in use
 }
 
 // Open makes the table, or what is missing of it, and reads what it forwards.
@@ -30,6 +30,9 @@ func Open() (*Table, error) {
 	err = t.change(lay)
 	if err == nil {
 		t.machines, err = t.list()
+	}
+	for _, machine := range t.machines {
+		t.bridged = t.bridged || len(machine[members]) > 0
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make table inet %s: %w", TableName, err), conn.CloseLasting())
@@ -63,6 +66,12 @@ func (t *Table) Add(m Machine) error {
 			return fmt.Errorf("forward ports of the host's loopback to machine %s: %w", m.Name, err)
 		}
 	}
+	if len(wanted[members]) > 0 && !t.bridged {
+		if err := t.change(layBridge); err != nil {
+			return fmt.Errorf("make table bridge %s: %w", TableName, err)
+		}
+		t.bridged = true
+	}
 	add := func(conn *nftables.Conn) error { return addRows(conn, wanted) }
 	err = t.change(add)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
@@ -78,7 +87,7 @@ func (t *Table) Add(m Machine) error {
 // addAnew is Add where the table is missing, or a port is taken: by an earlier
 // machine of the same name, or by another.
 func (t *Table) addAnew(name string, wanted rows) error {
-	if err := t.change(lay); err != nil {
+	if err := t.change(t.layAll); err != nil {
 		return err
 	}
 	have, err := t.list()
@@ -137,10 +146,19 @@ func (t *Table) Owners() ([]string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	have, err := t.list()
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	if err != nil {
 		return nil, fmt.Errorf("list machines of table %s: %w", TableName, err)
 	}
 	return slices.Sorted(maps.Keys(have)), nil
+}
+
+// layAll adds the tables that are in use to a transaction.
+func (t *Table) layAll(conn *nftables.Conn) error {
+	err := lay(conn)
+	if t.bridged {
+		err = errors.Join(err, layBridge(conn))
+	}
+	return err
 }
 
 // change runs one transaction.
@@ -152,20 +170,29 @@ func (t *Table) change(fill func(*nftables.Conn) error) error {
 	return err
 }
 
-// list reads the elements of all machines from the kernel.
+// list reads the elements of all machines from the kernel. A table that is missing
+// has none.
 func (t *Table) list() (map[string]rows, error) {
 	machines := map[string]rows{}
-	for _, set := range sets() {
-		elements, err := t.conn.GetSetElements(set)
-		if err != nil {
-			return nil, fmt.Errorf("list elements of %s: %w", set.Name, err)
+	for _, sets := range [][]*nftables.Set{inetSets(), bridgeSets()} {
+		_, err := t.conn.GetSetByName(sets[0].Table, sets[0].Name)
+		if errors.Is(err, unix.ENOENT) {
+			continue
 		}
-		for _, element := range elements {
-			owner := strings.Clone(element.Comment)
-			if machines[owner] == nil {
-				machines[owner] = rows{}
+		if err != nil {
+			return nil, fmt.Errorf("find set %s: %w", sets[0].Name, err)
+		}
+		for _, set := range sets {
+			elements, err := t.conn.GetSetElements(set)
+			if err != nil {
+				return nil, fmt.Errorf("list elements of %s: %w", set.Name, err)
 			}
-			machines[owner][set.Name] = append(machines[owner][set.Name], element)
+			for _, element := range elements {
+				if machines[element.Comment] == nil {
+					machines[element.Comment] = rows{}
+				}
+				machines[element.Comment][set.Name] = append(machines[element.Comment][set.Name], element)
+			}
 		}
 	}
 	return machines, nil

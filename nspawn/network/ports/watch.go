@@ -65,7 +65,7 @@ func isRemoval(message netlink.Message) bool {
 		return false
 	}
 	const header = 4 // struct nfgenmsg
-	if len(message.Data) < header || message.Data[0] != unix.NFPROTO_INET {
+	if len(message.Data) < header || message.Data[0] != unix.NFPROTO_INET && message.Data[0] != unix.NFPROTO_BRIDGE {
 		return false
 	}
 	attributes, err := netlink.NewAttributeDecoder(message.Data[header:])
@@ -88,28 +88,32 @@ func (t *Table) repair() (repaired bool, err error) {
 	defer t.mu.Unlock()
 	whole, err := t.whole()
 	if err != nil {
-		return false, fmt.Errorf("look at table inet %s: %w", TableName, err)
+		return false, fmt.Errorf("look at tables %s: %w", TableName, err)
 	}
 	if whole {
 		return false, nil
 	}
 	err = t.change(func(conn *nftables.Conn) error {
-		err := lay(conn)
+		err := t.layAll(conn)
 		for _, machine := range t.machines {
 			err = errors.Join(err, addRows(conn, machine))
 		}
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("restore table inet %s, of which somebody has removed rules: %w", TableName, err)
+		return false, fmt.Errorf("restore tables %s, of which somebody has removed rules: %w", TableName, err)
 	}
 	return true, nil
 }
 
 // whole reports whether each chain has as many rules as it should.
 func (t *Table) whole() (bool, error) {
-	for _, chain := range chains() {
-		have, err := t.conn.GetRules(table, chain.Chain)
+	chains := inetChains()
+	if t.bridged {
+		chains = append(chains, bridgeChains()...)
+	}
+	for _, chain := range chains {
+		have, err := t.conn.GetRules(chain.Table, chain.Chain)
 		if errors.Is(err, unix.ENOENT) {
 			return false, nil
 		}
