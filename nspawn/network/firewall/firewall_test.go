@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
-	"nomad-driver-nspawn/nspawn/network/networktest"
+	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
 func TestMain(m *testing.M) {

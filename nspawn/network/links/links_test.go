@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
-	"nomad-driver-nspawn/nspawn/network/networktest"
+	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
 // TestMain runs the tests in a network namespace of their own, which is their
@@ -136,6 +136,18 @@ func TestSettings(t *testing.T) {
 	must.NoError(t, Settings(open(t, container)))
 	must.Eq(t, "0\n0\t2147483647\n", container.Run(t, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/net/ipv4/ping_group_range"))
 	must.StrContains(t, container.Run(t, "ip", "link", "show", "lo"), "LOOPBACK,UP")
+}
+
+func TestAddresses(t *testing.T) {
+	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
+	list, err := Addresses(open(t, container))
+	must.NoError(t, err)
+	must.SliceEmpty(t, list)
+	c, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Veth})
+	must.NoError(t, err)
+	list, err = Addresses(open(t, container))
+	must.NoError(t, err)
+	must.Eq(t, []netip.Addr{c.IPv4.Addr(), c.IPv6.Addr()}, list)
 }
 
 func TestNames(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/nspawn/network/networktest"
+	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
 // zone is a host with a bridge and two containers on it, of which one is hostile.

@@ -12,7 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/nspawn/network/networktest"
+	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
 // TestReach asks for a forwarded port from everywhere, and compares which client
@@ -338,4 +338,19 @@ func TestReserve(t *testing.T) {
 	must.NoError(t, listen("tcp", ":8082")) // given back
 	_, err = reserve(Mapping{Host: 8080, HostIP: netip.MustParseAddr("203.0.113.99")})
 	must.ErrorContains(t, err, "reserve port 8080 of 203.0.113.99 of the host: the host does not have this address")
+}
+
+func TestFromNomad(t *testing.T) {
+	w := newWorld(t)
+	w.host.IP(t, "route add default via 203.0.113.2", "addr add 198.51.100.9/24 dev lo")
+	for given, want := range map[string]string{
+		"203.0.113.1": "invalid IP", "203.0.113.7": "invalid IP", "2001:db8::1": "invalid IP", "::ffff:203.0.113.1": "invalid IP",
+		"0.0.0.0": "invalid IP", "198.51.100.9": "198.51.100.9", "127.0.0.1": "127.0.0.1",
+	} {
+		var got netip.Addr
+		var err error
+		w.host.Do(func() { got, err = FromNomad(netip.MustParseAddr(given)) })
+		must.NoError(t, err)
+		must.Eq(t, want, got.String(), must.Sprint(given))
+	}
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
-	"nomad-driver-nspawn/nspawn/network/networktest"
+	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
 // TestMain runs the tests in a network namespace of their own, which is their

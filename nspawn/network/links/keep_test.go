@@ -1,0 +1,53 @@
+package links
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/host/networktest"
+)
+
+// TestKeep renews a lease that an earlier plugin got, and ends when nobody does.
+func TestKeep(t *testing.T) {
+	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
+	host.IP(t, "link add br0 type bridge", "link set br0 up", "addr add 10.66.0.1/24 dev br0")
+	requests := serveDHCP(t, host, "br0")
+	c, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Bridge, Of: "br0"})
+	must.NoError(t, err)
+	<-requests
+	c = Connection{Interface: c.Interface, MAC: c.MAC, IPv4: c.IPv4} // what a plugin remembers
+	open := func() (*os.File, error) { return os.Open(container.Path) }
+	unexpected := func(err error) { t.Error(err) }
+
+	container.IP(t, "addr change 10.66.0.50/24 dev host0 valid_lft 4 preferred_lft 4")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Keep(ctx, open, "web", c, unexpected) }()
+	must.Eq(t, "web 10.66.0.50", <-requests)
+	for start := time.Now(); ; { // The answer is on its way.
+		expires, err := expiry(open, c)
+		must.NoError(t, err)
+		if time.Until(expires) > 50*time.Minute {
+			break
+		}
+		must.Less(t, 5*time.Second, time.Since(start))
+	}
+	cancel()
+	must.ErrorIs(t, <-ended, context.Canceled)
+
+	container.IP(t, "addr change 10.66.0.50/24 dev host0 valid_lft forever preferred_lft forever")
+	must.NoError(t, Keep(t.Context(), open, "web", c, unexpected)) // a static address
+
+	container.IP(t, "addr change 10.66.0.50/24 dev host0 valid_lft 2 preferred_lft 2")
+	host.IP(t, "link set br0 down")
+	failures := make(chan error, 100)
+	err = Keep(t.Context(), open, "web", c, func(err error) { failures <- err })
+	must.ErrorContains(t, err, "no server has renewed its lease in time")
+	must.ErrorContains(t, <-failures, "renew lease of 10.66.0.50/24 on host0 of machine web")
+	container.IP(t, "addr flush dev host0")
+	must.ErrorContains(t, Keep(t.Context(), open, "web", c, unexpected), "find address 10.66.0.50/24 on host0: it is gone")
+}

@@ -1,0 +1,54 @@
+package ports
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// FromNomad returns the HostIP of a mapping for the address that Nomad gives with
+// a port. Nomad names an address even for a port without a host_network, which is
+// of its default network. That is the interface of the default route unless the
+// agent's config says otherwise, and such a port is meant for all addresses, as
+// with Nomad's bridge networks (bind_wildcard_default_host_network).
+func FromNomad(address netip.Addr) (netip.Addr, error) {
+	if !address.IsValid() || address.IsUnspecified() {
+		return netip.Addr{}, nil
+	}
+	address = address.Unmap()
+	uplinks, err := uplinkAddresses()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("find out whether %s is of the default network: %w", address, err)
+	}
+	if uplinks[address] {
+		return netip.Addr{}, nil
+	}
+	return address, nil
+}
+
+// uplinkAddresses are those of interfaces with a default route.
+func uplinkAddresses() (map[netip.Addr]bool, error) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	uplinks := map[netip.Addr]bool{}
+	for _, route := range routes {
+		if route.Dst != nil {
+			if bits, _ := route.Dst.Mask.Size(); bits > 0 {
+				continue
+			}
+		}
+		for _, a := range addresses {
+			if address, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex == route.LinkIndex {
+				uplinks[address.Unmap()] = true
+			}
+		}
+	}
+	return uplinks, nil
+}
