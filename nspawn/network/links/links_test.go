@@ -58,7 +58,8 @@ func disconnectAll(t testing.TB, host *networktest.Space, machine string) {
 }
 
 // TestVeth sends one packet of each family right after Connect, for many
-// containers: none is lost.
+// containers. A lost one would take longer than Ask waits: nothing sends it again
+// within a second.
 func TestVeth(t *testing.T) {
 	host, h := networktest.New(t), newHost(t, "10.213.0.0/16")
 	host.Serve(t, ":9000", "host")
@@ -74,10 +75,8 @@ func TestVeth(t *testing.T) {
 		must.Eq(t, "host0", c.Interface)
 		must.Len(t, 2, c.Gateways)
 		for i, address := range c.addresses() {
-			begin := time.Now()
 			said := container.Ask("udp", net.JoinHostPort(c.Gateways[i].String(), "9000"))
 			must.Eq(t, "host from "+address.Addr().String(), said)
-			must.Less(t, 100*time.Millisecond, time.Since(begin))
 		}
 	}
 	t.Log("took", took)
