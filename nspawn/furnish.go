@@ -9,10 +9,6 @@ import (
 	"strings"
 )
 
-// rootDirs are the directories that nspawn wants to find, or makes where the root is not
-// read-only. An image of one static program has none of them.
-var rootDirs = []string{"dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"}
-
 // furnish puts the spec's files and the mount points of what it shows into the
 // root. The image decides what is at their paths, so they are reached without
 // ever leaving the root.
@@ -22,7 +18,12 @@ func furnish(dir string, s Spec, owner int) error {
 		return fmt.Errorf("open the root of the machine: %w", err)
 	}
 	defer tree.Close()
-	for _, name := range slices.Concat(rootDirs, s.Root.Directories) {
+	// nspawn runs no tree without /usr; an image of one static program has none. Package
+	// places sees to the others.
+	for _, name := range slices.Concat([]string{"/usr"}, s.Root.Directories) {
+		if _, err := tree.Lstat(strings.TrimPrefix(name, "/")); err == nil {
+			continue // whatever it is, nspawn judges it
+		}
 		if err := makeDir(tree, strings.TrimPrefix(filepath.Clean(name), "/"), owner); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", name, err)
 		}
