@@ -1,4 +1,4 @@
-// Command shim is what packages enter and launch run on the way into a machine. It is a
+// Command shim is what packages launch, gate and enter run on the way into a machine. It is a
 // program of its own because a start of the plugin's takes longer than all else of
 // an exec: 50 of 65 ms, for the initialization of Nomad's packages.
 //
@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/launch"
 )
 
@@ -16,6 +17,8 @@ func main() {
 	switch {
 	case launch.Called(os.Args):
 		launch.Main()
+	case inside.Called(os.Args):
+		inside.Main()
 	case container.Called(os.Args):
 		container.Main()
 	}

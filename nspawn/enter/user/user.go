@@ -145,10 +145,11 @@ func LookupEnv(env []string, name string) (string, bool) {
 }
 
 // eachEntry calls visit with the fields of each line of a passwd-like file
-// until it returns false. A file that does not exist has no lines.
+// until it returns false. A file that does not exist has no lines, nor has one that
+// is hidden even from the container's root (--inaccessible=).
 func eachEntry(root, name string, visit func(fields []string) bool) error {
 	file, err := openRegular(path.Join(root, name))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
 	if err != nil {

@@ -1,0 +1,164 @@
+package inside
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/enter/user"
+)
+
+// inits are the programs that systemd-nspawn --boot looks for, in its order
+// (nspawn.c, inner_child).
+var inits = []string{"/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init"}
+
+// become executes what the instructions say. It returns only if it has failed.
+func (todo *Instructions) become() *Failure {
+	if todo.Init {
+		return todo.becomeInit()
+	}
+	if len(todo.Argv) == 0 || todo.Argv[0] == "" {
+		return refuse("no command was given")
+	}
+	who, err := user.Lookup("/", todo.User)
+	if err != nil {
+		return refuse("%v", err)
+	}
+	dir := path.Join("/", todo.Dir)
+	if err := makeDir(dir, who); err != nil {
+		return refuse("make the working directory %s: %v", dir, err)
+	}
+	if err := assume(who); err != nil {
+		return refuse("run as user %q: %v", todo.User, err)
+	}
+	if err := os.Chdir(dir); err != nil {
+		return refuse("change to the working directory as user %q: %v", todo.User, err)
+	}
+	env := who.Environment(merge(without(os.Environ(), "HOME", "USER", "LOGNAME"), todo.Env))
+	files := candidates(todo.Argv[0], env)
+	return explain(todo.Argv[0], files, execute(files, todo.Argv, env), env)
+}
+
+// becomeInit: the first argument of an init is its path.
+func (todo *Instructions) becomeInit() *Failure {
+	env := merge(os.Environ(), todo.Env)
+	errno := unix.ENOENT
+	for _, file := range inits {
+		argv := append([]string{file}, todo.Argv...)
+		if errno = execute([]string{file}, argv, env); errno != unix.ENOENT && errno != unix.ENOTDIR {
+			return explain(file, []string{file}, errno, env)
+		}
+	}
+	return explain("init", inits, errno, env)
+}
+
+// execute returns why none of the files can be executed. As in execvp(3), one that
+// may not be executed does not end the search.
+func execute(files, argv, env []string) unix.Errno {
+	failed := unix.ENOENT
+	for _, file := range files {
+		var errno unix.Errno
+		if err := syscall.Exec(file, argv, env); !errors.As(err, &errno) { // also restores RLIMIT_NOFILE
+			errno = unix.EINVAL // a string with a NUL
+		}
+		switch errno {
+		case unix.ENOENT, unix.ENOTDIR:
+		case unix.EACCES:
+			failed = errno
+		default:
+			return errno
+		}
+	}
+	return failed
+}
+
+// candidates are the files that may be meant by a command, in order.
+func candidates(command string, env []string) (files []string) {
+	if strings.Contains(command, "/") {
+		return []string{command}
+	}
+	list, _ := user.LookupEnv(env, "PATH")
+	for dir := range strings.SplitSeq(list, ":") {
+		if dir != "" { // an empty one means the working directory: no
+			files = append(files, path.Join(dir, command))
+		}
+	}
+	return files
+}
+
+// makeDir makes a directory and those above it. Those that it makes are the user's.
+func makeDir(dir string, who user.Identity) error {
+	for end := range len(dir) + 1 {
+		if end < 2 || end < len(dir) && dir[end] != '/' {
+			continue
+		}
+		err := os.Mkdir(dir[:end], 0o755)
+		if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EROFS) && exists(dir[:end]) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(os.Lchown(dir[:end], who.UID, who.GID), os.Chmod(dir[:end], 0o755)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// assume makes the calling thread the user's, which is the one that executes. Package
+// syscall would change all threads, by signals that the shim does not handle.
+func assume(who user.Identity) error {
+	groups := make([]uint32, len(who.Groups))
+	for i, gid := range who.Groups {
+		groups[i] = uint32(gid)
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
+	if errno != 0 {
+		return fmt.Errorf("set groups %v: %w", who.Groups, errno)
+	}
+	gid, uid := uintptr(who.GID), uintptr(who.UID)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
+		return fmt.Errorf("set GID %d (is it outside of the container's range?): %w", who.GID, errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
+		return fmt.Errorf("set UID %d (is it outside of the container's range?): %w", who.UID, errno)
+	}
+	return nil
+}
+
+// merge adds variables to an environment, in place of those of the same name.
+func merge(env, more []string) []string {
+	var names []string
+	for _, variable := range more {
+		name, _, _ := strings.Cut(variable, "=")
+		names = append(names, name)
+	}
+	return append(without(env, names...), more...)
+}
+
+// without returns an environment without the variables of these names.
+func without(env []string, names ...string) (rest []string) {
+	drop := map[string]bool{}
+	for _, name := range names {
+		drop[name] = true
+	}
+	for _, variable := range env {
+		if name, _, _ := strings.Cut(variable, "="); !drop[name] {
+			rest = append(rest, variable)
+		}
+	}
+	return rest
+}
