@@ -15,6 +15,7 @@ import (
 	"nomad-driver-nspawn/driver"
 	"nomad-driver-nspawn/driver/cli"
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/launch"
 )
 
@@ -34,6 +35,9 @@ var subcommands = []subcommand{
 func main() {
 	if launch.Called(os.Args) {
 		launch.Main()
+	}
+	if inside.Called(os.Args) {
+		inside.Main()
 	}
 	if container.Called(os.Args) {
 		container.Main()

@@ -30,10 +30,20 @@ type TaskState struct {
 	Notifies bool
 	// StopSignal is what the image wants to be stopped with; it may be empty.
 	StopSignal string
-	// How the payload runs, for processes that join it.
+	// How the payload runs, for processes that join it, and for a guest that reboots. A
+	// task that was started before there were gates has no Command, and needs none.
+	Command          []string
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
+}
+
+// begin is how the payload begins again. Only a guest that reboots does so, and it
+// configures its network itself.
+func (s TaskState) begin() nspawn.Begin {
+	return nspawn.Begin{Instructions: nspawn.Spec{
+		Mode: s.Mode, Command: s.Command, Environment: s.Environment, User: s.User, WorkingDirectory: s.WorkingDirectory,
+	}.Instructions()}
 }
 
 // taskHandle is a task that this plugin started or recovered.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/gate/inside"
 )
 
 // callTimeout bounds what has no timeout of its own: Nomad sets no deadline
@@ -60,7 +63,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	handle.State = drivers.TaskStateRunning
 	state := TaskState{
 		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(), StopSignal: found.Config.StopSignal,
-		Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
+		Command: spec.Command, Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
 	}
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
@@ -70,30 +73,56 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 			return nil, nil, recoverable(err) // whoever has it may leave it
 		}
 	}
-	follower, err := d.startMachine(ctx, spec, ours, output)
+	network := newNetworkStep(spec)
+	follower, err := d.startMachine(ctx, spec, ours, output, network)
 	if err != nil {
-		return nil, nil, recoverable(err)
+		return nil, nil, startError(err)
 	}
-	network, err := d.configureNetwork(ctx, task, spec)
-	if err != nil {
-		follower.Close()
-		return nil, nil, recoverable(errors.Join(err, d.machines.Remove(context.WithoutCancel(ctx), spec.Machine)))
-	}
+	// The payload has begun, so nothing may fail from here on: Nomad would run it again.
+	d.warnOfVariables(cfg, spec)
 	d.watch(newHandle(cfg, state), follower)
-	return handle, network, nil
+	return handle, network.result(ctx, d, task), nil
 }
 
 // startMachine goes on with a machine that this very start has made before, unless
 // that one never came up.
-func (d *Driver) startMachine(ctx context.Context, spec nspawn.Spec, ours bool, output *output) (*nspawn.Follower, error) {
+func (d *Driver) startMachine(ctx context.Context, spec nspawn.Spec, ours bool, output *output, network *networkStep) (*nspawn.Follower, error) {
 	if ours {
-		follower, err := d.machines.Adopt(ctx, spec.Machine, spec.Mode)
+		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.configure}}
+		follower, err := d.machines.Adopt(ctx, spec.Machine, spec.Mode, begin)
 		var failed *nspawn.StartError
 		if !errors.As(err, &failed) {
 			return follower, err
 		}
 	}
-	return d.machines.Start(ctx, spec, func(text string) { d.emit(output.task, text) }, output.open)
+	return d.machines.Start(ctx, spec, func(text string) { d.emit(output.task, text) }, output.open, network.configure)
+}
+
+// startError is an error of StartTask, after which nothing of the task has run. A command
+// that the image does not have will not be there at the next try either.
+func startError(err error) error {
+	var failure *inside.Failure
+	if errors.As(err, &failure) && !failure.Again {
+		return fmt.Errorf("%w (exit status %d)", err, failure.Code)
+	}
+	return recoverable(err)
+}
+
+// warnOfVariables names the variables that a guest's systemd does not take.
+func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec nspawn.Spec) {
+	if spec.Mode != nspawn.Boot {
+		return
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(spec.Environment)) {
+		if !nspawn.ValidEnvironmentName(name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) > 0 {
+		d.emit(cfg, fmt.Sprintf("Systemd in the machine does not take variables of these names, and its services do not get them: %s",
+			strings.Join(names, ", ")))
+	}
 }
 
 // startedBefore says whether this very start has made a machine already: when a
@@ -129,6 +158,8 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 				}
 			case nspawn.Rebooted:
 				d.emit(h.config, "Machine rebooted from inside")
+			case nspawn.Held:
+				d.emit(h.config, fmt.Sprintf("Machine does not go on: %v", event.Err))
 			case nspawn.Ended:
 				h.end(event.Exit, event.Err, event.Time)
 			}

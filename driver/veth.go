@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
@@ -9,20 +10,38 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// configureNetwork completes the network of a machine that is up and tells
-// Nomad its address. A booted machine configures itself, which may take
-// seconds and is not waited for.
-func (d *Driver) configureNetwork(ctx context.Context, task job.TaskConfig, spec nspawn.Spec) (*drivers.DriverNetwork, error) {
-	if !spec.Network.Veth || spec.Mode == nspawn.Boot {
-		return nil, nil
+// networkStep completes the network of a machine before its payload begins, and reports
+// its address. A booted machine configures itself, which may take seconds and is not
+// waited for.
+type networkStep struct {
+	spec    nspawn.Spec
+	address netip.Addr
+}
+
+func newNetworkStep(spec nspawn.Spec) *networkStep { return &networkStep{spec: spec} }
+
+func (n *networkStep) needed() bool { return n.spec.Network.Veth && n.spec.Mode != nspawn.Boot }
+
+// configure is a nspawn.Step.
+func (n *networkStep) configure(ctx context.Context, waiting nspawn.Waiting) (err error) {
+	if n.needed() {
+		n.address, err = nspawn.ConfigureVeth(ctx, waiting)
 	}
-	address, err := d.machines.ConfigureVeth(ctx, spec.Machine)
-	if err != nil || !address.IsValid() {
-		return nil, err
+	return err
+}
+
+// result is what Nomad is told, nil if there is no address. A machine that was adopted
+// may have got its address by another plugin.
+func (n *networkStep) result(ctx context.Context, d *Driver, task job.TaskConfig) *drivers.DriverNetwork {
+	if n.needed() && !n.address.IsValid() {
+		n.address = d.machines.VethAddress(ctx, n.spec.Machine)
 	}
-	network := &drivers.DriverNetwork{IP: address.String(), PortMap: map[string]int{}}
-	for i, port := range spec.Network.Ports {
+	if !n.address.IsValid() {
+		return nil
+	}
+	network := &drivers.DriverNetwork{IP: n.address.String(), PortMap: map[string]int{}}
+	for i, port := range n.spec.Network.Ports {
 		network.PortMap[task.Ports[i]] = port.Container
 	}
-	return network, nil
+	return network
 }

@@ -18,7 +18,10 @@ var environmentTests = []test{
 	{"environment is passed byte for byte", testAwkwardEnvironment},
 	{"environment is secret", testSecretEnvironment},
 	{"environment does not reach nspawn", testLoaderEnvironment},
+	{"variables of any name", testVariablesOfAnyName},
 	{"users", testUsers},
+	{"working directory", testWorkingDirectory},
+	{"commands that cannot be executed", testCannotExecute},
 }
 
 func testAwkwardEnvironment(l *lab) {
@@ -90,9 +93,48 @@ func testLoaderEnvironment(l *lab) {
 	})
 	must.StrContains(l, l.waitLog(al, agent.Stdout, "ready\n"), "/tmp/evil.so debug\n")
 	environ := l.onHost("sh", "-c", "tr '\\0' '\\n' </proc/"+l.pid(al)+"/environ")
-	must.StrContains(l, environ, "NOMAD_ALLOC_ID="+al.ID)
-	must.StrNotContains(l, environ, "LD_PRELOAD")
-	must.StrNotContains(l, environ, "SYSTEMD_LOG_LEVEL")
+	must.StrContains(l, environ, "NOTIFY_SOCKET=")
+	for _, own := range []string{"NOMAD_", "LD_PRELOAD", "SYSTEMD_LOG_LEVEL"} {
+		must.StrNotContains(l, environ, own)
+	}
+}
+
+// A shell drops what it cannot name itself, so the command is env, not a script.
+func testVariablesOfAnyName(l *lab) {
+	const more = "env = {\n\"discovery.type\" = \"single-node\"\n\"my-option\" = \"1\"\n\"HOME\" = \"/own\"\n}"
+	l.eachMode(func(l *lab, config string) {
+		out := l.finish(task{config: "image = \"busybox\"\ncommand = \"/bin/env\"\nuser = \"app\"\n" + config, more: more})
+		lines := strings.Split(out.Stdout, "\n")
+		for _, want := range []string{"discovery.type=single-node", "my-option=1", "HOME=/own", "USER=app"} {
+			must.SliceContains(l, lines, want)
+		}
+	})
+}
+
+func testWorkingDirectory(l *lab) {
+	l.eachMode(func(l *lab, config string) {
+		out := l.finish(task{config: "working_directory = \"/srv/app/data\"\n" + config, script: "pwd; touch here && stat -c %U .", more: "user = \"app\""})
+		must.Eq(l, agent.Output{Stdout: "/srv/app/data\napp\n"}, out)
+	})
+}
+
+// A command that cannot be executed has not run: it is no exit code, but a start that
+// failed, alike in all modes. Nomad does not try it again.
+func testCannotExecute(l *lab) {
+	for command, want := range map[string]string{
+		"no-such-command": "no-such-command: not found in the container: it is in no directory of PATH",
+		"/bin/no-such":    "/bin/no-such: not found in the container (exit status 127)",
+		"/etc/passwd":     "/etc/passwd: is not executable (mode 0644) (exit status 126)",
+		"/etc":            "/etc: is a directory (exit status 126)",
+	} {
+		l.eachMode(func(l *lab, config string) {
+			al := l.start(job{tasks: []task{{config: fmt.Sprintf("image = \"busybox\"\ncommand = %q\n%s", command, config)}}})
+			now, err := al.Ended(l.ctx)
+			must.NoError(l, err)
+			must.StrContains(l, l.refusal(now), want)
+			l.gone(al)
+		})
+	}
 }
 
 // The busybox image has no getent, which nspawn's own option for users runs.

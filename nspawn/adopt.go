@@ -2,68 +2,58 @@ package nspawn
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
+	"os"
 
-	"nomad-driver-nspawn/nspawn/enter"
-	"nomad-driver-nspawn/nspawn/systemd"
+	"nomad-driver-nspawn/nspawn/gate"
 )
 
-// Adopt follows a machine that another plugin was about to start when it died, once
-// it is up. The error is a *StartError if it never was.
-func (m *Manager) Adopt(ctx context.Context, machine string, mode Mode) (*Follower, error) {
+// Adopt follows a machine that another plugin was about to start when it died. If the
+// payload still waits at the gate, Adopt lets it begin, as Start does. On an error nothing
+// is left, as with Start.
+func (m *Manager) Adopt(ctx context.Context, machine string, mode Mode, begin Begin) (*Follower, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := m.awaitComplete(ctx, machine); err != nil {
-		return nil, fmt.Errorf("adopt machine %s: %w", machine, err)
+	if !m.hasGate(machine) || m.adoptBegun(ctx, machine, mode) {
+		return m.Follow(machine, mode, begin), nil
 	}
-	return m.Follow(machine, mode), nil
+	follower, err := m.adoptWaiting(ctx, machine, mode, begin)
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+		defer cancel()
+		return nil, fmt.Errorf("adopt machine %s: %w", machine, errors.Join(err, m.Remove(undo, machine)))
+	}
+	return follower, nil
 }
 
-// lookPeriod is how often an unfinished machine is looked at. What nspawn told of it
-// was told to the plugin that died, so there is no event.
-const lookPeriod = 10 * time.Millisecond
-
-// awaitComplete waits until nspawn has set the machine up, or it has ended.
-func (m *Manager) awaitComplete(ctx context.Context, machine string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	look := time.NewTicker(lookPeriod)
-	defer look.Stop()
-	states := m.bus.WatchUnit(ctx, UnitName(machine))
-	var unit systemd.UnitState
-	for {
-		select {
-		case now, ok := <-states:
-			if !ok {
-				return fmt.Errorf("wait until it is up: %w", ctx.Err())
-			}
-			unit = now
-			if exit, ok := ended(unit); ok {
-				return neverUp(ctx, machine, unit, exit)
-			}
-		case <-look.C:
-		}
-		if leader, err := leader(int(unit.MainPID)); err == nil {
-			if complete, err := enter.IsComplete(leader.pid); err == nil && complete {
-				return nil
-			}
-		}
+func (m *Manager) adoptWaiting(ctx context.Context, machine string, mode Mode, begin Begin) (*Follower, error) {
+	g, err := gate.Listen(m.dirs.gate(machine))
+	if err != nil {
+		return nil, err
 	}
+	defer g.Close()
+	w, err := m.awaitPayload(ctx, machine, mode, g)
+	if err != nil {
+		return nil, err
+	}
+	socket, _ := listenNotify(m.dirs.notify(machine))
+	follower := m.follow(machine, mode, begin, socket)
+	follower.hold(w.payload)
+	follower.fresh = w.leader.parent
+	if err := m.begin(ctx, machine, w, begin); err != nil {
+		follower.Close()
+		return nil, err
+	}
+	return follower, nil
 }
 
-// neverUp is the error of a machine that has ended before it was up. Who did not hear
-// nspawn say that it is up can still tell by its exit status, which then is 1, and
-// its complaint: it has none about a payload that exits.
-func neverUp(ctx context.Context, machine string, unit systemd.UnitState, exit Exit) error {
-	if gone(unit) {
-		return &StartError{}
+// adoptBegun reports whether the payload of a machine has begun, as far as another
+// plugin has recorded it. If it has, it may have ended.
+func (m *Manager) adoptBegun(ctx context.Context, machine string, mode Mode) bool {
+	if _, err := os.Stat(m.dirs.begun(machine)); errors.Is(err, os.ErrNotExist) {
+		return false
 	}
-	if exit != (Exit{Code: 1}) {
-		return nil
-	}
-	if message := lastMessage(ctx, machine, unit); message != "" {
-		return &StartError{Exit: exit, Message: message}
-	}
-	return nil
+	leader, err := m.leader(ctx, machine)
+	return err != nil || m.hasBegun(machine, mode, leader)
 }

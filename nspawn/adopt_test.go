@@ -1,6 +1,7 @@
 package nspawn
 
 import (
+	"context"
 	"errors"
 	"os"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -22,62 +24,98 @@ func startUnit(t *testing.T, m *Manager, spec Spec) {
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
 func mustPrepare(t *testing.T, m *Manager, spec Spec) *draft {
 	t.Helper()
-	tool, err := m.lookTool(t.Context(), spec)
+	tool, err := m.lookTool(t.Context())
 	must.NoError(t, err)
 	d, err := m.prepare(t.Context(), spec, tool, func(string) {})
 	must.NoError(t, err)
 	return d
 }
 
-// A machine that is not up yet is not taken for one that is, nor for one that has
-// ended: its network would be left as it is.
-func TestHostAdoptHalfStarted(t *testing.T) {
-	m := newManager(t)
-	spec := newMachine(t, m, "sleep 1000")
-	spec.Network = Network{Veth: true}
-	startUnit(t, m, spec)
-	must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGSTOP)))
-	adopted := make(chan error, 1)
-	go func() {
-		follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode)
-		if err == nil {
-			follower.Close()
-		}
-		adopted <- err
-	}()
-	must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGCONT)))
-	must.NoError(t, <-adopted)
-	address, err := m.ConfigureVeth(t.Context(), spec.Machine)
-	must.NoError(t, err)
-	must.True(t, address.IsValid())
+// adopt adopts a machine as the driver does whose predecessor died.
+func adopt(t *testing.T, m *Manager, spec Spec, steps ...Step) (*Follower, error) {
+	follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode, Begin{Instructions: spec.Instructions(), Steps: steps})
+	if err == nil {
+		t.Cleanup(follower.Close)
+	}
+	return follower, err
 }
 
-// The exit code of one that has ended is the payload's, unless nspawn has complained.
-func TestHostAdoptEnded(t *testing.T) {
+// A payload that waits begins with the plugin that adopts it, after the steps; it does not
+// matter how far nspawn has come.
+func TestHostAdoptHalfStarted(t *testing.T) {
 	m := newManager(t)
-	for name, c := range map[string]struct {
-		script, resolvConf, failure string
-	}{
-		"exit 1":     {script: "exit 1"},
-		"exit 7":     {script: "exit 7"},
-		"bad option": {script: "true", resolvConf: "perhaps", failure: "perhaps"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			spec := newMachine(t, m, c.script)
-			spec.ResolvConf = c.resolvConf
-			startUnit(t, m, spec)
-			mustWait(t, m, spec.Machine)
-			follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode)
-			if c.failure == "" {
-				must.NoError(t, err)
-				follower.Close()
-				return
-			}
-			var failed *StartError
-			must.True(t, errors.As(err, &failed), must.Sprint(err))
-			must.StrContains(t, failed.Message, c.failure)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		spec := newMachine(t, m, "exit 7")
+		spec.Mode = mode
+		startUnit(t, m, spec)
+		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGSTOP)))
+		go func() { _ = m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGCONT)) }()
+		taken := 0
+		_, err := adopt(t, m, spec, func(_ context.Context, w Waiting) error {
+			leader, err := m.leader(t.Context(), spec.Machine)
+			must.NoError(t, err)
+			must.Eq(t, leader.pid, w.Leader)
+			taken++
+			return nil
 		})
+		must.NoError(t, err)
+		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
+
+		// The next one, whose call Nomad repeats, finds that it has begun, and ended.
+		_, err = adopt(t, m, spec)
+		must.NoError(t, err)
+		must.Eq(t, 1, taken)
 	}
+}
+
+// One that runs is followed, even if its plugin died right after the word.
+func TestHostAdoptBegun(t *testing.T) {
+	m := newManager(t)
+	for _, confirmed := range []bool{true, false} {
+		spec := newMachine(t, m, "sleep 1000; exit 7")
+		mustStart(t, m, spec)
+		leader, err := m.leader(t.Context(), spec.Machine)
+		must.NoError(t, err)
+		if !confirmed {
+			identity, err := leader.identity()
+			must.NoError(t, err)
+			must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+		}
+		_, err = adopt(t, m, spec, func(context.Context, Waiting) error { return errors.New("not again") })
+		must.NoError(t, err)
+		_, _, err = m.admit(spec.Machine, spec.Mode, gate.Peer{PID: leader.pid})
+		must.Error(t, err)
+	}
+}
+
+// A plugin that died between its record and the word has started nothing. The next one does.
+func TestHostAdoptBeforeTheWord(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "exit 7")
+	startUnit(t, m, spec)
+	g, err := gate.Listen(m.dirs.gate(spec.Machine))
+	must.NoError(t, err)
+	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
+	must.NoError(t, err)
+	identity, err := w.leader.identity()
+	must.NoError(t, err)
+	must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+	w.Close()
+	_, err = adopt(t, m, spec)
+	must.NoError(t, err)
+	must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
+}
+
+// A start that nspawn could not do is no machine to adopt.
+func TestHostAdoptFailed(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "true")
+	spec.ResolvConf = "perhaps"
+	startUnit(t, m, spec)
+	_, err := adopt(t, m, spec)
+	var failed *StartError
+	must.True(t, errors.As(err, &failed), must.Sprint(err))
+	must.StrContains(t, failed.Message, "perhaps")
 }
 
 // Without a socket, as on a full disk, a machine is followed all the same.
@@ -88,7 +126,7 @@ func TestHostFollowWithoutSocket(t *testing.T) {
 	awaitTrap(t, m, spec)
 	must.NoError(t, os.Remove(m.dirs.notify(spec.Machine)))
 	must.NoError(t, os.MkdirAll(m.dirs.notify(spec.Machine)+"/in the way", 0o700))
-	events := m.Follow(spec.Machine, spec.Mode).Events(t.Context())
+	events := m.Follow(spec.Machine, spec.Mode, Begin{}).Events(t.Context())
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	must.Eq(t, Event{Kind: Started, Time: status.Started}, <-events)

@@ -44,6 +44,6 @@ func Describe(s Spec, systemdVersion int) string {
 	if s.Root.UserNamespace {
 		base = 1000 * idmap.RangeSize // for example
 	}
-	t := tool{path: "systemd-nspawn", version: systemdVersion, launcher: "nomad-driver-nspawn"}
+	t := tool{path: "systemd-nspawn", version: systemdVersion, program: "nomad-driver-nspawn"}
 	return machine.Describe(s, DefaultDirs.host(s, base, t))
 }

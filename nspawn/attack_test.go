@@ -76,12 +76,12 @@ func TestHostAttackRebootFollowsNothing(t *testing.T) {
 	spec.Binds = append(spec.Binds, Bind{Source: local + "/a", Destination: "/a"})
 	out := mustStart(t, m, spec)
 	awaitEvent(t, out, Ready)
-	inside(t, m, spec.Machine, "cd /local && mv a old && ln -s "+target+" a && (systemctl reboot -ff >/dev/null 2>&1 &)")
+	says(t, m, spec.Machine, "cd /local && mv a old && ln -s "+target+" a && (systemctl reboot -ff >/dev/null 2>&1 &)")
 	awaitEvent(t, out, Rebooted)
 	awaitEvent(t, out, Ready)
-	must.Eq(t, target, inside(t, m, spec.Machine, "readlink /local/a"))
-	must.Eq(t, "mine", inside(t, m, spec.Machine, "ls /a"))
-	inside(t, m, spec.Machine, "touch /a/more")
+	must.Eq(t, target, says(t, m, spec.Machine, "readlink /local/a"))
+	must.Eq(t, "mine", says(t, m, spec.Machine, "ls /a"))
+	says(t, m, spec.Machine, "touch /a/more")
 	must.Eq(t, []string{"mine", "more"}, namesIn(t, local+"/old")) // the old directory again
 }
 
@@ -300,11 +300,11 @@ func TestHostAttackLinksAtReboot(t *testing.T) {
 	spec.UUID, spec.LinkJournal = "c0c0c0c0-c0c0-40c0-80c0-c0c0c0c0c0c1", "try-guest"
 	out := mustStart(t, m, spec)
 	awaitEvent(t, out, Ready)
-	inside(t, m, spec.Machine, "mv /var/log /var/old && ln -s "+target+" /var/log && rm -f /etc/machine-id && ln -s "+
+	says(t, m, spec.Machine, "mv /var/log /var/old && ln -s "+target+" /var/log && rm -f /etc/machine-id && ln -s "+
 		target+"/secret /etc/machine-id && (systemctl reboot -ff >/dev/null 2>&1 &)")
 	awaitEvent(t, out, Rebooted)
 	awaitEvent(t, out, Ready)
-	must.Eq(t, "directory", inside(t, m, spec.Machine, "stat -c %F /var/log"))
+	must.Eq(t, "directory", says(t, m, spec.Machine, "stat -c %F /var/log"))
 }
 
 // The cost of a start does not grow with what is mounted on the host.

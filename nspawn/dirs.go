@@ -57,8 +57,11 @@ func (d Dirs) overlayRW(machine, index string) string {
 	return filepath.Join(d.writable(machine), "overlays", index)
 }
 
-// environment is the file with the task's environment, mode 0600.
-func (d Dirs) environment(name string) string { return filepath.Join(d.machine(name), "environment") }
+// gate is the directory in which the shim finds the plugin. The container sees it.
+func (d Dirs) gate(name string) string { return filepath.Join(d.machine(name), "gate") }
+
+// begun records whether the payload has begun, see Manager.begin.
+func (d Dirs) begun(name string) string { return filepath.Join(d.machine(name), "begun") }
 
 // notify is the socket on which systemd-nspawn reports.
 func (d Dirs) notify(name string) string { return filepath.Join(d.machine(name), "notify") }
@@ -81,17 +84,17 @@ func (d Dirs) Images() string { return filepath.Join(d.State, "images") }
 // host is what the machine of a spec, whose UIDs begin at base, is run with.
 func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
 	start := launch.Launch{
-		Program: t.launcher, Namespace: d.pin(s.Machine), Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
+		Program: t.program, Namespace: d.pin(s.Machine), Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
 	}
 	return machine.Host{
-		Launcher:    start.Args(nil),
-		UIDBase:     base,
-		Nspawn:      t.path,
-		Version:     t.version,
-		Shim:        d.mounted(s.Machine, shimMount),
-		Root:        d.root(s.Machine),
-		Environment: d.environment(s.Machine),
-		Notify:      d.notify(s.Machine),
-		Binds:       nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }),
+		Launcher: start.Args(nil),
+		UIDBase:  base,
+		Nspawn:   t.path,
+		Version:  t.version,
+		Shim:     d.mounted(s.Machine, shimMount),
+		Gate:     d.mounted(s.Machine, gateMount),
+		Root:     d.root(s.Machine),
+		Notify:   d.notify(s.Machine),
+		Binds:    nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }),
 	}
 }

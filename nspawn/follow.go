@@ -17,6 +17,7 @@ const (
 	Started  EventKind = iota // systemd has told when: at once, or with the first news of one that we started
 	Ready                     // a guest that notifies says that it is up
 	Rebooted                  // the guest has asked for it, and runs again
+	Held                      // a payload cannot begin again; Err says why
 	Ended
 )
 
@@ -24,29 +25,33 @@ const (
 type Event struct {
 	Kind EventKind
 	Exit Exit      // of an Ended machine
-	Err  error     // if how it ended is not known
+	Err  error     // if how it ended is not known, or why it is Held
 	Time time.Time // of the start or the end, by systemd's record
 }
 
 // Follower tells what happens to a machine.
 type Follower struct {
-	bus     *systemd.Conn
+	manager *Manager
 	machine string
 	mode    Mode
+	begin   Begin
+	held    chan error    // see Held
 	fresh   int           // PID of an nspawn that was just started
 	socket  *notifySocket // nil if it could not be made
-	payload chan *os.File // a pidfd or nil; without a channel, none is held
+	payload *os.File      // a pidfd, nil if none is held
+
+	stopBegin context.CancelFunc // of beginAgain, if it was called
 }
 
 // Follow follows a machine that somebody else started. It cannot fail: where no
 // socket can be made, as on a full disk, a guest that is ready is not told of.
-func (m *Manager) Follow(machine string, mode Mode) *Follower {
+func (m *Manager) Follow(machine string, mode Mode, begin Begin) *Follower {
 	socket, _ := listenNotify(m.dirs.notify(machine))
-	return m.follow(machine, mode, socket)
+	return m.follow(machine, mode, begin, socket)
 }
 
-func (m *Manager) follow(machine string, mode Mode, socket *notifySocket) *Follower {
-	return &Follower{bus: m.bus, machine: machine, mode: mode, socket: socket}
+func (m *Manager) follow(machine string, mode Mode, begin Begin, socket *notifySocket) *Follower {
+	return &Follower{manager: m, machine: machine, mode: mode, begin: begin, socket: socket, held: make(chan error)}
 }
 
 // Events sends what happens until the machine has ended or ctx is done, and
@@ -58,7 +63,7 @@ func (f *Follower) Events(ctx context.Context) <-chan Event {
 		defer f.Close()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		f.run(ctx, f.bus.WatchProcess(ctx, UnitName(f.machine), f.fresh), events)
+		f.run(ctx, f.manager.bus.WatchProcess(ctx, UnitName(f.machine), f.fresh), events)
 	}()
 	return events
 }
@@ -69,9 +74,7 @@ func (f *Follower) Close() {
 		f.socket.close()
 	}
 	if f.payload != nil {
-		if file := <-f.payload; file != nil {
-			file.Close()
-		}
+		f.payload.Close()
 	}
 }
 
@@ -102,30 +105,60 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.send(ctx, events, Event{Kind: Ended, Exit: exit, Time: unit.ExecMainExit})
 				return
 			}
-			if first && f.payload == nil {
-				if leader, err := leader(int(unit.MainPID)); err == nil {
-					f.hold(leader.pid)
-				}
+			if first && f.fresh == 0 {
+				f.recover(ctx, unit)
 			}
 			if unit.NRestarts > restarts {
 				_ = limitGroups(unitGroup(f.machine)) // systemd has made the unit's group anew
+				f.beginAgain(ctx)
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}
 			first, restarts = false, unit.NRestarts
 		case <-ready:
 			f.send(ctx, events, Event{Kind: Ready})
+		case err := <-f.held:
+			f.send(ctx, events, Event{Kind: Held, Err: err, Time: time.Now()})
 		}
 	}
 }
 
 // hold makes the signal known that may kill the payload. The exit code of a
 // booted system's init has nothing to add.
-func (f *Follower) hold(leader int) {
-	if f.mode == Boot {
+func (f *Follower) hold(payload process) {
+	if f.mode != Boot {
+		f.payload = payload.open()
+	}
+}
+
+// recover looks at a machine that was started by somebody else. Its payload may wait for
+// a plugin.
+func (f *Follower) recover(ctx context.Context, unit systemd.UnitState) {
+	leader, err := leaderOf(int(unit.MainPID))
+	if err != nil {
+		f.beginAgain(ctx) // it is being restarted
 		return
 	}
-	f.payload = make(chan *os.File, 1)
-	go func() { f.payload <- openPayload(leader, f.mode) }()
+	if payload, err := payloadProcess(leader, f.mode); err == nil {
+		f.hold(payload)
+	}
+	if !f.manager.hasBegun(f.machine, f.mode, leader) {
+		f.beginAgain(ctx)
+	}
+}
+
+// beginAgain lets the payload begin, once it waits. The one before has begun, or its
+// leader has ended.
+func (f *Follower) beginAgain(ctx context.Context) {
+	if f.stopBegin != nil {
+		f.stopBegin()
+	}
+	ctx, f.stopBegin = context.WithCancel(ctx)
+	go f.manager.beginAgain(ctx, f.machine, f.mode, f.begin, func(err error) {
+		select {
+		case f.held <- err:
+		case <-ctx.Done():
+		}
+	})
 }
 
 // complete adds the signal that killed the payload, if it is known.
@@ -133,13 +166,7 @@ func (f *Follower) complete(exit *Exit) {
 	if f.payload == nil {
 		return
 	}
-	file := <-f.payload
-	f.payload = nil
-	if file == nil {
-		return
-	}
-	defer file.Close()
-	if signal := killedBy(file); signal != 0 && exit.Signal == 0 {
+	if signal := killedBy(f.payload); signal != 0 && exit.Signal == 0 {
 		exit.kill(signal)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -32,6 +33,9 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv(exchangeVariable) != "" {
 		exchangeMain()
+	}
+	if inside.Called(os.Args) {
+		inside.Main()
 	}
 	if container.Called(os.Args) {
 		container.Main()
@@ -104,7 +108,7 @@ type output struct {
 	events         <-chan Event
 }
 
-func start(t *testing.T, m *Manager, spec Spec) (output, error) {
+func start(t *testing.T, m *Manager, spec Spec, steps ...Step) (output, error) {
 	out := output{stdout: make(chan string, 1), stderr: make(chan string, 1)}
 	pipe := func(to chan string) *os.File {
 		r, w, err := os.Pipe()
@@ -117,7 +121,7 @@ func start(t *testing.T, m *Manager, spec Spec) (output, error) {
 	}
 	follower, err := m.Start(t.Context(), spec, func(text string) { out.notices = append(out.notices, text) }, func() (Streams, error) {
 		return Streams{Stdout: pipe(out.stdout), Stderr: pipe(out.stderr)}, nil
-	})
+	}, steps...)
 	if err == nil {
 		out.events = follower.Events(t.Context())
 	}
@@ -134,8 +138,8 @@ func awaitEvent(t *testing.T, out output, kind EventKind) {
 	must.Unreachable(t, must.Sprintf("the machine has ended; its stdout: %q; its stderr: %q", <-out.stdout, <-out.stderr))
 }
 
-func mustStart(t *testing.T, m *Manager, spec Spec) output {
-	out, err := start(t, m, spec)
+func mustStart(t *testing.T, m *Manager, spec Spec, steps ...Step) output {
+	out, err := start(t, m, spec, steps...)
 	must.NoError(t, err)
 	return out
 }
@@ -186,15 +190,12 @@ func TestHostStopIsGraceful(t *testing.T) {
 // awaitTrap returns when the shell of the machine waits for its child: it has
 // set its traps then. The child is the event.
 func awaitTrap(t *testing.T, m *Manager, spec Spec) {
-	inside := 2
-	if spec.Mode == ProcessTwo {
-		inside = 3
-	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		leader, err := m.leader(t.Context(), spec.Machine)
 		must.NoError(t, err)
 		if payload, err := payloadProcess(leader, spec.Mode); err == nil {
-			if _, err := child(payload.pid, inside); err == nil {
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", payload.pid, payload.pid))
+			if err == nil && len(children) > 0 {
 				return
 			}
 		}
@@ -384,13 +385,21 @@ func TestHostUsageAndExec(t *testing.T) {
 	must.Eq(t, "in\n", out.String())
 }
 
+// vethStep gives the machine an address, as the driver does.
+func vethStep(address *netip.Addr) Step {
+	return func(ctx context.Context, waiting Waiting) (err error) {
+		*address, err = ConfigureVeth(ctx, waiting)
+		return err
+	}
+}
+
 func TestHostVeth(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
 	spec.Network = Network{Veth: true}
-	mustStart(t, m, spec)
-	address, err := m.ConfigureVeth(t.Context(), spec.Machine)
-	must.NoError(t, err)
+	var address netip.Addr
+	mustStart(t, m, spec, vethStep(&address))
+	must.Eq(t, address, m.VethAddress(t.Context(), spec.Machine))
 	must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
 }
 
@@ -558,9 +567,9 @@ func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 	for range 2 { // the second start is not in the way of the first's remains
 		spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
 		spec.Network = Network{Veth: true, Ports: []Port{{Host: 8099, Container: 80}}}
-		mustStart(t, m, spec)
-		address, err := m.ConfigureVeth(t.Context(), spec.Machine)
-		must.NoError(t, err)
+		var address netip.Addr
+		mustStart(t, m, spec, vethStep(&address))
+		must.Eq(t, address, m.VethAddress(t.Context(), spec.Machine))
 		must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
 		awaitForward(t, "8099")
 		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGKILL)))

@@ -2,24 +2,23 @@ package nspawn
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
-// lookLauncher returns the path of the program that starts nspawn. It is the small one
-// that is built in, put where it stays until the host is booted again: a guest may
-// reboot after we were upgraded. Where none was built in, it is our own executable.
-func (m *Manager) lookLauncher() (string, error) {
+// lookProgram returns the path of the program that starts nspawn, see package launch,
+// and that nspawn starts, see package gate. It is the small one that is built in, put
+// where it stays until the host is booted again: a guest may reboot after we were
+// upgraded. Where none was built in, it is our own executable.
+func (m *Manager) lookProgram() (string, error) {
 	program := enter.Shim()
 	if program == nil {
-		path, err := os.Executable()
-		if err != nil {
-			return "", fmt.Errorf("find own executable: %w", err)
-		}
-		return path, nil
+		return ownProgram()
 	}
 	if err := m.preparePins(); err != nil {
 		return "", err
@@ -35,7 +34,7 @@ func (m *Manager) lookLauncher() (string, error) {
 	}
 	_, err = file.Write(program)
 	if err == nil {
-		err = file.Chmod(0o700)
+		err = file.Chmod(0o755) // the root of a container is another user
 	}
 	if closing := file.Close(); err == nil {
 		err = closing
@@ -46,6 +45,22 @@ func (m *Manager) lookLauncher() (string, error) {
 	if err != nil {
 		os.Remove(file.Name())
 		return "", fmt.Errorf("write the program that starts machines: %w", err)
+	}
+	return path, nil
+}
+
+// ownProgram is our own executable, which takes longer to start. It has to run in any image.
+func ownProgram() (string, error) {
+	static, err := container.Static()
+	if err != nil {
+		return "", err
+	}
+	if !static {
+		return "", errors.New("this nomad-driver-nspawn needs shared libraries and cannot be run in an image: build it with CGO_ENABLED=0 (make build)")
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find own executable: %w", err)
 	}
 	return path, nil
 }

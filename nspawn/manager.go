@@ -179,7 +179,7 @@ func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (proce
 	if err != nil {
 		return process{}, err
 	}
-	return awaitPayload(leader.pid, mode)
+	return findPayload(leader.pid, mode)
 }
 
 func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
@@ -187,7 +187,7 @@ func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	return awaitPayload(leader.pid, mode)
+	return findPayload(leader.pid, mode)
 }
 
 func (m *Manager) leader(ctx context.Context, machine string) (process, error) {

@@ -5,26 +5,21 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // notifySocket receives what systemd-nspawn tells its supervisor (sd_notify(3)).
 // The unit has NotifyAccess=none, so systemd sets no socket of its own.
 type notifySocket struct {
 	conn *net.UnixConn
-	// up gets the leader's PID when nspawn has set the machine up, ready an element
-	// when the guest says for the first time since then that it is ready. An element
-	// that is not received is not sent twice.
-	up    chan int
+	// ready gets an element when the guest says for the first time since it began that it
+	// is ready. An element that is not received is not sent twice.
 	ready chan struct{}
 	// done is closed when no more is read.
 	done chan struct{}
 
-	closing chan struct{} // closed by close and finish
+	closing chan struct{} // closed by close
 	isReady bool          // the guest has said so; only read knows
 }
 
@@ -52,7 +47,6 @@ func listenNotify(path string) (*notifySocket, error) {
 	}
 	n := &notifySocket{
 		conn:    conn,
-		up:      make(chan int, 1),
 		ready:   make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		closing: make(chan struct{}),
@@ -63,25 +57,8 @@ func listenNotify(path string) (*notifySocket, error) {
 
 // close leaves the socket's name to Remove: another may listen there by now.
 func (n *notifySocket) close() {
-	n.end()
+	close(n.closing)
 	n.conn.Close()
-	<-n.done
-}
-
-// end ends a pause.
-func (n *notifySocket) end() {
-	select {
-	case <-n.closing: // by finish
-	default:
-		close(n.closing)
-	}
-}
-
-// finish returns when all that was sent until now has been read. What nspawn
-// sent is in the queue before nspawn is gone.
-func (n *notifySocket) finish() {
-	n.conn.SetReadDeadline(time.Unix(1, 0))
-	n.end()
 	<-n.done
 }
 
@@ -93,10 +70,6 @@ func (n *notifySocket) read() {
 			n.pause()
 		}
 		size, err := n.conn.Read(buffer)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			n.drain(buffer)
-			return
-		}
 		if err != nil {
 			return
 		}
@@ -111,36 +84,11 @@ func (n *notifySocket) pause() {
 	}
 }
 
-// maxQueue bounds what is read of the queue of a socket (net.unix.max_dgram_qlen is
-// 512 at most on the hosts that we know).
-const maxQueue = 4096
-
-// drain reads what is queued, without waiting.
-func (n *notifySocket) drain(buffer []byte) {
-	raw, err := n.conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	raw.Control(func(fd uintptr) {
-		for range maxQueue {
-			size, _, err := unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT)
-			if err != nil {
-				return
-			}
-			n.take(parseNotification(string(buffer[:size])))
-		}
-	})
-}
-
 // take: nspawn tells the leader's PID when the machine is set up, and with
 // --notify-ready=yes READY=1 when the guest does. Without, it says so of itself.
 func (n *notifySocket) take(message notification) {
-	if leader, err := strconv.Atoi(message["X_NSPAWN_LEADER_PID"]); err == nil {
+	if message["X_NSPAWN_LEADER_PID"] != "" {
 		n.isReady = false
-		select {
-		case n.up <- leader:
-		default:
-		}
 	}
 	if message["READY"] == "1" && !n.isReady {
 		n.isReady = true

@@ -32,7 +32,6 @@ func TestNotifyFlood(t *testing.T) {
 	}
 	for start := range 2 { // and a reboot
 		say(fmt.Sprintf("X_NSPAWN_LEADER_PID=%d", start))
-		must.EqOp(t, start, <-n.up)
 		say("READY=1")
 		<-n.ready
 		stop, sent := time.After(time.Second), 0
@@ -54,6 +53,4 @@ func TestNotifyFlood(t *testing.T) {
 		t.Log(sent, "messages in a second")
 		must.Less(t, 1500, sent) // the queue and a burst each pause
 	}
-	n.finish()
-	must.EqOp(t, 0, len(n.ready))
 }

@@ -10,12 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// makeDirectory makes the machine's own directory, with its environment.
+// makeDirectory makes the machine's own directory, with its gate.
 func (m *Manager) makeDirectory(_ context.Context, d *draft) error {
 	name := d.spec.Machine
 	for _, dir := range []string{m.dirs.machine(name), m.dirs.mounts(name)} {
@@ -23,11 +23,7 @@ func (m *Manager) makeDirectory(_ context.Context, d *draft) error {
 			return fmt.Errorf("make the directory of machine %s: %w", name, err)
 		}
 	}
-	content := []byte(machine.EnvironmentFile(d.spec.Environment))
-	if err := os.WriteFile(m.dirs.environment(name), content, 0o600); err != nil {
-		return fmt.Errorf("write the environment of machine %s: %w", name, err)
-	}
-	return nil
+	return gate.Make(m.dirs.gate(name))
 }
 
 func (m *Manager) directoryOwners() ([]string, error) { return namesOf(m.dirs.machine("*")) }

@@ -24,24 +24,32 @@ func (m *Manager) makeStage(_ context.Context, d *draft) (err error) {
 	if d.stage, err = stage.New(m.dirs.machine(d.spec.Machine), m.dirs.pin(d.spec.Machine)); err != nil {
 		return err
 	}
-	if !d.spec.Shimmed() {
-		return nil
+	if err := d.placeCopy(d.tool.program, m.dirs.mounted(d.spec.Machine, shimMount)); err != nil {
+		return err
 	}
-	shim, err := mounts.Open(d.tool.shim, "")
+	return d.placeCopy(m.dirs.gate(d.spec.Machine), m.dirs.mounted(d.spec.Machine, gateMount))
+}
+
+// Where the shim and the gate are mounted, see package gate.
+const (
+	shimMount = "shim"
+	gateMount = "gate"
+)
+
+// placeCopy mounts in the stage what is at a path of ours.
+func (d *draft) placeCopy(from, path string) error {
+	file, err := mounts.Open(from, "")
 	if err != nil {
 		return err
 	}
-	defer shim.Close()
-	tree, err := mounts.Copy(shim)
+	defer file.Close()
+	tree, err := mounts.Copy(file)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	return d.place(tree, m.dirs.mounted(d.spec.Machine, shimMount))
+	return d.place(tree, path)
 }
-
-// shimMount is where the program is mounted that starts commands as a user.
-const shimMount = "shim"
 
 // place mounts a detached tree in the stage, where nspawn finds it.
 func (d *draft) place(tree *os.File, path string) error {

@@ -16,20 +16,10 @@ import (
 // up. It is there in well under a millisecond, if not already gone again.
 const payloadTimeout = time.Second
 
-// openPayload returns a pidfd of the payload of a machine, nil if it has none
-// any more.
-func openPayload(leaderPID int, m Mode) *os.File {
-	payload, err := awaitPayload(leaderPID, m)
-	if err != nil {
-		return nil
-	}
-	return payload.open()
-}
-
-// awaitPayload finds the payload of a machine. nspawn reports the machine to be up
-// before its stub init has forked the payload, and no event tells of the fork:
-// hence a few looks, while there is a leader.
-func awaitPayload(leaderPID int, m Mode) (process, error) {
+// findPayload finds the payload of a machine that may be being started: the leader is
+// there before its stub init has forked the payload, and no event tells of the fork.
+// Hence a few looks, while there is a leader.
+func findPayload(leaderPID int, m Mode) (process, error) {
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
 	for deadline := time.Now().Add(payloadTimeout); ; <-look.C {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -22,15 +23,16 @@ type Streams struct{ Stdout, Stderr *os.File }
 // many machines at once needs longer.
 const startTimeout = 90 * time.Second
 
-// Start runs the machine and returns when it is up, which is before its
-// payload's first instruction. What an earlier start of the same name left is
-// removed before; on an error nothing is left. It tells by notice why it takes
-// longer than usual.
+// Start runs the machine and returns when its payload has begun. The steps are taken
+// when nspawn has set up the machine, before the payload begins. What an earlier start
+// of the same name left is removed before; on an error nothing is left, and the payload
+// has not begun: the error is an *inside.Failure if the image has no such command, and a
+// *StartError if nspawn has failed. It tells by notice why it takes longer than usual.
 //
 // It opens the streams as late as it can, and closes them: systemd keeps its own
 // copies. Whoever reads them may stop at the end of the last writer, so one that
 // dies with a plugin in the middle of a start must not have been the first.
-func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open func() (Streams, error)) (follower *Follower, err error) {
+func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	lock, err := m.lock(s.Machine)
@@ -43,7 +45,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		toolErr error
 		looking sync.WaitGroup
 	)
-	looking.Go(func() { tool, toolErr = m.lookTool(ctx, s) })
+	looking.Go(func() { tool, toolErr = m.lookTool(ctx) })
 	err = m.remove(ctx, s.Machine)
 	looking.Wait()
 	if err != nil {
@@ -67,28 +69,41 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
-	leader, err := m.launch(ctx, s, d.base, tool, open, socket)
-	if err != nil {
-		socket.close()
+	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps}, socket)
+	if err := m.launch(ctx, s, d, open, follower); err != nil {
+		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
-	}
-	follower = m.follow(s.Machine, s.Mode, socket)
-	follower.hold(leader)
-	if process, err := readProcess(leader); err == nil {
-		follower.fresh = process.parent
 	}
 	return follower, nil
 }
 
-// launch starts the unit and returns the leader's PID when the machine is up.
-func (m *Manager) launch(ctx context.Context, s Spec, base uint32, t tool, open func() (Streams, error), socket *notifySocket) (leader int, err error) {
+// launch starts the unit and lets its payload begin.
+func (m *Manager) launch(ctx context.Context, s Spec, d *draft, open func() (Streams, error), follower *Follower) error {
+	g, err := gate.Listen(m.dirs.gate(s.Machine))
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	if err := m.startUnit(ctx, s, d, open); err != nil {
+		return err
+	}
+	w, err := m.awaitPayload(ctx, s.Machine, s.Mode, g)
+	if err != nil {
+		return err
+	}
+	follower.hold(w.payload)
+	follower.fresh = w.leader.parent
+	return m.begin(ctx, s.Machine, w, follower.begin)
+}
+
+func (m *Manager) startUnit(ctx context.Context, s Spec, d *draft, open func() (Streams, error)) error {
 	streams, err := open()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := machine.Properties(s, m.dirs.host(s, base, t))
+	props := machine.Properties(s, m.dirs.host(s, d.base, d.tool))
 	if !s.LogToJournal {
 		props = append(props,
 			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
@@ -96,12 +111,9 @@ func (m *Manager) launch(ctx context.Context, s Spec, base uint32, t tool, open 
 		)
 	}
 	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
-		return 0, m.explainStart(ctx, s.Machine, err)
+		return m.explainStart(ctx, s.Machine, err)
 	}
-	if err := limitGroups(unitGroup(s.Machine)); err != nil {
-		return 0, err
-	}
-	return m.awaitUp(ctx, s.Machine, socket)
+	return limitGroups(unitGroup(s.Machine))
 }
 
 // explainStart returns the error of a unit that could not be started. What it runs may
@@ -117,23 +129,27 @@ func (m *Manager) explainStart(ctx context.Context, machine string, err error) e
 	return err
 }
 
-// awaitUp returns the leader's PID once nspawn has set the machine up. An nspawn
-// that ends without having said so has failed itself; afterwards, its exit
-// status is the payload's.
+// awaitPayload returns the payload once nspawn has set the machine up and the payload
+// waits at the gate. An nspawn that ends before has failed itself.
 //
 // It is nspawn's own process that is waited for, not its unit: to read the state of
 // one takes systemd 4 ms, while nspawn has the other core.
-func (m *Manager) awaitUp(ctx context.Context, machine string, socket *notifySocket) (leader int, err error) {
-	watch, cancel := context.WithCancel(ctx)
-	defer cancel()
-	select {
-	case leader := <-socket.up:
-		return leader, nil
-	case <-m.endOf(watch, machine):
-		return m.awaitOutcome(ctx, machine, socket)
-	case <-ctx.Done():
-		return 0, fmt.Errorf("wait until it is up: %w", ctx.Err())
+func (m *Manager) awaitPayload(ctx context.Context, machine string, mode Mode, g *gate.Gate) (waiting, error) {
+	watch, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-m.endOf(watch, machine):
+			cancel(m.awaitFailure(watch, machine))
+		case <-watch.Done():
+		}
+	}()
+	w, err := m.await(watch, machine, mode, g)
+	var failed *StartError
+	if err != nil && errors.As(context.Cause(watch), &failed) {
+		return w, failed
 	}
+	return w, err
 }
 
 // endOf is closed when the machine's nspawn has ended, or nothing tells when.
@@ -148,33 +164,17 @@ func (m *Manager) endOf(ctx context.Context, machine string) <-chan struct{} {
 	return end
 }
 
-// awaitOutcome is awaitUp by the state of the unit: systemd has still to hear
-// that nspawn has ended, if it has. It also waits for a bus that is away.
-func (m *Manager) awaitOutcome(ctx context.Context, machine string, socket *notifySocket) (leader int, err error) {
+// awaitFailure returns how the machine has ended by the state of its unit: systemd has
+// still to hear that nspawn has ended, if it has. It also waits for a bus that is away.
+func (m *Manager) awaitFailure(ctx context.Context, machine string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	states := m.bus.WatchUnit(ctx, UnitName(machine))
-	for {
-		select {
-		case leader := <-socket.up:
-			return leader, nil
-		case unit, ok := <-states:
-			if !ok {
-				return 0, fmt.Errorf("wait until it is up: %w", ctx.Err())
-			}
-			exit, isEnd := ended(unit)
-			if !isEnd && !gone(unit) {
-				continue
-			}
-			socket.finish()
-			select {
-			case leader := <-socket.up:
-				return leader, nil
-			default:
-				return 0, &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
-			}
+	for unit := range m.bus.WatchUnit(ctx, UnitName(machine)) {
+		if exit, isEnd := ended(unit); isEnd || gone(unit) {
+			return &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
 		}
 	}
+	return fmt.Errorf("wait until it is up: %w", ctx.Err())
 }
 
 // StartError says that systemd-nspawn could not set the machine up.

@@ -46,7 +46,7 @@ func TestHostPayloadIsAwaited(t *testing.T) {
 	must.NoError(t, init.Start())
 	payloads, errs := make(chan process, 1), make(chan error, 1)
 	go func() {
-		payload, err := awaitPayload(init.Process.Pid, ProcessTwo)
+		payload, err := findPayload(init.Process.Pid, ProcessTwo)
 		payloads <- payload
 		errs <- err
 	}()
@@ -57,6 +57,6 @@ func TestHostPayloadIsAwaited(t *testing.T) {
 
 	must.NoError(t, init.Process.Kill())
 	must.Error(t, init.Wait())
-	_, err = awaitPayload(init.Process.Pid, ProcessTwo)
+	_, err = findPayload(init.Process.Pid, ProcessTwo)
 	must.ErrorIs(t, err, os.ErrProcessDone)
 }

@@ -2,29 +2,22 @@ package nspawn
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
-
-	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
 // tool is what a machine is run with.
 type tool struct {
 	path    string // of systemd-nspawn
 	version int    // systemd's major version
-	shim    string // path of our own executable, see Spec.Shimmed
-	// launcher is the program that enters a machine's mount namespace to start
-	// nspawn, see package launch.
-	launcher string
+	program string // starts nspawn, and is the shim that nspawn starts
 }
 
 // lookTool finds the tool that is installed now: both it and we may be
 // upgraded while machines run.
-func (m *Manager) lookTool(ctx context.Context, s Spec) (tool, error) {
+func (m *Manager) lookTool(ctx context.Context) (tool, error) {
 	path, err := lookNspawn()
 	if err != nil {
 		return tool{}, err
@@ -37,30 +30,8 @@ func (m *Manager) lookTool(ctx context.Context, s Spec) (tool, error) {
 	if err != nil {
 		return tool{}, err
 	}
-	t := tool{path: path, version: version}
-	if t.launcher, err = m.lookLauncher(); err != nil {
-		return tool{}, err
-	}
-	if s.Shimmed() {
-		t.shim, err = lookShim()
-	}
-	return t, err
-}
-
-// lookShim is our own executable, if it can be run in any image.
-func lookShim() (string, error) {
-	static, err := container.Static()
-	if err != nil {
-		return "", err
-	}
-	if !static {
-		return "", errors.New("user: this nomad-driver-nspawn needs shared libraries and cannot be run in an image: build it with CGO_ENABLED=0 (make build)")
-	}
-	path, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("find own executable: %w", err)
-	}
-	return path, nil
+	program, err := m.lookProgram()
+	return tool{path: path, version: version, program: program}, err
 }
 
 func lookNspawn() (string, error) {

@@ -2,10 +2,8 @@ package nspawn
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	"nomad-driver-nspawn/nspawn/network"
@@ -16,19 +14,29 @@ const vethTimeout = 15 * time.Second
 
 // ConfigureVeth gives the machine's end of its veth pair an address and a
 // route, for a machine in which nothing does so itself: every one that is not
-// booted. The address is invalid if the machine has ended meanwhile.
-func (m *Manager) ConfigureVeth(ctx context.Context, machine string) (netip.Addr, error) {
+// booted. It is a step, for the machine's payload waits meanwhile.
+func ConfigureVeth(ctx context.Context, waiting Waiting) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, vethTimeout)
+	defer cancel()
+	result, err := network.Configure(ctx, waiting.Leader)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("configure the veth pair: %w", err)
+	}
+	return result.Address.Addr(), nil
+}
+
+// VethAddress returns the address that a machine was given, for one that runs already. It is
+// invalid if the machine has none or has ended.
+func (m *Manager) VethAddress(ctx context.Context, machine string) netip.Addr {
 	ctx, cancel := context.WithTimeout(ctx, vethTimeout)
 	defer cancel()
 	leader, err := m.leader(ctx, machine)
-	if err == nil {
-		var result network.Result
-		if result, err = network.Configure(ctx, leader.pid); err == nil {
-			return result.Address.Addr(), nil
-		}
+	if err != nil {
+		return netip.Addr{}
 	}
-	if errors.Is(err, network.ErrExited) || errors.Is(err, os.ErrProcessDone) {
-		return netip.Addr{}, nil
+	list, err := network.Addresses(ctx, leader.pid)
+	if err != nil || len(list) == 0 {
+		return netip.Addr{}
 	}
-	return netip.Addr{}, fmt.Errorf("configure the veth pair of machine %s: %w", machine, err)
+	return list[0].Addr()
 }

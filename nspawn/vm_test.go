@@ -37,7 +37,7 @@ func groupFile(t *testing.T, m *Manager, machine, name string) string {
 }
 
 // inside runs a script in the machine and returns what it prints.
-func inside(t *testing.T, m *Manager, machine, script string) string {
+func says(t *testing.T, m *Manager, machine, script string) string {
 	t.Helper()
 	var out strings.Builder
 	command := enter.Command{Argv: []string{"/bin/sh", "-c", script}, Stdout: &out, Stderr: &out}
@@ -177,7 +177,7 @@ func TestVMLimitsArrive(t *testing.T) {
 			got[name] = groupFile(t, m, c.spec.Machine, name)
 		}
 		must.Eq(t, c.files, got)
-		must.Eq(t, c.nproc, inside(t, m, c.spec.Machine, "nproc"))
+		must.Eq(t, c.nproc, says(t, m, c.spec.Machine, "nproc"))
 	}
 }
 
@@ -190,7 +190,7 @@ func TestVMTasksMax(t *testing.T) {
 	must.Eq(t, "3", groupFile(t, m, spec.Machine, "pids.current")) // nspawn, its stub and sleep
 	setProperty(t, spec.Machine, "TasksMax=12")
 	must.Eq(t, "12", groupFile(t, m, spec.Machine, "pids.max"))
-	must.StrContains(t, inside(t, m, spec.Machine, "(for i in $(seq 50); do sleep 1000 & done) 2>&1 || true"), "can't fork")
+	must.StrContains(t, says(t, m, spec.Machine, "(for i in $(seq 50); do sleep 1000 & done) 2>&1 || true"), "can't fork")
 	tasks, err := strconv.Atoi(groupFile(t, m, spec.Machine, "pids.current"))
 	must.NoError(t, err)
 	must.Between(t, 8, tasks, 12)
@@ -206,9 +206,9 @@ func TestVMUsage(t *testing.T) {
 		echo ready >/ready
 		sleep 1000; true`) // true: else the shell becomes sleep
 	mustStart(t, m, spec)
-	inside(t, m, spec.Machine, "until [ -p /ready ]; do :; done")
+	says(t, m, spec.Machine, "until [ -p /ready ]; do :; done")
 	before := mustUsage(t, m, spec.Machine)
-	inside(t, m, spec.Machine, "echo go >/go; cat /ready")
+	says(t, m, spec.Machine, "echo go >/go; cat /ready")
 	after := mustUsage(t, m, spec.Machine)
 
 	must.Greater(t, before.CPUUser+before.CPUSystem, after.CPUUser+after.CPUSystem)
@@ -240,7 +240,7 @@ func TestVMThrottling(t *testing.T) {
 	must.Zero(t, *before.ThrottledPeriods)
 	must.Zero(t, *before.ThrottledTime)
 	setProperty(t, spec.Machine, "CPUQuota=20%")
-	inside(t, m, spec.Machine, "timeout 2 sh -c 'while :; do :; done'; true")
+	says(t, m, spec.Machine, "timeout 2 sh -c 'while :; do :; done'; true")
 	after := mustUsage(t, m, spec.Machine)
 	must.Positive(t, *after.ThrottledPeriods)
 	must.Positive(t, *after.ThrottledTime)
@@ -320,9 +320,9 @@ func TestVMNetworkNamespace(t *testing.T) {
 	mustStart(t, m, spec)
 	var namespace syscall.Stat_t
 	must.NoError(t, syscall.Stat(spec.Network.Namespace, &namespace))
-	must.Eq(t, fmt.Sprintf("net:[%d]", namespace.Ino), inside(t, m, spec.Machine, "readlink /proc/self/ns/net"))
-	must.Eq(t, "hello", inside(t, m, spec.Machine, "until wget -qO- http://127.0.0.1/x 2>/dev/null; do :; done"))
-	must.NotEq(t, "0", strings.Fields(inside(t, m, spec.Machine, "cat /proc/self/uid_map"))[1])
+	must.Eq(t, fmt.Sprintf("net:[%d]", namespace.Ino), says(t, m, spec.Machine, "readlink /proc/self/ns/net"))
+	must.Eq(t, "hello", says(t, m, spec.Machine, "until wget -qO- http://127.0.0.1/x 2>/dev/null; do :; done"))
+	must.NotEq(t, "0", strings.Fields(says(t, m, spec.Machine, "cat /proc/self/uid_map"))[1])
 }
 
 // A booted guest has controllers of its own: it limits its services, and when
@@ -333,7 +333,7 @@ func TestVMBoot(t *testing.T) {
 	spec := newBooted(t, m)
 	spec.Limits.MemoryMax = 512 * mebibyte
 	awaitEvent(t, mustStart(t, m, spec), Ready)
-	must.Eq(t, "oom-kill", inside(t, m, spec.Machine,
+	must.Eq(t, "oom-kill", says(t, m, spec.Machine,
 		"systemd-run -q --unit=hog -p MemoryMax=20M -p MemorySwapMax=0 --wait "+allocate(100*mebibyte)+" >/dev/null;"+
 			" systemctl show -P Result hog"))
 	status, err := m.Status(t.Context(), spec.Machine)

@@ -18,18 +18,17 @@ var environmentSchema = options{"environment": stringMap("environment")}
 func (c TaskConfig) validateEnvironment() error {
 	var found mistakes
 	for _, name := range slices.Sorted(maps.Keys(c.Environment)) {
-		found.unless(machine.ValidEnvironmentName(name), "environment: %q is not a name that systemd passes on: use letters, digits and _", name)
+		found.unless(machine.PossibleEnvironmentName(name), "environment: %q cannot be the name of a variable", name)
 	}
 	return found.err()
 }
 
 // applyEnvironment takes the variables of the image, of Nomad and of the job, each
-// over the ones before. Names of the image that systemd does not pass on are left
-// out: the job's author could not change them.
+// over the ones before.
 func (c TaskConfig) applyEnvironment(in Input, spec *machine.Spec) error {
 	env := map[string]string{}
 	for _, variable := range in.Image.Config.Env {
-		if name, value, ok := strings.Cut(variable, "="); ok && machine.ValidEnvironmentName(name) {
+		if name, value, ok := strings.Cut(variable, "="); ok && machine.PossibleEnvironmentName(name) {
 			env[name] = value
 		}
 	}
@@ -38,15 +37,10 @@ func (c TaskConfig) applyEnvironment(in Input, spec *machine.Spec) error {
 	var found mistakes
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		switch {
+		case !machine.PossibleEnvironmentName(name) || !utf8.ValidString(name):
+			found.refuse("env: %q cannot be the name of a variable", name)
 		case !utf8.ValidString(env[name]) || strings.Contains(env[name], "\x00"):
-			found.refuse("env: the value of %q is not valid UTF-8, which systemd requires", name)
-		case machine.ValidEnvironmentName(name):
-		case strings.HasPrefix(name, "NOMAD_META_"):
-			// Nomad keeps the dots of a meta key. Such a key is for templates
-			// and constraints; it does not keep the task from running.
-			delete(env, name)
-		default:
-			found.refuse("env: %q is not a name that systemd passes on: use letters, digits and _", name)
+			found.refuse("env: the value of %q is not valid UTF-8", name)
 		}
 	}
 	spec.Environment = env

@@ -1,11 +1,12 @@
 package machine
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -14,7 +15,7 @@ type Mode string
 
 // The modes of a machine.
 const (
-	// Boot runs the image's init as PID 1 (--boot); Command holds its arguments.
+	// Boot runs the image's init as PID 1; Command holds its arguments.
 	Boot Mode = "boot"
 	// ProcessTwo runs Command as PID 2 below nspawn's stub init (--as-pid2),
 	// which reaps orphans.
@@ -26,9 +27,6 @@ const (
 // RebootStatus is the exit status of systemd-nspawn when the guest asked for
 // a reboot (systemd-nspawn(1), EXIT STATUS; the template unit has it too).
 const RebootStatus = 133
-
-// ShimPath is where our own executable is seen in a machine that needs it.
-const ShimPath = "/run/nomad-driver-nspawn"
 
 type exitStatusSet struct{ Statuses, Signals []int32 }
 
@@ -47,12 +45,14 @@ type (
 	}
 )
 
+// args: a guest boots without --boot, which would start the image's init at once. The
+// shim looks for the init, and the signal is what --boot would set.
 func (m Mode) args() []string {
 	switch m {
 	case Boot:
 		// A booted system wants a console; "pipe" has none, and nothing is
 		// captured (seen with 252 to 262).
-		return []string{"--boot", "--console=read-only", "--register=yes"}
+		return []string{"--kill-signal=SIGRTMIN+3", "--console=read-only", "--register=yes"}
 	case ProcessTwo:
 		return []string{"--as-pid2", "--console=pipe", "--register=no"}
 	default:
@@ -84,8 +84,6 @@ func (m Mode) properties() []systemd.Property {
 	}
 }
 
-func workingDirectoryArgs(s Spec) []string { return optional("--chdir=", s.WorkingDirectory) }
-
 // Notifies says that the guest tells when it is ready, so that Ready is its word.
 func (s Spec) Notifies() bool { return s.NotifyReady || s.Mode == Boot }
 
@@ -96,16 +94,22 @@ func readyArgs(s Spec) []string {
 	return []string{"--notify-ready=yes"}
 }
 
-// Shimmed says that the command is started through our shim. nspawn's --uid=
-// runs getent(1) in the image, which busybox and distroless images lack.
-func (s Spec) Shimmed() bool { return s.User != "" && s.Mode != Boot }
-
-// payload is what stands behind "--".
-func payload(s Spec) []string {
-	if s.Shimmed() {
-		return slices.Concat([]string{ShimPath, container.UserArg, s.User, "--"}, s.Command)
+// Instructions are what the machine runs once it may begin. They go through the gate
+// and are in no argument, property or file: the environment is full of secrets.
+func (s Spec) Instructions() inside.Instructions {
+	todo := inside.Instructions{Init: s.Mode == Boot, Argv: s.Command, Dir: s.WorkingDirectory, User: s.User}
+	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
+		todo.Env = append(todo.Env, name+"="+s.Environment[name])
 	}
-	return s.Command
+	return todo
+}
+
+// gateBinds show the machine its gate, and the shim that goes through it.
+func gateBinds(h Host) []Bind {
+	return []Bind{
+		{Source: h.Gate, Destination: inside.GateDir, ReadOnly: true},
+		{Source: h.Shim, Destination: inside.ShimPath, ReadOnly: true},
+	}
 }
 
 // execProperties: systemd replaces $NAME in the arguments of ExecStart=. ExecStartEx=

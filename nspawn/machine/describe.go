@@ -6,10 +6,13 @@ import (
 	"strings"
 
 	"github.com/godbus/dbus/v5"
+
+	"nomad-driver-nspawn/nspawn/gate/inside"
 )
 
 // Describe shows what starting the machine asks of systemd: the command line,
-// an argument a line, and the unit's properties. It holds no secret.
+// an argument a line, and the unit's properties; and what goes through the gate. It
+// holds no secret: of the environment it shows the names.
 func Describe(s Spec, h Host) string {
 	var b strings.Builder
 	for _, arg := range Argv(s, h) {
@@ -24,7 +27,21 @@ func Describe(s Spec, h Host) string {
 	}
 	slices.Sort(lines)
 	b.WriteString(strings.Join(lines, ""))
+	b.WriteString("\n" + describeInstructions(s.Instructions()))
 	return b.String()
+}
+
+func describeInstructions(todo inside.Instructions) string {
+	var names []string
+	for _, variable := range todo.Env {
+		name, _, _ := strings.Cut(variable, "=")
+		names = append(names, name)
+	}
+	what := "run"
+	if todo.Init {
+		what = "boot"
+	}
+	return fmt.Sprintf("%s %q\nin %q\nas %q\nwith %q\n", what, todo.Argv, todo.Dir, todo.User, names)
 }
 
 // readable shows a list of byte strings, which a variant prints as numbers, as text.

@@ -42,10 +42,7 @@ type Layer struct {
 }
 
 func bindArgs(s Spec, h Host) []string {
-	binds := slices.Clone(h.Binds)
-	if s.Shimmed() {
-		binds = append(binds, Bind{Source: h.Shim, Destination: ShimPath, ReadOnly: true})
-	}
+	binds := slices.Concat(h.Binds, gateBinds(h))
 	slices.SortFunc(binds, func(a, b Bind) int { return cmp.Compare(a.Destination, b.Destination) })
 	var args []string
 	for _, b := range binds {

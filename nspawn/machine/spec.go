@@ -9,6 +9,7 @@ package machine
 import (
 	"slices"
 
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -23,7 +24,7 @@ type Spec struct {
 	Mode             Mode
 	Command          []string // payload with arguments, or arguments of the image's init
 	Environment      map[string]string
-	WorkingDirectory string // absolute; "" is the image's root
+	WorkingDirectory string // "" is the image's root; the user's, if it is missing
 	User             string // as docker takes it: name or UID, optionally ":" group or GID
 	Hostname         string // "" is the machine's name
 	Capabilities     []string
@@ -51,12 +52,12 @@ type Host struct {
 
 	Nspawn  string // path of systemd-nspawn
 	Version int    // systemd's major version
-	Shim    string // path of our own executable, see Spec.Shimmed
+	Shim    string // the program that nspawn starts, see package gate
 
-	Root        string // the machine's root
-	Environment string // the file with EnvironmentFile's content, mode 0600
-	Notify      string // the socket on which nspawn reports
-	Binds       []Bind // those that nspawn makes, of what is prepared
+	Root   string // the machine's root
+	Gate   string // the directory in which the shim finds the plugin
+	Notify string // the socket on which nspawn reports
+	Binds  []Bind // those that nspawn makes, of what is prepared
 }
 
 // Argv is the command line that runs the machine. Everything in it is visible
@@ -70,7 +71,6 @@ func Argv(s Spec, h Host) []string {
 		s.Mode.args(),
 		s.Root.userNamespaceArgs(h),
 		identityArgs(s),
-		workingDirectoryArgs(s),
 		capabilityArgs(s),
 		journalArgs(),
 		resolvConfArgs(s),
@@ -79,9 +79,7 @@ func Argv(s Spec, h Host) []string {
 		addressFamilyArgs(h),
 		s.Network.args(),
 		bindArgs(s, h),
-		environmentArgs(s.Environment),
-		[]string{"--"},
-		payload(s),
+		[]string{"--", inside.ShimPath, inside.GateArg},
 	)
 }
 

@@ -1,11 +1,12 @@
 package machine
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/gate/inside"
 )
 
 func TestArgvByVersion(t *testing.T) {
@@ -17,11 +18,17 @@ func TestArgvByVersion(t *testing.T) {
 	must.SliceContains(t, args(261), option)
 }
 
-// A command that begins with a dash must not become an option of nspawn.
-func TestArgvEndsOptionsBeforeCommand(t *testing.T) {
-	args := Argv(Spec{Machine: "m", Command: []string{"--bind=/", "x"}}, Host{})
-	must.Eq(t, []string{"--", "--bind=/", "x"}, args[len(args)-3:])
-	must.Eq(t, slices.Index(args, "--"), len(args)-3)
+// Nothing that the job gives to its command is an argument of nspawn.
+func TestArgvHasNoCommand(t *testing.T) {
+	args := Argv(Spec{Machine: "m", Command: []string{"--bind=/", "x"}, User: "u", WorkingDirectory: "/w"}, Host{})
+	must.Eq(t, []string{"--", inside.ShimPath, inside.GateArg}, args[len(args)-3:])
+	must.Eq(t, Argv(Spec{Machine: "m"}, Host{}), args)
+}
+
+func TestInstructions(t *testing.T) {
+	must.Eq(t, inside.Instructions{Argv: []string{"x", "$y"}, Env: []string{"A=1", "a.b-c=2=3"}, Dir: "w", User: "u:1"},
+		Spec{Mode: ProcessOne, Command: []string{"x", "$y"}, Environment: map[string]string{"a.b-c": "2=3", "A": "1"}, WorkingDirectory: "w", User: "u:1"}.Instructions())
+	must.Eq(t, inside.Instructions{Init: true, Argv: []string{"--unit=x"}}, Spec{Mode: Boot, Command: []string{"--unit=x"}}.Instructions())
 }
 
 func TestSpecHidesNoSecretInProperties(t *testing.T) {

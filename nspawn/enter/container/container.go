@@ -28,29 +28,20 @@ const (
 	PlaceArg = "start-in-cgroup"
 	// EnterArg makes the program the shim that enter.Run starts.
 	EnterArg = "enter-machine"
-	// UserArg makes it the beginning of a payload's own command line, as in
-	// "SHIM enter-user USER -- COMMAND ARGUMENT…": it runs the command as a
-	// user of the image, which has no need of getent(1). See [Static].
-	UserArg = "enter-user"
 )
 
 // Called reports, from the program's arguments, whether it was started as the shim.
 func Called(args []string) bool {
-	return len(args) > 1 && (args[1] == PlaceArg || args[1] == EnterArg || args[1] == UserArg)
+	return len(args) > 1 && (args[1] == PlaceArg || args[1] == EnterArg)
 }
 
 // Main is the shim. It never returns, and main calls it first thing.
 func Main() {
-	var err error
-	switch os.Args[1] {
-	case UserArg:
-		userMain(os.Args[2:])
-	case PlaceArg:
-		err = placeMain(os.Args[2:])
-	default:
-		err = enterMain()
+	run := enterMain
+	if os.Args[1] == PlaceArg {
+		run = func() error { return placeMain(os.Args[2:]) }
 	}
-	if err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -1,0 +1,213 @@
+package nspawn
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"nomad-driver-nspawn/nspawn/gate"
+	"nomad-driver-nspawn/nspawn/gate/inside"
+)
+
+// Begin is how a machine's payload begins: at the start, and again whenever a guest
+// reboots.
+type Begin struct {
+	Instructions inside.Instructions
+	Steps        []Step
+}
+
+// Step finishes a machine from outside while its payload waits at the gate. Nothing of
+// the image has run then, and nothing runs before all steps are done. An error keeps the
+// payload from beginning.
+type Step func(ctx context.Context, waiting Waiting) error
+
+// Waiting is a machine whose payload waits at the gate.
+type Waiting struct {
+	Leader, Payload int // PIDs on the host
+}
+
+// waiting is a visitor of the gate who is the payload of a machine.
+type waiting struct {
+	*gate.Visitor
+	leader, payload process
+}
+
+// admit returns the machine's processes if the peer is its payload, which waits to begin:
+// one that has begun gets in no more, whatever it makes of itself.
+func (m *Manager) admit(machine string, mode Mode, peer gate.Peer) (leader, payload process, err error) {
+	payload, err = readProcess(peer.PID)
+	if err != nil {
+		return leader, payload, err
+	}
+	leader = payload
+	if mode == ProcessTwo {
+		if leader, err = readProcess(payload.parent); err != nil {
+			return leader, payload, err
+		}
+	}
+	nspawn, err := readProcess(leader.parent)
+	if err != nil {
+		return leader, payload, err
+	}
+	group, err := nspawn.cgroup()
+	if err != nil {
+		return leader, payload, err
+	}
+	root, err := rootUID(leader.pid)
+	if err != nil {
+		return leader, payload, err
+	}
+	isPayload := leader.inside == 1 && (mode != ProcessTwo || payload.inside == 2)
+	isOurs := nspawn.inside == nspawn.pid && strings.Contains(group+"/", "/"+UnitName(machine)+"/")
+	if !isPayload || !isOurs || peer.UID != root {
+		return leader, payload, fmt.Errorf("process %d, user %d, is not the payload of machine %s", peer.PID, peer.UID, machine)
+	}
+	if m.hasBegun(machine, mode, leader) {
+		return leader, payload, fmt.Errorf("the payload of machine %s has begun already", machine)
+	}
+	return leader, payload, nil
+}
+
+// rootUID returns the user who is root for a process.
+func rootUID(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read the user namespace of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, count int
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && inside == 0 {
+			return outside, nil
+		}
+	}
+	return 0, fmt.Errorf("the user namespace of process %d has no root", pid)
+}
+
+// await returns the payload that comes to the gate.
+func (m *Manager) await(ctx context.Context, machine string, mode Mode, g *gate.Gate) (w waiting, err error) {
+	w.Visitor, err = g.Await(ctx, func(peer gate.Peer) (err error) {
+		w.leader, w.payload, err = m.admit(machine, mode, peer)
+		return err
+	})
+	return w, err
+}
+
+// begin takes the steps and lets the payload begin. After a nil error it has begun, and
+// may have ended. The error is an *inside.Failure if the image has no such command.
+//
+// What is known of it is recorded before the word is given, so that a plugin that
+// follows does not wait for a payload which has begun.
+func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Begin) error {
+	defer w.Close()
+	for _, step := range begin.Steps {
+		if err := step(ctx, Waiting{Leader: w.leader.pid, Payload: w.payload.pid}); err != nil {
+			return err
+		}
+	}
+	identity, err := w.leader.identity()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.dirs.begun(machine), []byte(identity+" told\n"), 0o600); err != nil {
+		return fmt.Errorf("record that machine %s begins: %w", machine, err)
+	}
+	if err := w.Open(ctx, begin.Instructions); err != nil {
+		return err
+	}
+	// Where it cannot be recorded, a plugin that follows looks for itself.
+	_ = os.WriteFile(m.dirs.begun(machine), []byte(identity+" begun\n"), 0o600)
+	return nil
+}
+
+// hasBegun reports whether the payload of this leader has begun. One that was told to
+// begin, by a plugin that died since, has begun if it is not the shim any more.
+func (m *Manager) hasBegun(machine string, mode Mode, leader process) bool {
+	record, err := os.ReadFile(m.dirs.begun(machine))
+	if err != nil {
+		return false
+	}
+	identity, err := leader.identity()
+	if err != nil || !bytes.HasPrefix(record, []byte(identity+" ")) {
+		return false // it is another's: the guest has rebooted since
+	}
+	if bytes.HasSuffix(record, []byte(" begun\n")) {
+		return true
+	}
+	payload, err := payloadProcess(leader, mode)
+	if err != nil {
+		return true
+	}
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", payload.pid))
+	return err != nil || program != inside.ShimPath
+}
+
+// identity names a process for ever: its PID and when it was started.
+func (p process) identity() (string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		return "", fmt.Errorf("identify process %d: %w", p.pid, err)
+	}
+	// The name before the last parenthesis may contain anything; the start time is
+	// the twentieth field behind it (proc_pid_stat(5)).
+	const startTime = 19
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= startTime {
+		return "", fmt.Errorf("identify process %d: its status is cut off", p.pid)
+	}
+	return fmt.Sprintf("%d %s", p.pid, fields[startTime]), nil
+}
+
+// hasGate reports whether the machine has a gate. One without was started by a plugin that
+// knew none, and its payload does not wait.
+func (m *Manager) hasGate(machine string) bool {
+	_, err := os.Stat(m.dirs.gate(machine))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// beginAgainDelay is the time between two tries to let a guest begin that reboots.
+const beginAgainDelay = time.Second
+
+// beginAgain lets a payload begin that waits, or will wait, without a start that waits for
+// it: a guest that reboots, or a machine whose plugin died. It goes on trying until
+// ctx ends, and reports each new error but the end of ctx.
+func (m *Manager) beginAgain(ctx context.Context, machine string, mode Mode, begin Begin, report func(error)) {
+	last := ""
+	for m.hasGate(machine) {
+		err := m.beginOnce(ctx, machine, mode, begin)
+		var failure *inside.Failure
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return
+		case errors.As(err, &failure):
+			report(err)
+			return
+		}
+		if err.Error() != last {
+			report(err)
+		}
+		last = err.Error()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(beginAgainDelay):
+		}
+	}
+}
+
+func (m *Manager) beginOnce(ctx context.Context, machine string, mode Mode, begin Begin) error {
+	g, err := gate.Listen(m.dirs.gate(machine))
+	if err != nil {
+		return err
+	}
+	w, err := m.await(ctx, machine, mode, g)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return m.begin(ctx, machine, w, begin)
+}
