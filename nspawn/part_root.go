@@ -11,6 +11,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/places"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
@@ -44,7 +45,21 @@ func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
 			return err
 		}
 	}
-	return d.stage.Do(func() error { return furnish(root, d.spec, int(d.base)) })
+	return d.stage.Do(func() error { return secureAndFurnish(root, d.spec, int(d.base)) })
+}
+
+// secureAndFurnish first makes directories of what the image has instead of some:
+// nothing is to be put behind a link that will not be there.
+func secureAndFurnish(dir string, s Spec, owner int) error {
+	root, err := mounts.Open(dir, "")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := places.Secure(root, true, owner); err != nil {
+		return err
+	}
+	return furnish(dir, s, owner)
 }
 
 // makeRootInPlace is for an image that nspawn ID-maps itself. One that may be
