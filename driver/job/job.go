@@ -9,6 +9,7 @@ package job
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -69,7 +70,7 @@ type Input struct {
 // given is refused by name, all of them at once: nothing that a job asks for is
 // silently ignored.
 func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
-	if err := c.Validate(); err != nil {
+	if err := errors.Join(c.Validate(), checkTaskName(in.Task.Name)); err != nil {
 		return machine.Spec{}, err
 	}
 	spec := machine.Spec{
@@ -102,6 +103,15 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		return machine.Spec{}, err
 	}
 	return spec, nil
+}
+
+// checkTaskName refuses names of which Nomad makes the directory of the allocation, or
+// of all allocations, the task's own: relative paths would lead anywhere in it.
+func checkTaskName(name string) error {
+	if name == "." || name == ".." {
+		return fmt.Errorf("%q is no name of a task: the task's directory would be one of others; give it a name of letters", name)
+	}
+	return nil
 }
 
 // refuseDevices names the devices that Nomad's device plugins give to the task.

@@ -1,0 +1,215 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/agent"
+	"nomad-driver-nspawn/e2e/host"
+)
+
+// escapes are jobs that try to get at what is not theirs. Each has worked once. Each
+// shows that its attempt was a real one: that what it did before the last step, which
+// fails, has worked.
+var escapes = []test{
+	{"a guest exchanges what is bound, and reboots", testEscapeByReboot},
+	{"links of the image make the logs writable", testEscapeByLogs},
+	{"a mount changes where the logs are", testEscapeByMount},
+	{"a frozen group holds the plugin", testEscapeByFreezing},
+	{"links of the image lead systemd-nspawn out", testEscapeByImage},
+	{"a forwarded port takes one of the host", testEscapeByPort},
+	{"the host's network", testEscapeByNetwork},
+	{"the name of a task is a path", testEscapeByName},
+}
+
+// TestEscape makes the attempts on a host of each suite that is chosen.
+func TestEscape(t *testing.T) {
+	for _, suite := range host.Chosen() {
+		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
+			a := up(t, suite)
+			for _, escape := range escapes {
+				t.Run(escape.name, func(t *testing.T) {
+					t.Parallel()
+					escape.run(newLab(t, a))
+				})
+			}
+		})
+	}
+}
+
+// victim is a directory of the host that everybody may write to. It is as it was at
+// the end of the test.
+func (l *lab) victim(name string) string {
+	l.Helper()
+	dir := "/var/tmp/victim-" + name
+	l.onHost("mkdir", "--mode=0777", dir)
+	l.onHost("chmod", "0777", dir)
+	l.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		found, err := l.agent.Command(ctx, "find", dir, "-mindepth", "1")
+		must.NoError(l, err)
+		must.Eq(l, "", found)
+	})
+	return dir
+}
+
+// imageWith is the busybox image after a script has changed it.
+func (l *lab) imageWith(name, script string) string {
+	l.Helper()
+	dir := "/var/lib/machines/" + name
+	l.onHost("cp", "--archive", "/var/lib/machines/busybox", dir)
+	l.atEnd("rm", "--recursive", dir)
+	l.onHost("sh", "-c", "cd "+dir+" && "+script)
+	return name
+}
+
+// attempt is the config of a script in an image.
+func attempt(image, script string) string {
+	return fmt.Sprintf("image = %q\ncommand = \"/bin/sh\"\nargs = [\"-c\", %s]\n", image, quote(script))
+}
+
+func testEscapeByReboot(l *lab) {
+	target := l.victim("reboot")
+	al := l.start(job{kind: service, tasks: []task{{
+		config: "image = \"debian\"\nbind = { \"local/a\" = \"/a\" }\n",
+		more:   "template {\ndata = \"mine\"\ndestination = \"local/a/mine\"\n}\nkill_timeout = \"" + patience + "\"",
+	}}})
+	must.NoError(l, al.Running(l.ctx))
+	l.awaitReady(al, 1)
+	l.exec(al, "sh", "-c", "cd /local && mv a old && ln -s "+target+" a")
+	_, _ = al.Exec(l.ctx, "main", "", "systemctl", "reboot", "-ff") // may not live to tell
+	l.awaitReady(al, 2)
+	must.Eq(l, target+"\n", l.exec(al, "readlink", "/local/a"))
+	must.Eq(l, "mine\n", l.exec(al, "ls", "/a"))
+	l.exec(al, "touch", "/a/more")
+	l.onHost("stat", allocDir(al)+"/main/local/old/more")
+}
+
+func testEscapeByLogs(l *lab) {
+	image := l.imageWith("escape-logs", "mkdir p && ln -s p/q alloc && ln -s /L1 p/q")
+	l.eachMode(func(l *lab, config string) {
+		al := l.start(job{tasks: []task{{config: config + "\n" + attempt(image,
+			"cd /L1 && touch data/real; for what in 'touch logs/x' 'mv logs old' 'ln -s /etc/x logs/main.stdout.1' 'umount logs' 'mount -o remount,bind,rw logs'; do $what && touch \"data/$what\"; done; exit 0")}}})
+		now, err := al.Ended(l.ctx)
+		must.NoError(l, err)
+		must.Zero(l, l.exitCode(now))
+		must.Eq(l, "real\n", l.onHost("ls", allocDir(al)+"/alloc/data"))
+	})
+}
+
+func testEscapeByMount(l *lab) {
+	for option, c := range map[string]struct{ config, want string }{
+		"tmpfs":        {`tmpfs = ["/alloc/aaa"]`, "tmpfs: /alloc/aaa lies in /alloc"},
+		"inaccessible": {`inaccessible = ["/x/../alloc/aaa"]`, "lies in /alloc"},
+		"bind":         {`bind = { "local" = "/alloc/aaa/b" }`, "it is a symbolic link"},
+	} {
+		l.sub(option, func(l *lab) {
+			al := l.start(job{tasks: []task{
+				{config: c.config + "\n" + attempt("busybox", "true")},
+				{name: "before", config: attempt("busybox", "ln -s /bin /alloc/aaa"), more: "lifecycle {\nhook = \"prestart\"\n}"},
+			}})
+			now, err := al.Ended(l.ctx)
+			must.NoError(l, err)
+			must.StrContains(l, l.refusal(now), c.want)
+			must.Eq(l, "/bin\n", l.onHost("readlink", allocDir(al)+"/alloc/aaa"))
+		})
+	}
+}
+
+func testEscapeByFreezing(l *lab) {
+	l.eachMode(func(l *lab, config string) {
+		const group = "/sys/fs/cgroup/exec.scope"
+		al := l.running(task{config: config, script: "mkdir " + group + "; echo 1 >" + group + "/cgroup.freeze && grep 1 " + group + "/cgroup.freeze && " + loop})
+		l.waitLog(al, agent.Stdout, "1\nready\n") // it is frozen
+		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
+		_, _ = al.Exec(ctx, "main", "", "/bin/true") // harms nobody else, come what may
+		cancel()
+		began := time.Now()
+		out := l.finish(task{script: "echo lives"})
+		must.Eq(l, agent.Output{Stdout: "lives\n"}, out)
+		must.Less(l, 30*time.Second, time.Since(began))
+		_, err := al.Stop(l.ctx)
+		must.NoError(l, err)
+		l.gone(al)
+	})
+}
+
+func testEscapeByImage(l *lab) {
+	for _, place := range []string{"run", "dev", "var", "tmp", "etc/machine-id"} {
+		l.sub(place, func(l *lab) {
+			target := l.victim(notName.ReplaceAllString(place, "-"))
+			image := l.imageWith("escape-"+notName.ReplaceAllString(place, "-"), "rm -rf "+place+" && ln -s "+target+" "+place)
+			must.Eq(l, target+"\n", l.onHost("readlink", "/var/lib/machines/"+image+"/"+place))
+			l.eachMode(func(l *lab, config string) {
+				al := l.start(job{tasks: []task{{config: config + "\nlink_journal = \"try-guest\"\n" + attempt(image, "test ! -L /"+place)}}})
+				now, err := al.Ended(l.ctx)
+				must.NoError(l, err)
+				must.Zero(l, l.exitCode(now))
+			})
+		})
+	}
+}
+
+func testEscapeByPort(l *lab) {
+	l.onHost("systemd-run", "--quiet", "--unit=escape-udp", "--socket-property=ListenDatagram=127.0.0.1:18082", "true")
+	l.atEnd("systemctl", "stop", "escape-udp.socket")
+	for port, want := range map[int]string{
+		4646:  "4646 is a port of Nomad itself",
+		18082: "UDP port 18082 is in use on this client",
+	} {
+		al := l.start(job{
+			group: fmt.Sprintf("network {\nport \"x\" {\nstatic = %d\n}\n}", port),
+			tasks: []task{{config: "ports = [\"x\"]\n" + attempt("busybox", "true")}},
+		})
+		now, err := al.Ended(l.ctx)
+		must.NoError(l, err)
+		must.StrContains(l, l.refusal(now), want)
+	}
+}
+
+func testEscapeByNetwork(l *lab) {
+	const reach = "nc -w 2 127.0.0.1 4646 </dev/null && echo reached; grep -q @ /proc/net/unix && echo sees; true"
+	out := l.finish(task{config: "network_veth = false", script: reach})
+	must.Eq(l, "reached\nsees\n", out.Stdout) // where it is allowed
+	out = l.finish(task{config: "network_veth = true", script: reach})
+	must.Eq(l, "", out.Stdout)
+
+	stranger := l.inNamespace("stranger")
+	hcl := strings.Replace(stranger.hcl(job{tasks: []task{{script: reach, config: "network_veth = false"}}}), "{", "{\nnamespace = \"stranger\"", 1)
+	now, err := stranger.startHCL(hcl)[0].Ended(l.ctx)
+	must.NoError(l, err)
+	must.StrContains(l, l.refusal(now), "allow_host_network")
+}
+
+// inNamespace is the lab with the eyes of a namespace of Nomad, to which the operator
+// allows nothing.
+func (l *lab) inNamespace(name string) *lab {
+	l.Helper()
+	client, err := api.NewClient(&api.Config{Address: l.agent.API.Address(), Namespace: name})
+	must.NoError(l, err)
+	_, err = client.Namespaces().Register(&api.Namespace{Name: name}, nil)
+	must.NoError(l, err)
+	return &lab{T: l.T, ctx: l.ctx, agent: &agent.Agent{Host: l.agent.Host, API: client, Node: l.agent.Node}}
+}
+
+// Nomad takes the names "." and "..", with which the directory of a task would be that
+// of the allocation, or the one of all allocations.
+func testEscapeByName(l *lab) {
+	for _, name := range []string{".", ".."} {
+		hcl := l.hcl(job{tasks: []task{{name: name, config: "bind = { \"alloc/logs\" = \"/x\" }\n" + attempt("busybox", "true")}}})
+		al := l.startHCL(hcl)[0]
+		now, err := al.Ended(l.ctx)
+		must.NoError(l, err)
+		must.StrContains(l, agent.Events(now), "is no name of a task")
+	}
+}
