@@ -269,11 +269,13 @@ func startFaults() (tests []test) {
 	killPlugin := func(l *lab, plugin hostproc.Process) error { return plugin.Signal(unix.SIGKILL) }
 	for _, step := range []struct{ name, file string }{
 		{"directory", runDir + "/machines/*"},
-		{"environment", runDir + "/machines/*/environment"},
+		{"gate", runDir + "/machines/*/gate"},
 		{"UID range", runDir + "/uid/[0-9]*"},
 		{"writable layer", stateDir + "/machines/*"},
 		{"socket", runDir + "/machines/*/notify"},
 		{"unit", "/run/systemd/transient/nomad-nspawn-*.service"},
+		{"open gate", runDir + "/machines/*/gate/socket"},
+		{"word", runDir + "/machines/*/begun"},
 		{"payload", "/var/lib/nomad/alloc/*/alloc/data/runs"},
 	} {
 		appear := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, step.file) }
@@ -283,7 +285,7 @@ func startFaults() (tests []test) {
 	started := func(l *lab) error {
 		return hostproc.Appear(l.ctx, l.agent.Host, "/run/systemd/transient/nomad-nspawn-*.service")
 	}
-	prepared := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, runDir+"/machines/*/environment") }
+	prepared := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, runDir+"/machines/*/gate") }
 	return append(tests,
 		test{"bus away during a start", func(l *lab) { testStartWithoutBus(l, prepared) }},
 		test{"plugin killed at mount", func(l *lab) { testStart(l, asService(command), mounted, killPlugin) }},
