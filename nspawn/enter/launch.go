@@ -109,6 +109,9 @@ func (s *shim) begin(ctx context.Context, l *leader) error {
 		return err
 	}
 	defer starter.close()
+	if err := starter.await(ctx); err != nil {
+		return err
+	}
 	if _, err := starter.reap(); err != nil {
 		return err
 	}

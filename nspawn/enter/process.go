@@ -86,6 +86,9 @@ func (s *shim) forked(ctx context.Context) (p *process, err error) {
 func (s *shim) finish(ctx context.Context) (container.Reply, error) {
 	release := guard(ctx, s.kill)
 	second, _, err := s.receive()
+	if err == nil {
+		err = s.await(ctx)
+	}
 	release()
 	if err != nil {
 		s.kill()
