@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -121,13 +122,8 @@ func exists(name string) bool {
 // assume makes the calling thread the user's, which is the one that executes. Package
 // syscall would change all threads, by signals that the shim does not handle.
 func assume(who user.Identity) error {
-	groups := make([]uint32, len(who.Groups))
-	for i, gid := range who.Groups {
-		groups[i] = uint32(gid)
-	}
-	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
-	if errno != 0 {
-		return fmt.Errorf("set groups %v: %w", who.Groups, errno)
+	if err := assumeGroups(who.Groups); err != nil {
+		return fmt.Errorf("set groups %v: %w", who.Groups, err)
 	}
 	gid, uid := uintptr(who.GID), uintptr(who.UID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
@@ -135,6 +131,22 @@ func assume(who user.Identity) error {
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
 		return fmt.Errorf("set UID %d (is it outside of the container's range?): %w", who.UID, errno)
+	}
+	return nil
+}
+
+// assumeGroups changes nothing where they are these already: root may have no right to.
+func assumeGroups(gids []int) error {
+	if now, err := unix.Getgroups(); err == nil && slices.Equal(now, gids) {
+		return nil
+	}
+	groups := make([]uint32, len(gids))
+	for i, gid := range gids {
+		groups[i] = uint32(gid)
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }
