@@ -70,8 +70,8 @@ func TestHostShortestCommand(t *testing.T) {
 		spec.Command, spec.Mode = []string{"/shortest"}, []Mode{ProcessOne, ProcessTwo}[n%2]
 		spec.Root.Files = []File{program}
 		var address netip.Addr
-		steps := []Step{func(context.Context, Waiting) error {
-			return os.Chmod(m.dirs.root(spec.Machine)+program.Path, 0o755)
+		steps := []Step{func(_ context.Context, waiting Waiting) error {
+			return os.Chmod(fmt.Sprintf("/proc/%d/root%s", waiting.Leader, program.Path), 0o755)
 		}}
 		if n%4 < 2 {
 			spec.Network.Veth = true
