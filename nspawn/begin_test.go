@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,16 +45,11 @@ func shortest(t *testing.T) string {
 
 // load keeps the processors busy until the test ends.
 func load(t *testing.T) {
-	done := make(chan struct{})
-	t.Cleanup(func() { close(done) })
+	var stopped atomic.Bool
+	t.Cleanup(func() { stopped.Store(true) })
 	for range 2 * runtime.NumCPU() {
 		go func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
+			for !stopped.Load() {
 			}
 		}()
 	}

@@ -13,5 +13,3 @@ import (
 func TestMain(m *testing.M) {
 	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNS)
 }
-
-const testBase uint32 = 0x00100000

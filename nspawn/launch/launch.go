@@ -72,8 +72,12 @@ func launch(args []string) error {
 }
 
 // enter moves this thread, which the command will be run from.
+//
+// The pin is looked up as PID 1 sees it. systemd gives a unit with
+// NetworkNamespacePath= a mount namespace of its own (seen with 257), and a new mount
+// namespace has no mounts that pin others (copy_mnt_ns in the kernel).
 func enter(namespace string) error {
-	file, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	file, err := unix.Open("/proc/1/root"+namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
