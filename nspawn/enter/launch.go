@@ -92,8 +92,8 @@ func (s *shim) begin(ctx context.Context, l *leader) error {
 	if err := l.raiseLimits(s.session); err != nil {
 		return err
 	}
-	if _, err := s.socket.Write([]byte{1}); err != nil {
-		return fmt.Errorf("tell shim to start: %w", err)
+	if err := s.allow(); err != nil {
+		return err
 	}
 	release := guard(ctx, s.kill)
 	first, _, err := s.receive()
@@ -115,8 +115,18 @@ func (s *shim) begin(ctx context.Context, l *leader) error {
 	if _, err := starter.reap(); err != nil {
 		return err
 	}
-	s.child, err = openChild(first.Pid)
-	return err
+	if s.child, err = openChild(first.Pid); err != nil {
+		return err
+	}
+	return s.allow() // the shim may be faster than its starter, whose reply comes first
+}
+
+// allow tells the shim, or its starter, to go on.
+func (s *shim) allow() error {
+	if _, err := s.socket.Write([]byte{1}); err != nil {
+		return fmt.Errorf("tell shim to go on: %w", err)
+	}
+	return nil
 }
 
 // errNoReply says that the shim has ended without a reply.

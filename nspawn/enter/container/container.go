@@ -62,6 +62,9 @@ func enterMain() error {
 	if err := json.NewDecoder(os.NewFile(FDInstructions, "instructions")).Decode(&todo); err != nil {
 		return fmt.Errorf("read instructions: %w", err)
 	}
+	if err := awaitWord(); err != nil { // that its starter has reported it
+		return err
+	}
 	type result struct {
 		child forkedProcess
 		err   error
