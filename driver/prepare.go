@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
@@ -19,6 +23,7 @@ func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskCo
 	if err := cfg.DecodeDriverConfig(&task); err != nil {
 		return task, found, spec, fmt.Errorf("decode config: %w", err)
 	}
+	task.Translate()
 	config := d.currentConfig()
 	policy := config.Policy(cfg.Namespace)
 	if !task.Stored() {
@@ -57,7 +62,18 @@ func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskCo
 	if err != nil {
 		return nspawn.Spec{}, err
 	}
-	spec, err := task.Spec(job.Input{Policy: policy, Task: cfg, Image: found.Image, DNS: dns})
+	controllers, err := nspawn.Controllers()
+	if err != nil {
+		return nspawn.Spec{}, err
+	}
+	maxFiles, err := maxOpenFiles()
+	if err != nil {
+		return nspawn.Spec{}, err
+	}
+	spec, err := task.Spec(job.Input{
+		Policy: policy, Task: cfg, Image: found.Image, DNS: dns,
+		Cores: runtime.NumCPU(), Controllers: controllers, MaxFiles: maxFiles,
+	})
 	if err := errors.Join(err, imageErr); err != nil {
 		return spec, fmt.Errorf("config: %w", err)
 	}
@@ -65,4 +81,17 @@ func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskCo
 		return spec, fmt.Errorf("config: %w", err)
 	}
 	return spec, nil
+}
+
+// maxOpenFiles is the kernel's bound of RLIMIT_NOFILE.
+func maxOpenFiles() (uint64, error) {
+	text, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return 0, fmt.Errorf("read how many files a process may open: %w", err)
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read how many files a process may open: %w", err)
+	}
+	return most, nil
 }

@@ -94,6 +94,9 @@ func schemaRows(t *testing.T, prefix string, schema *hclspec.Spec) (rows []strin
 			for option := range spec.GetBlockMap().GetNested().GetObject().GetAttributes() {
 				must.MapContainsKey(t, schema.GetObject().GetAttributes(), option)
 			}
+		case spec.GetBlockList() != nil:
+			rows = append(rows, row(name, "blocks", notLiteral))
+			rows = append(rows, schemaRows(t, name+".", spec.GetBlockList().GetNested())...)
 		case spec.GetAttr() != nil:
 			if spec.GetAttr().GetRequired() {
 				value = "required"

@@ -11,6 +11,7 @@ plugin "nomad-driver-nspawn" {
   config {
     allow_host_network = false
     allow_in_place     = true
+    allow_devices      = ["/dev/e2e-*"]
 
     # All tests are in this one, and have what is not allowed to others.
     namespace "default" {

@@ -63,6 +63,9 @@ func (d Dirs) gate(name string) string { return filepath.Join(d.machine(name), "
 // begun records whether the payload has begun, see Manager.begin.
 func (d Dirs) begun(name string) string { return filepath.Join(d.machine(name), "begun") }
 
+// credentials is the directory with the machine's secrets, mode 0700.
+func (d Dirs) credentials(name string) string { return filepath.Join(d.machine(name), "credentials") }
+
 // notify is the socket on which systemd-nspawn reports.
 func (d Dirs) notify(name string) string { return filepath.Join(d.machine(name), "notify") }
 
@@ -87,14 +90,15 @@ func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
 		Program: t.program, Namespace: d.pin(s.Machine), Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
 	}
 	return machine.Host{
-		Launcher: start.Args(nil),
-		UIDBase:  base,
-		Nspawn:   t.path,
-		Version:  t.version,
-		Shim:     d.mounted(s.Machine, shimMount),
-		Gate:     d.mounted(s.Machine, gateMount),
-		Root:     d.root(s.Machine),
-		Notify:   d.notify(s.Machine),
-		Binds:    nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }),
+		Launcher:    start.Args(nil),
+		UIDBase:     base,
+		Nspawn:      t.path,
+		Version:     t.version,
+		Shim:        d.mounted(s.Machine, shimMount),
+		Gate:        d.mounted(s.Machine, gateMount),
+		Root:        d.root(s.Machine),
+		Notify:      d.notify(s.Machine),
+		Credentials: d.credentials(s.Machine),
+		Binds:       append(nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }), d.deviceBinds(s)...),
 	}
 }

@@ -48,7 +48,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	var err error
 	host.Nspawn, err = lookNspawn()
 	problem(err)
-	host.Controllers, err = controllers()
+	host.Controllers, err = Controllers()
 	problem(err)
 	problem(mountNamespace())
 	host.Systemd, err = bus.Version(ctx)
@@ -81,8 +81,8 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	return host
 }
 
-// controllers lists the cgroup controllers of the unified hierarchy.
-func controllers() ([]string, error) {
+// Controllers lists the cgroup controllers of the unified hierarchy.
+func Controllers() ([]string, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(cgroupRoot, &fs); err != nil {
 		return nil, fmt.Errorf("look at %s: %w", cgroupRoot, err)

@@ -29,12 +29,14 @@ type part struct {
 func (m *Manager) parts() []part {
 	return []part{
 		{name: "directory", make: m.makeDirectory, remove: m.removeDirectory, owners: m.directoryOwners},
+		{name: "credentials", make: m.makeCredentials},
 		{name: "UID range", make: m.makeRange, remove: m.removeRange},
 		{name: "writable layer", make: m.makeWritable, remove: m.removeWritable, owners: m.writableOwners},
 		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
 		{name: "network", make: m.makeNetwork},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},
+		{name: "devices", make: m.makeDevices},
 		{name: "mounts", make: m.makeMounts, remove: m.removeMounts},
 		{name: "journal", make: m.makeJournal, remove: m.removeJournal},
 		{name: "seal", make: m.makeSeal},

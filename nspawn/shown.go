@@ -96,6 +96,11 @@ func checkDestinations(s Spec) error {
 			return err
 		}
 	}
+	for _, device := range s.Devices {
+		if err := refuse("devices", device.Destination); err != nil {
+			return err
+		}
+	}
 	for _, path := range s.Root.Inaccessible {
 		if err := refuse("inaccessible", path); err != nil {
 			return err

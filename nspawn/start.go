@@ -70,7 +70,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
 	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps}, socket)
-	if err := m.launch(ctx, s, d, open, follower); err != nil {
+	if err := m.launch(ctx, d.spec, d, open, follower); err != nil {
 		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}

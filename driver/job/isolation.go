@@ -1,39 +1,118 @@
 package job
 
 import (
-	"regexp"
 	"slices"
+	"strings"
 
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
+// isolationOptions say what a task may do to the kernel.
 type isolationOptions struct {
-	Capability      []string `codec:"capability"`
-	UserNamespacing bool     `codec:"user_namespacing"`
+	CapAdd           []string `codec:"cap_add"`
+	CapDrop          []string `codec:"cap_drop"`
+	Capability       []string `codec:"capability"`
+	NoNewPrivileges  bool     `codec:"no_new_privileges"`
+	Privileged       bool     `codec:"privileged"`
+	SystemCallFilter []string `codec:"system_call_filter"`
+	UserNamespacing  bool     `codec:"user_namespacing"`
 }
 
 var isolationSchema = options{
-	"capability":       attr("capability", "list(string)"),
-	"user_namespacing": withDefault("user_namespacing", "bool", true),
+	"cap_add":            attr("cap_add", "list(string)"),
+	"cap_drop":           attr("cap_drop", "list(string)"),
+	"capability":         attr("capability", "list(string)"),
+	"no_new_privileges":  attr("no_new_privileges", "bool"),
+	"privileged":         attr("privileged", "bool"),
+	"system_call_filter": attr("system_call_filter", "list(string)"),
+	"user_namespacing":   withDefault("user_namespacing", "bool", true),
 }
-
-var capability = regexp.MustCompile(`^(CAP_[A-Z_]+|all)$`)
 
 func (c TaskConfig) validateIsolation() error {
 	var found mistakes
-	for i, name := range c.Capability {
-		found.add(matches(at("capability", i), name, capability, "a name of capabilities(7), as CAP_NET_ADMIN, or all"))
+	for _, option := range []struct {
+		name string
+		list []string
+	}{{"cap_add", c.CapAdd}, {"cap_drop", c.CapDrop}, {"capability", c.Capability}} {
+		for i, name := range option.list {
+			found.add(validateCapability(at(option.name, i), name))
+		}
 	}
+	both := slices.DeleteFunc(capabilityNames(c.CapDrop), func(name string) bool {
+		return name == machine.AllCapabilities || !slices.Contains(c.kept(), name)
+	})
+	found.unless(len(both) == 0, "cap_drop: %s is in cap_add or capability, too", strings.Join(both, ", "))
+	// Seen with systemd 252: the container has none at all then.
+	found.unless(!slices.Contains(capabilityNames(c.CapDrop), machine.AllCapabilities) || len(c.kept()) == 0,
+		"cap_drop: all cannot be combined with cap_add or capability: name the capabilities to drop")
+	for i, name := range c.SystemCallFilter {
+		found.add(required(at("system_call_filter", i), name),
+			systemCall(at("system_call_filter", i), name))
+	}
+	found.unless(!c.Privileged || !c.NoNewPrivileges, "no_new_privileges: cannot be combined with privileged")
+	found.unless(!c.Privileged || len(c.CapDrop) == 0, "cap_drop: cannot be combined with privileged")
 	return found.err()
 }
 
-func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
-	spec.Capabilities = slices.Sorted(slices.Values(c.Capability))
-	spec.Root.UserNamespace = c.UserNamespacing
+func validateCapability(at, name string) error {
 	var found mistakes
-	found.add(in.Policy.Capabilities(c.Capability))
+	full := capabilityNames([]string{name})[0]
+	found.unless(full == machine.AllCapabilities || slices.Contains(machine.Capabilities, full),
+		"%s: %q is not a name of capabilities(7), as CAP_NET_ADMIN or net_admin, or all", at, name)
+	return found.err()
+}
+
+// capabilityNames are the names as nspawn has them: docker takes net_admin for
+// CAP_NET_ADMIN. They are sorted.
+func capabilityNames(names []string) (full []string) {
+	for _, name := range names {
+		name = strings.ToUpper(name)
+		switch {
+		case name == "ALL":
+			name = machine.AllCapabilities
+		case !strings.HasPrefix(name, "CAP_"):
+			name = "CAP_" + name
+		}
+		full = append(full, name)
+	}
+	slices.Sort(full)
+	return slices.Compact(full)
+}
+
+// drops reports whether a capability is taken away.
+func (c TaskConfig) drops(name string) bool {
+	dropped := capabilityNames(c.CapDrop)
+	return slices.Contains(dropped, name) || slices.Contains(dropped, machine.AllCapabilities) && !slices.Contains(c.kept(), name)
+}
+
+// kept are the capabilities that the job wants beside nspawn's own.
+func (c TaskConfig) kept() []string { return capabilityNames(slices.Concat(c.Capability, c.CapAdd)) }
+
+func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
+	var found mistakes
+	spec.Capabilities = c.kept()
+	spec.Root.UserNamespace = c.UserNamespacing && !c.Privileged
+	spec.Isolation = machine.Isolation{
+		DropCapabilities: capabilityNames(c.CapDrop),
+		NoNewPrivileges:  c.NoNewPrivileges || in.Policy.NoNewPrivileges(),
+		SystemCallFilter: c.SystemCallFilter,
+		Privileged:       c.Privileged,
+	}
+	found.add(in.Policy.Capabilities(spec.Capabilities))
+	for _, name := range []string{"CAP_SETUID", "CAP_SETGID"} {
+		found.unless(spec.User == "" || !c.drops(name), "cap_drop: without %s the command cannot be started as user %q: keep it, or drop it in the command", name, spec.User)
+	}
 	if !c.UserNamespacing {
 		found.add(in.Policy.HostUsers())
+	}
+	if c.Privileged {
+		spec.Capabilities, spec.Isolation.NoNewPrivileges = []string{machine.AllCapabilities}, false
+		found.add(in.Policy.Privileged())
+	}
+	for _, name := range c.SystemCallFilter {
+		if !strings.HasPrefix(name, "~") {
+			found.add(in.Policy.SystemCall(name))
+		}
 	}
 	return found.err()
 }

@@ -32,13 +32,18 @@ type TaskConfig struct {
 	networkOptions
 	limitOptions
 	isolationOptions
+	ioOptions
+	deviceOptions
+	credentialOptions
+	dockerOptions
 	environmentOptions
 }
 
 // TaskSchema is the schema of TaskConfig.
 var TaskSchema = schema(
 	imageSchema, loggingSchema, dnsSchema, processSchema, nameSchema, commandSchema, rootSchema,
-	mountSchema, networkSchema, limitSchema, isolationSchema, environmentSchema,
+	mountSchema, networkSchema, isolationSchema, limitSchema, ioSchema,
+	deviceSchema, credentialSchema, dockerSchema, environmentSchema,
 )
 
 // Validate reports every mistake that the block shows by itself, all at once.
@@ -54,6 +59,10 @@ func (c TaskConfig) Validate() error {
 		c.validateMounts(),
 		c.validateLimits(),
 		c.validateIsolation(),
+		c.validateIO(),
+		c.validateDevices(),
+		c.validateCredentials(),
+		c.validateDocker(),
 		c.validateEnvironment(),
 	)
 }
@@ -64,6 +73,12 @@ type Input struct {
 	Task   *drivers.TaskConfig // as Nomad gives it
 	Image  Image
 	DNS    HostDNS
+	// Cores is how many the client has, and Controllers are those of control groups
+	// that its kernel offers.
+	Cores       int
+	Controllers []string
+	// MaxFiles is how many files the kernel lets a process open at most (fs.nr_open).
+	MaxFiles uint64
 }
 
 // Spec returns the machine that the job asks for. Every option that cannot be
@@ -89,11 +104,13 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		c.applyCommand,
 		c.applyProcess,
 		c.applyLimits,
+		c.applyIO,
 		c.applyEnvironment,
 		c.applyIsolation,
 		c.applyRoot,
 		c.applyLogging,
-		refuseDevices,
+		c.applyDevices,
+		c.applyCredentials,
 		c.applyDNS,
 		c.applyNames,
 	} {
@@ -112,15 +129,6 @@ func checkTaskName(name string) error {
 		return fmt.Errorf("%q is no name of a task: the task's directory would be one of others; give it a name of letters", name)
 	}
 	return nil
-}
-
-// refuseDevices names the devices that Nomad's device plugins give to the task.
-func refuseDevices(in Input, _ *machine.Spec) error {
-	var found mistakes
-	for _, device := range in.Task.Devices {
-		found.refuse("device %s: devices are not supported", device.HostPath)
-	}
-	return found.err()
 }
 
 // schema merges the options of features.

@@ -1,37 +1,167 @@
 package job
 
 import (
-	"fmt"
+	"maps"
 	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
+// limitOptions bound what a task may use, beside its `resources` block.
 type limitOptions struct {
-	PidsLimit int64 `codec:"pids_limit"`
+	CPUCFSPeriod     int64             `codec:"cpu_cfs_period"`
+	CPUHardLimit     bool              `codec:"cpu_hard_limit"`
+	MemorySwap       string            `codec:"memory_swap"`
+	MemorySwappiness *int64            `codec:"memory_swappiness"`
+	OOMScoreAdj      *int              `codec:"oom_score_adj"`
+	PidsLimit        int64             `codec:"pids_limit"`
+	Ulimit           map[string]string `codec:"ulimit"`
 }
 
-var limitSchema = options{"pids_limit": attr("pids_limit", "number")}
+var limitSchema = options{
+	"cpu_cfs_period":    attr("cpu_cfs_period", "number"),
+	"cpu_hard_limit":    attr("cpu_hard_limit", "bool"),
+	"memory_swap":       attr("memory_swap", "string"),
+	"memory_swappiness": attr("memory_swappiness", "number"),
+	"oom_score_adj":     attr("oom_score_adj", "number"),
+	"pids_limit":        attr("pids_limit", "number"),
+	"ulimit":            stringMap("ulimit"),
+}
 
 const (
 	maxPids = 16384 // the limit of systemd-nspawn@.service
 	minPids = 16    // the least with which a machine comes up
 )
 
+// unlimitedSwap is the value of memory_swap that lifts the limit, as with docker.
+const unlimitedSwap = "-1"
+
 func (c TaskConfig) validateLimits() error {
-	if c.PidsLimit != 0 && c.PidsLimit < minPids {
-		return fmt.Errorf("pids_limit: want %d or more", minPids)
+	var found mistakes
+	// The bounds of the kernel (cpu.max in cgroup-v2.rst) in microseconds.
+	if c.CPUCFSPeriod != 0 {
+		found.unless(c.CPUCFSPeriod >= 1000 && c.CPUCFSPeriod <= 1000000, "cpu_cfs_period: %d is not between 1000 and 1000000 microseconds", c.CPUCFSPeriod)
+		found.unless(c.CPUHardLimit, "cpu_cfs_period: needs cpu_hard_limit = true")
 	}
-	return nil
+	if c.MemorySwap != "" && c.MemorySwap != unlimitedSwap {
+		found.add(size("memory_swap", c.MemorySwap, "512MB"))
+	}
+	found.unless(c.MemorySwappiness == nil, "memory_swappiness: version 2 of control groups has none; memory_swap limits how much is swapped")
+	if adjust := c.OOMScoreAdj; adjust != nil {
+		found.unless(*adjust >= -1000 && *adjust <= 1000, "oom_score_adj: %d is not between -1000 and 1000", *adjust)
+	}
+	found.unless(c.PidsLimit == 0 || c.PidsLimit >= minPids, "pids_limit: want %d or more", minPids)
+	for _, name := range slices.Sorted(maps.Keys(c.Ulimit)) {
+		_, _, err := ulimit(name, c.Ulimit[name])
+		found.add(err)
+	}
+	return found.err()
 }
 
-// applyLimits sets the task's resources. memory is a hard limit unless memory_max
-// is: then it is what the kernel leaves the task under pressure, as with docker.
 func (c TaskConfig) applyLimits(in Input, spec *machine.Spec) error {
-	limits, resources := &spec.Limits, in.Task.Resources
-	var err error
-	if limits.Pids, err = in.Policy.Pids(c.PidsLimit); err != nil || resources == nil {
-		return err
+	var found mistakes
+	limits := &spec.Limits
+	found.add(applyResources(in.Task.Resources, limits), in.controller("cpu", "cpu_hard_limit", c.CPUHardLimit))
+	found.add(c.applyMemorySwap(in, limits))
+	if c.CPUHardLimit {
+		limits.CPUQuota, limits.CPUPeriod = cpuQuota(in), time.Duration(c.CPUCFSPeriod)*time.Microsecond
+	}
+	if limits.OOMScoreAdjust = c.OOMScoreAdj; c.OOMScoreAdj != nil && *c.OOMScoreAdj < 0 {
+		found.add(in.Policy.OOMScore())
+	}
+	pids, err := in.Policy.Pids(c.PidsLimit)
+	found.add(err, in.controller("pids", "pids_limit", c.PidsLimit > 0))
+	limits.Pids = pids
+	for name, value := range c.Ulimit {
+		if limits.Resources == nil {
+			limits.Resources = map[string]machine.ResourceLimit{}
+		}
+		resource, limit, _ := ulimit(name, value)
+		limits.Resources[resource] = limit
+		found.unless(resource != "NOFILE" || limit.Hard <= in.MaxFiles, "ulimit.%s: %q is more than the %d files that the kernel of this client allows (sysctl fs.nr_open)", name, value, in.MaxFiles)
+	}
+	return found.err()
+}
+
+// controller returns the error if an option is used whose controller the kernel of
+// this client does not have, or not enabled.
+func (in Input) controller(name, option string, used bool) error {
+	var found mistakes
+	found.unless(!used || slices.Contains(in.Controllers, name),
+		"%s: cannot be enforced on this client: its kernel has no %q controller of control groups, version 2", option, name)
+	return found.err()
+}
+
+// applyMemorySwap: as with docker, memory_swap is memory and swap together.
+func (c TaskConfig) applyMemorySwap(in Input, limits *machine.Limits) error {
+	if c.MemorySwap == "" {
+		return nil
+	}
+	var found mistakes
+	found.add(in.controller("memory", "memory_swap", true))
+	switch total := bytesOf(c.MemorySwap); {
+	case limits.MemoryMax == 0:
+		found.refuse("memory_swap: the task's memory has no limit that swap could be beside")
+	case c.MemorySwap == unlimitedSwap:
+		limits.MemorySwap = machine.NoLimit
+	case total < limits.MemoryMax:
+		found.refuse("memory_swap: %q is less than the task's memory, which is a part of it", c.MemorySwap)
+	default:
+		limits.MemorySwap = total - limits.MemoryMax
+	}
+	return found.err()
+}
+
+// cpuQuota returns the CPU time in a second that is the task's share of the client.
+func cpuQuota(in Input) time.Duration {
+	if in.Task.Resources == nil || in.Task.Resources.LinuxResources == nil {
+		return 0
+	}
+	share := in.Task.Resources.LinuxResources.PercentTicks * float64(in.Cores)
+	return max(time.Duration(share*float64(time.Second)), time.Millisecond)
+}
+
+// resourceNames are those of setrlimit(2).
+var resourceNames = regexp.MustCompile(`^(AS|CORE|CPU|DATA|FSIZE|LOCKS|MEMLOCK|MSGQUEUE|NICE|NOFILE|NPROC|RSS|RTPRIO|RTTIME|SIGPENDING|STACK)$`)
+
+// ulimit reads an entry as docker has it: nofile = "1024:4096", or one number for both.
+func ulimit(option, value string) (name string, limit machine.ResourceLimit, err error) {
+	var found mistakes
+	at := "ulimit." + option
+	name = strings.TrimPrefix(strings.ToUpper(option), "RLIMIT_")
+	found.unless(resourceNames.MatchString(name), "%s: setrlimit(2) knows no such limit", at)
+	soft, hard, both := strings.Cut(value, ":")
+	if !both {
+		hard = soft
+	}
+	for text, number := range map[string]*uint64{soft: &limit.Soft, hard: &limit.Hard} {
+		if text == "-1" || text == "unlimited" {
+			*number = machine.NoLimit
+			continue
+		}
+		*number, err = strconv.ParseUint(text, 10, 64)
+		found.unless(err == nil, "%s: %q is not SOFT:HARD or a number for both, as 1024:4096", at, value)
+	}
+	if !both {
+		limit.Soft = limit.Hard
+	}
+	found.unless(limit.Soft <= limit.Hard, "%s: %q has a soft limit above the hard one", at, value)
+	return name, limit, found.err()
+}
+
+// applyResources sets the task's `resources` block. memory is a hard limit unless
+// memory_max is: then it is what the kernel leaves the task under pressure, as with
+// docker.
+func applyResources(resources *drivers.Resources, limits *machine.Limits) error {
+	if resources == nil {
+		return nil
 	}
 	if nomad := resources.NomadResources; nomad != nil {
 		limits.MemoryMax, limits.MemoryLow = memoryLimits(nomad.Memory.MemoryMB, nomad.Memory.MemoryMaxMB)
@@ -44,7 +174,8 @@ func (c TaskConfig) applyLimits(in Input, spec *machine.Spec) error {
 	if linux.CpusetCpus == "" {
 		return nil
 	}
-	limits.AllowedCPUs, err = machine.ParseCPUs(linux.CpusetCpus)
+	cpus, err := machine.ParseCPUs(linux.CpusetCpus)
+	limits.AllowedCPUs = cpus
 	return err
 }
 

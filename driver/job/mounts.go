@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -20,6 +21,7 @@ type mountOptions struct {
 	Inaccessible    []string          `codec:"inaccessible"`
 	Overlay         []string          `codec:"overlay"`
 	OverlayReadOnly []string          `codec:"overlay_read_only"`
+	ShmSize         int64             `codec:"shm_size"`
 	Tmpfs           []string          `codec:"tmpfs"`
 }
 
@@ -29,6 +31,7 @@ var mountSchema = options{
 	"inaccessible":      attr("inaccessible", "list(string)"),
 	"overlay":           attr("overlay", "list(string)"),
 	"overlay_read_only": attr("overlay_read_only", "list(string)"),
+	"shm_size":          attr("shm_size", "number"),
 	"tmpfs":             attr("tmpfs", "list(string)"),
 }
 
@@ -39,7 +42,9 @@ func (c TaskConfig) validateMounts() error {
 	for i, mount := range c.Tmpfs {
 		path, _, _ := strings.Cut(mount, ":")
 		found.add(required(at("tmpfs", i), path), absolute(at("tmpfs", i), path))
+		found.unless(!c.UserNamespacing || !tmpfsOwner.MatchString(mount), "%s: uid and gid have no effect in a user namespace: leave the mode at 1777, or give another", at("tmpfs", i))
 	}
+	found.unless(c.ShmSize >= 0, "shm_size: %d is negative", c.ShmSize)
 	for i, path := range c.Inaccessible {
 		found.add(required(at("inaccessible", i), path), absolute(at("inaccessible", i), path))
 	}
@@ -57,7 +62,10 @@ func validateBinds(option string, binds map[string]string) error {
 
 func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	var found mistakes
-	spec.Root.Tmpfs, spec.Root.Inaccessible = c.Tmpfs, c.Inaccessible
+	spec.Root.Inaccessible, spec.Root.SharedMemory = c.Inaccessible, uint64(c.ShmSize)
+	for _, mount := range slices.Concat(c.Tmpfs, c.dockerTmpfs()) {
+		spec.Root.Tmpfs = append(spec.Root.Tmpfs, withMode(mount))
+	}
 	binds, err := c.newBinds(in)
 	found.add(err)
 	overlays, err := c.newOverlays(in)
@@ -92,16 +100,20 @@ func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 		binds = append(binds, bind)
 		found.add(err)
 	}
+	var wanted []hostBind
 	for _, option := range []struct {
 		name     string
 		binds    map[string]string
 		readOnly bool
 	}{{"bind", c.Bind, false}, {"bind_read_only", c.BindReadOnly, true}} {
 		for _, source := range slices.Sorted(maps.Keys(option.binds)) {
-			path, err := in.hostPath(source)
-			found.add(prefixed(fmt.Sprintf("%s[%q]: ", option.name, source), err))
-			binds = append(binds, machine.Bind{Source: path, Destination: filepath.Clean(option.binds[source]), ReadOnly: option.readOnly})
+			wanted = append(wanted, hostBind{fmt.Sprintf("%s[%q]", option.name, source), source, option.binds[source], option.readOnly})
 		}
+	}
+	for _, bind := range append(wanted, c.dockerBinds()...) {
+		path, err := in.hostPath(bind.source)
+		found.add(prefixed(bind.option+": ", err))
+		binds = append(binds, machine.Bind{Source: path, Destination: filepath.Clean(bind.destination), ReadOnly: bind.readOnly})
 	}
 	return binds, found.err()
 }
@@ -111,6 +123,20 @@ func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
 		return filepath.Clean(dir)
 	}
 	return fallback
+}
+
+// tmpfsOwner finds an owner in the options of a tmpfs.
+var tmpfsOwner = regexp.MustCompile(`:(.*,)?(uid|gid)=`)
+
+// withMode gives a file system in memory the mode that it has with docker, if it has
+// none.
+func withMode(mount string) string {
+	path, list, _ := strings.Cut(mount, ":")
+	with := strings.Split(list, ",")
+	if slices.ContainsFunc(with, func(option string) bool { return strings.HasPrefix(option, "mode=") }) {
+		return mount
+	}
+	return path + ":" + strings.Join(append([]string{"mode=1777"}, slices.DeleteFunc(with, func(s string) bool { return s == "" })...), ",")
 }
 
 // volume is a host or CSI volume. It needs no permission of ours: the operator

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"reflect"
 	"regexp"
 	"slices"
@@ -19,6 +20,7 @@ import (
 // option that a block does not set.
 type policyOptions struct {
 	AllowCaps             []string `codec:"allow_caps"`
+	AllowDevices          []string `codec:"allow_devices"`
 	AllowDiskImages       *bool    `codec:"allow_disk_images"`
 	AllowHostNetwork      *bool    `codec:"allow_host_network"`
 	AllowInPlace          *bool    `codec:"allow_in_place"`
@@ -29,6 +31,7 @@ type policyOptions struct {
 	DiskDefault           *string  `codec:"disk_default"`
 	DiskMax               *string  `codec:"disk_max"`
 	ImagePaths            []string `codec:"image_paths"`
+	NoNewPrivileges       *bool    `codec:"no_new_privileges"`
 	PidsLimit             *int64   `codec:"pids_limit"`
 	RequireUserNamespaces *bool    `codec:"require_user_namespaces"`
 	VolumePaths           []string `codec:"volume_paths"`
@@ -46,6 +49,7 @@ func defaultPolicy() policyOptions {
 		AllowJournaldLogging:  new(bool),
 		AllowPrivileged:       new(bool),
 		AllowUnverifiedImages: new(bool),
+		NoNewPrivileges:       new(bool),
 		ImagePaths:            []string{"/var/lib/machines"},
 		PidsLimit:             ptr(int64(maxPids)),
 		RequireUserNamespaces: new(bool),
@@ -66,6 +70,7 @@ var policySchema = func() options {
 func policyRules(defaults bool) options {
 	d := defaultPolicy()
 	rules := options{
+		"allow_devices":  attr("allow_devices", "list(string)"),
 		"allowed_images": attr("allowed_images", "list(string)"),
 		"disk_default":   attr("disk_default", "string"),
 		"disk_max":       attr("disk_max", "string"),
@@ -82,6 +87,7 @@ func policyRules(defaults bool) options {
 		{"allow_privileged", "bool", d.AllowPrivileged},
 		{"allow_unverified_images", "bool", d.AllowUnverifiedImages},
 		{"image_paths", "list(string)", d.ImagePaths},
+		{"no_new_privileges", "bool", d.NoNewPrivileges},
 		{"pids_limit", "number", d.PidsLimit},
 		{"require_user_namespaces", "bool", d.RequireUserNamespaces},
 		{"volume_paths", "list(string)", d.VolumePaths},
@@ -111,14 +117,18 @@ func (c Config) validatePolicy() error {
 // mistakes returns what a block shows by itself, each with the block's name before it.
 func (p policyOptions) mistakes(block string) mistakes {
 	var found mistakes
-	for i, path := range p.ImagePaths {
-		found.add(required(at("image_paths", i), path), absolute(at("image_paths", i), path))
+	for i, dir := range p.ImagePaths {
+		found.add(required(at("image_paths", i), dir), absolute(at("image_paths", i), dir))
 	}
-	for i, path := range p.VolumePaths {
-		found.add(required(at("volume_paths", i), path), absolute(at("volume_paths", i), path))
+	for i, dir := range p.VolumePaths {
+		found.add(required(at("volume_paths", i), dir), absolute(at("volume_paths", i), dir))
 	}
 	for i, image := range p.AllowedImages {
 		found.add(prefixed(at("allowed_images", i)+": ", checkAllowedImage(image)))
+	}
+	for i, pattern := range p.AllowDevices {
+		_, err := path.Match(pattern, "")
+		found.add(required(at("allow_devices", i), pattern), absolute(at("allow_devices", i), pattern), prefixed(at("allow_devices", i)+": ", err))
 	}
 	unknown := capabilities.Supported().Difference(capabilities.New(p.AllowCaps))
 	found.unless(unknown.Empty(), "allow_caps: %s: the kernel has no such capabilities, see capabilities(7); all stands for all", unknown)
@@ -271,6 +281,39 @@ func listed(list []string) string {
 		return "none"
 	}
 	return strings.Join(list, ", ")
+}
+
+// NoNewPrivileges reports whether no task may get more rights by set-user-ID programs.
+func (p Policy) NoNewPrivileges() bool { return isOn(p.rules.NoNewPrivileges) }
+
+// Privileged answers for a machine that is not confined.
+func (p Policy) Privileged() error {
+	if isOn(p.rules.RequireUserNamespaces) {
+		return errors.New("privileged: true is not allowed: the operator has set require_user_namespaces = true in the plugin's config")
+	}
+	return refusal{what: "privileged: true gives the task the host's root and all of its devices", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
+}
+
+// SystemCall answers for a system call that systemd-nspawn forbids.
+func (p Policy) SystemCall(name string) error {
+	return refusal{
+		what:   fmt.Sprintf("system_call_filter: %s allows what systemd-nspawn forbids", name),
+		option: "allow_privileged",
+		or:     "the job forbid more, as ~" + name,
+	}.unless(p.rules.AllowPrivileged)
+}
+
+// OOMScore answers for a task that the kernel is to spare when memory is short.
+func (p Policy) OOMScore() error {
+	return refusal{what: "oom_score_adj: a negative one has the kernel kill others before the task", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
+}
+
+// Device answers for a device that a job names.
+func (p Policy) Device(name string) error {
+	if matchesAny(p.rules.AllowDevices, name) {
+		return nil
+	}
+	return fmt.Errorf("%s: is not among the devices that the operator allows with allow_devices in the plugin's config", name)
 }
 
 // Capabilities answers for those that the job adds.

@@ -44,7 +44,7 @@ func tagsOf(t *testing.T, prefix string, s reflect.Type) (tags []string) {
 		must.NotEq(t, "", tag, must.Sprintf("%s has no codec tag", field.Name))
 		tags = append(tags, prefix+tag)
 		nested := field.Type
-		for nested.Kind() == reflect.Pointer || nested.Kind() == reflect.Map {
+		for nested.Kind() == reflect.Pointer || nested.Kind() == reflect.Map || nested.Kind() == reflect.Slice {
 			nested = nested.Elem()
 		}
 		if nested.Kind() == reflect.Struct {
@@ -72,6 +72,7 @@ func keysOf(prefix string, schema *hclspec.Spec) (keys []string) {
 		}
 		keys = append(keys, keysOf(prefix+name+".", spec.GetBlockValue().GetNested())...)
 		keys = append(keys, keysOf(prefix+name+".", spec.GetBlockMap().GetNested())...)
+		keys = append(keys, keysOf(prefix+name+".", spec.GetBlockList().GetNested())...)
 	}
 	return keys
 }

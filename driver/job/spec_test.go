@@ -57,7 +57,15 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 		image = Image{Stored: "sha256:" + strings.Repeat("0", 64)}
 		must.NoError(t, json.Unmarshal(config, &image.Config))
 	}
-	spec, err := task.Spec(Input{Policy: config.Policy(cfg.Namespace), Task: cfg, Image: image, DNS: dns})
+	controllers := []string{"cpu", "cpuset", "io", "memory", "pids"}
+	if list := fileOf(archive, "controllers"); list != nil {
+		controllers = strings.Fields(string(list))
+	}
+	task.Translate()
+	spec, err := task.Spec(Input{
+		Policy: config.Policy(cfg.Namespace), Task: cfg, Image: image, DNS: dns,
+		Cores: 4, Controllers: controllers, MaxFiles: 1 << 20,
+	})
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -20,13 +21,13 @@ func PossibleEnvironmentName(name string) bool {
 }
 
 // environmentProperties are for systemd-nspawn itself.
-func environmentProperties(h Host) []systemd.Property {
+func environmentProperties(s Spec, h Host) []systemd.Property {
 	return []systemd.Property{
-		systemd.NewProperty("Environment", []string{
+		systemd.NewProperty("Environment", slices.Concat([]string{
 			"NOTIFY_SOCKET=" + h.Notify,
 			// nspawn's own messages belong into the journal of the unit, not
 			// between the lines of the payload.
 			"SYSTEMD_LOG_TARGET=journal",
-		}),
+		}, s.Root.variables(), s.Isolation.variables())),
 	}
 }

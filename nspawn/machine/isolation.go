@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,8 +26,68 @@ func (r Root) userNamespaceArgs(h Host) []string {
 	}
 }
 
+// Isolation is what the machine is confined by beside its namespaces.
+type Isolation struct {
+	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
+	NoNewPrivileges bool
+	// DropCapabilities are taken from nspawn's own set. With AllCapabilities, only
+	// those of Spec.Capabilities are left.
+	DropCapabilities []string
+	// SystemCallFilter are names and groups of system calls to allow beside
+	// nspawn's, or to forbid with "~" (systemd-nspawn(1), --system-call-filter=).
+	SystemCallFilter []string
+	// Privileged lets the machine at all devices of the host, and at what the
+	// kernel shows in /proc and /sys.
+	Privileged bool
+}
+
+// AllCapabilities stands for all of them, in Spec.Capabilities and in
+// Isolation.DropCapabilities.
+const AllCapabilities = "all"
+
+// Capabilities are all of the kernel's, by number (capabilities(7)).
+var Capabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+	"CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
+	"CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
+	"CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+	"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
+	"CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
+	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+}
+
 func capabilityArgs(s Spec) []string {
-	return optional("--capability=", strings.Join(s.Capabilities, ","))
+	args := optional("--capability=", strings.Join(s.Capabilities, ","))
+	return append(args, optional("--drop-capability=", strings.Join(dropped(s), ","))...)
+}
+
+// dropped are the capabilities to drop. nspawn's own "all" also drops those that are
+// to be kept, in whichever order the two are given.
+func dropped(s Spec) []string {
+	if !slices.Contains(s.Isolation.DropCapabilities, AllCapabilities) {
+		return s.Isolation.DropCapabilities
+	}
+	return slices.DeleteFunc(slices.Clone(Capabilities), func(name string) bool {
+		return slices.Contains(s.Capabilities, name)
+	})
+}
+
+func (i Isolation) args() (args []string) {
+	if i.NoNewPrivileges {
+		args = append(args, "--no-new-privileges=yes")
+	}
+	for _, name := range i.SystemCallFilter {
+		args = append(args, "--system-call-filter="+name)
+	}
+	return args
+}
+
+// variables are for nspawn's own environment (systemd's ENVIRONMENT.md).
+func (i Isolation) variables() []string {
+	if !i.Privileged {
+		return nil
+	}
+	return []string{"SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes"}
 }
 
 // addressFamilyArgs: without it nspawn announces a future default on stderr (262).

@@ -1,5 +1,7 @@
 package machine
 
+import "fmt"
+
 // Root is the root file system of a machine.
 type Root struct {
 	// Image is the directory tree to run, an absolute path on the host; or Disk
@@ -20,6 +22,8 @@ type Root struct {
 	// Tmpfs are mounted in the machine, PATH or PATH:OPTIONS (--tmpfs=), and
 	// Inaccessible are paths that are hidden (--inaccessible=).
 	Tmpfs, Inaccessible []string
+	// SharedMemory is the size of /dev/shm; zero is nspawn's choice.
+	SharedMemory uint64
 	// UserNamespace gives the machine a UID range of its own.
 	UserNamespace bool
 	// Writable is what takes the changes of a copy-on-write root.
@@ -54,6 +58,16 @@ func (r Root) directoryArgs(h Host) []string {
 	}
 }
 
+// variables are for nspawn's own environment (systemd's ENVIRONMENT.md). Where what is
+// written to the root is discarded, /tmp is a part of it and counts for its limit, not a
+// file system in memory.
+func (r Root) variables() []string {
+	if r.InPlace || r.ReadOnly || r.Volatile == "yes" || r.Volatile == "state" {
+		return nil
+	}
+	return []string{"SYSTEMD_NSPAWN_TMPFS_TMP=0"}
+}
+
 func (r Root) args() (args []string) {
 	if r.ReadOnly {
 		args = append(args, "--read-only")
@@ -63,6 +77,9 @@ func (r Root) args() (args []string) {
 	}
 	for _, mount := range r.Tmpfs {
 		args = append(args, "--tmpfs="+mount)
+	}
+	if r.SharedMemory > 0 {
+		args = append(args, fmt.Sprintf("--tmpfs=/dev/shm:mode=1777,size=%d", r.SharedMemory))
 	}
 	for _, path := range r.Inaccessible {
 		args = append(args, "--inaccessible="+escapePath(path))

@@ -37,9 +37,12 @@ type Spec struct {
 	Overlays []Overlay
 	// Untrusted is a directory that machines write to, as that of the allocation. What
 	// lies below is reached through no symbolic link.
-	Untrusted string
-	Network   Network
-	Limits    Limits
+	Untrusted   string
+	Devices     []Device
+	Credentials []Credential
+	Network     Network
+	Limits      Limits
+	Isolation   Isolation
 }
 
 // Host is what the machine is run with on this host. A job has no say in it: it is
@@ -54,10 +57,11 @@ type Host struct {
 	Version int    // systemd's major version
 	Shim    string // the program that nspawn starts, see package gate
 
-	Root   string // the machine's root
-	Gate   string // the directory in which the shim finds the plugin
-	Notify string // the socket on which nspawn reports
-	Binds  []Bind // those that nspawn makes, of what is prepared
+	Root        string // the machine's root
+	Gate        string // the directory in which the shim finds the plugin
+	Notify      string // the socket on which nspawn reports
+	Credentials string // the directory that has them by name, each of mode 0600
+	Binds       []Bind // those that nspawn makes, of what is prepared
 }
 
 // Argv is the command line that runs the machine. Everything in it is visible
@@ -72,6 +76,9 @@ func Argv(s Spec, h Host) []string {
 		s.Root.userNamespaceArgs(h),
 		identityArgs(s),
 		capabilityArgs(s),
+		s.Isolation.args(),
+		s.Limits.args(),
+		credentialArgs(s, h),
 		journalArgs(),
 		resolvConfArgs(s),
 		readyArgs(s),
@@ -91,8 +98,8 @@ func Properties(s Spec, h Host) []systemd.Property {
 		unitProperties(s),
 		execProperties(Argv(s, h)),
 		s.Mode.properties(),
-		environmentProperties(h),
-		deviceProperties(),
+		environmentProperties(s, h),
+		deviceProperties(s),
 		s.Limits.properties(),
 		journalProperties(s),
 		s.Network.properties(),

@@ -1,0 +1,89 @@
+package job
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"nomad-driver-nspawn/nspawn/machine"
+)
+
+// ioOptions limit what a task reads from block devices and writes to them. A device
+// is named by its node, or by a path that is on it.
+type ioOptions struct {
+	IOReadBandwidth  map[string]string `codec:"io_read_bandwidth"`
+	IOReadIOPS       map[string]string `codec:"io_read_iops"`
+	IOWeight         int64             `codec:"io_weight"`
+	IOWriteBandwidth map[string]string `codec:"io_write_bandwidth"`
+	IOWriteIOPS      map[string]string `codec:"io_write_iops"`
+}
+
+var ioSchema = options{
+	"io_read_bandwidth":  stringMap("io_read_bandwidth"),
+	"io_read_iops":       stringMap("io_read_iops"),
+	"io_weight":          attr("io_weight", "number"),
+	"io_write_bandwidth": stringMap("io_write_bandwidth"),
+	"io_write_iops":      stringMap("io_write_iops"),
+}
+
+const maxIOWeight = 10000
+
+// deviceLimits are the options that have a limit for each device.
+func (c TaskConfig) deviceLimits(limits *machine.Limits) []deviceLimit {
+	return []deviceLimit{
+		{"io_read_bandwidth", c.IOReadBandwidth, bandwidth, &limits.IO.ReadBytes},
+		{"io_read_iops", c.IOReadIOPS, operations, &limits.IO.ReadOps},
+		{"io_write_bandwidth", c.IOWriteBandwidth, bandwidth, &limits.IO.WriteBytes},
+		{"io_write_iops", c.IOWriteIOPS, operations, &limits.IO.WriteOps},
+	}
+}
+
+type deviceLimit struct {
+	option  string
+	devices map[string]string
+	parse   func(at, value string) (uint64, error)
+	limits  *map[string]uint64
+}
+
+func bandwidth(at, value string) (uint64, error) {
+	return bytesOf(value), size(at, value, "10MB")
+}
+
+func operations(at, value string) (uint64, error) {
+	number, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %q is not a number of operations in a second", at, value)
+	}
+	return number, nil
+}
+
+func (c TaskConfig) validateIO() error {
+	var found mistakes
+	found.unless(c.IOWeight >= 0 && c.IOWeight <= maxIOWeight, "io_weight: %d is not between 1 and %d", c.IOWeight, maxIOWeight)
+	for _, limit := range c.deviceLimits(&machine.Limits{}) {
+		for _, device := range slices.Sorted(maps.Keys(limit.devices)) {
+			at := fmt.Sprintf("%s[%q]", limit.option, device)
+			value, err := limit.parse(at, limit.devices[device])
+			found.add(required(at, device), absolute(at, device), err)
+			found.unless(err != nil || value > 0, "%s: a limit of 0 would stop the task", at)
+		}
+	}
+	return found.err()
+}
+
+func (c TaskConfig) applyIO(in Input, spec *machine.Spec) error {
+	var found mistakes
+	spec.Limits.IO.Weight = uint64(c.IOWeight)
+	found.add(in.controller("io", "io_weight", c.IOWeight > 0))
+	for _, limit := range c.deviceLimits(&spec.Limits) {
+		found.add(in.controller("io", limit.option, len(limit.devices) > 0))
+		for device, text := range limit.devices {
+			if *limit.limits == nil {
+				*limit.limits = map[string]uint64{}
+			}
+			(*limit.limits)[device], _ = limit.parse("", text)
+		}
+	}
+	return found.err()
+}
