@@ -403,6 +403,23 @@ func TestHostVeth(t *testing.T) {
 	must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
 }
 
+// A unit with a network namespace has a copy of the host's mounts from systemd 257 on, in
+// which the file that pins the machine's own is no pin.
+func TestHostGivenNetwork(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "ls /sys/class/net; exit 7")
+	namespace := filepath.Join("/run", "gate-test-"+spec.Machine)
+	must.NoError(t, os.WriteFile(namespace, nil, 0o600))
+	t.Cleanup(func() { must.NoError(t, os.Remove(namespace)) })
+	must.NoError(t, exec.Command("unshare", "--net="+namespace, "true").Run())
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(namespace, unix.MNT_DETACH)) })
+	spec.Network.Namespace = namespace
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "lo\n", <-out.stdout)
+}
+
 // get is the answer of an HTTP server. It may need a moment to listen: a
 // refused connection is tried again, up to a bound.
 func get(t *testing.T, server netip.AddrPort, path string) string {
