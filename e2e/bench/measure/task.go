@@ -62,7 +62,9 @@ func (p *plugin) newTask(block map[string]any) (*task, error) {
 
 func (t *task) makeDirs() (err error) {
 	dirs := t.config.TaskDir()
-	for _, dir := range []string{dirs.LogDir, dirs.LocalDir, dirs.SecretsDir} {
+	for _, dir := range []string{
+		dirs.LogDir, filepath.Join(dirs.SharedAllocDir, "data"), filepath.Join(dirs.SharedAllocDir, "tmp"), dirs.LocalDir, dirs.SecretsDir,
+	} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
