@@ -22,7 +22,7 @@ func (h *Host) attach(host, container *space, s Spec) (Connection, error) {
 		if bridge.Type() != "bridge" {
 			return Connection{}, fmt.Errorf("use %s as bridge: it is a link of type %s", s.Of, bridge.Type())
 		}
-		return h.addPort(host, container, s, bridge)
+		return h.addPort(host, container, s, func() (netlink.Link, error) { return bridge, nil })
 	case Macvlan, Ipvlan, Interface:
 		parent, err := host.LinkByName(s.Of)
 		if err != nil {
@@ -34,15 +34,35 @@ func (h *Host) attach(host, container *space, s Spec) (Connection, error) {
 	}
 }
 
-// addPort makes a veth link whose host's end is a port of a bridge.
-func (h *Host) addPort(host, container *space, s Spec, bridge netlink.Link) (Connection, error) {
-	outside, err := h.makePair(host, container, s, bridge.Attrs().Index)
+// addPort makes a veth link whose host's end becomes a port of a bridge. The link
+// is up before: a new bridge that gets a port without carrier loses its own, and
+// systemd-networkd then gives it other addresses than it has begun to offer.
+func (h *Host) addPort(host, container *space, s Spec, find func() (netlink.Link, error)) (Connection, error) {
+	outside, err := h.makePair(host, container, s)
 	if err != nil {
 		return Connection{}, err
 	}
-	return Connection{
-		Interface: s.name(guestName), Link: outside.name(), Bridge: bridge.Attrs().Name, MAC: h.mac(s.Machine, containerEnd),
-	}, outside.up()
+	if err := noIPv6(outside.name()); err != nil {
+		return Connection{}, err
+	}
+	inside, err := container.end(s.name(guestName))
+	if err != nil {
+		return Connection{}, err
+	}
+	for _, e := range []end{outside, inside} {
+		if err := e.up(); err != nil {
+			return Connection{}, err
+		}
+	}
+	bridge, err := find()
+	if err != nil {
+		return Connection{}, err
+	}
+	name := bridge.Attrs().Name
+	if err := host.LinkSetMaster(outside.Link, bridge); err != nil {
+		return Connection{}, fmt.Errorf("make %s a port of bridge %s: %w", outside.name(), name, err)
+	}
+	return Connection{Interface: inside.name(), Link: outside.name(), Bridge: name, MAC: h.mac(s.Machine, containerEnd)}, nil
 }
 
 // zonePrefix begins the name of the bridge of a zone, and zoneLock is the file by
@@ -64,16 +84,18 @@ func (h *Host) joinZone(host, container *space, s Spec) (Connection, error) {
 		return Connection{}, err
 	}
 	defer lock.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	if err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return Connection{}, fmt.Errorf("create bridge %s of the zone: %w", name, err)
-	}
-	bridge, err := host.LinkByName(name)
-	if err != nil {
-		return Connection{}, fmt.Errorf("find bridge %s of the zone: %w", name, err)
-	}
-	return h.addPort(host, container, s, bridge)
+	return h.addPort(host, container, s, func() (netlink.Link, error) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		if err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("create bridge %s of the zone: %w", name, err)
+		}
+		bridge, err := host.LinkByName(name)
+		if err != nil {
+			return nil, fmt.Errorf("find bridge %s of the zone: %w", name, err)
+		}
+		return bridge, nil
+	})
 }
 
 // lockZones takes the lock until the file is closed. Others hold it for a moment

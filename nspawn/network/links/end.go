@@ -108,6 +108,14 @@ func sysctl(path, value string) error {
 	return err
 }
 
+// noIPv6 keeps the host from having an address on a link that is a bridge's.
+func noIPv6(link string) error {
+	if err := sysctl("ipv6/conf/"+link+"/disable_ipv6", "1"); err != nil {
+		return fmt.Errorf("have no IPv6 address on port %s: %w", link, err)
+	}
+	return nil
+}
+
 // hasIPv6 reports whether a link of the host can have an IPv6 address.
 func hasIPv6(link string) bool {
 	disabled, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/disable_ipv6")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,4 +131,27 @@ func TestHostZone(t *testing.T) {
 	host.Run(t, "ip", "link", "show", "vz-lab")
 	disconnectAll(t, host, "zone-api")
 	must.StrNotContains(t, host.Run(t, "ip", "link"), "vz-lab")
+}
+
+// TestHostZoneAgain makes the same zone again and again while the host is busy.
+// Each time, systemd-networkd offers addresses of the network that it keeps.
+func TestHostZoneAgain(t *testing.T) {
+	hosttest.Require(t)
+	host, h := networktest.Host(t), newHost(t, "10.213.0.0/16")
+	load := exec.Command("sh", "-c", "for i in 1 2 3 4 5 6; do while :; do :; done & done; wait")
+	load.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must.NoError(t, load.Start())
+	t.Cleanup(func() { _ = syscall.Kill(-load.Process.Pid, syscall.SIGKILL); _ = load.Wait() })
+	var took []time.Duration
+	for n := range 50 {
+		begin := time.Now()
+		name := fmt.Sprint("again-", n)
+		c, err := connect(t, host, networktest.Bare(t), h, Spec{Machine: name, Kind: Zone, Of: "again"})
+		must.NoError(t, err, must.Sprint("zone ", n))
+		took = append(took, time.Since(begin))
+		must.StrContains(t, host.Run(t, "ip", "-4", "addr", "show", "vz-again"), "inet "+c.Gateways[0].String()+"/")
+		disconnectAll(t, host, name)
+	}
+	slices.Sort(took)
+	t.Log("median", took[len(took)/2], "last", took[len(took)-1])
 }

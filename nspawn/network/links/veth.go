@@ -80,7 +80,7 @@ func (h *Host) makeVeth(host, container *space, s Spec) (end, pair, error) {
 	if err != nil {
 		return end{}, pair{}, err
 	}
-	outside, err := h.makePair(host, container, s, 0)
+	outside, err := h.makePair(host, container, s)
 	if err != nil {
 		return end{}, pair{}, err
 	}
@@ -88,10 +88,9 @@ func (h *Host) makeVeth(host, container *space, s Spec) (end, pair, error) {
 	return outside, addresses, outside.addAddress(addresses.host4, 0)
 }
 
-// makePair makes a veth link into the container, as port of a bridge unless that
-// is 0. The host takes nothing of what the container may say there about
-// routers.
-func (h *Host) makePair(host, container *space, s Spec, bridge int) (end, error) {
+// makePair makes a veth link into the container. The host takes nothing of what
+// the container may say there about routers.
+func (h *Host) makePair(host, container *space, s Spec) (end, error) {
 	name := LinkName(s.Machine)
 	if old, err := host.LinkByName(name); err == nil { // of an earlier machine, which goes in its own time
 		if err := host.LinkDel(old); err != nil {
@@ -99,7 +98,7 @@ func (h *Host) makePair(host, container *space, s Spec, bridge int) (end, error)
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MasterIndex = name, h.mac(s.Machine, hostEnd), bridge
+	attrs.Name, attrs.HardwareAddr = name, h.mac(s.Machine, hostEnd)
 	err := host.LinkAdd(&netlink.Veth{
 		LinkAttrs: attrs, PeerName: s.name(guestName), PeerHardwareAddr: h.mac(s.Machine, containerEnd),
 		PeerNamespace: netlink.NsFd(container.file.Fd()),
@@ -114,12 +113,8 @@ func (h *Host) makePair(host, container *space, s Spec, bridge int) (end, error)
 	if err := host.LinkSetAlias(outside.Link, s.Machine); err != nil {
 		return end{}, fmt.Errorf("name link %s after its machine: %w", name, err)
 	}
-	settings := map[string]string{"accept_ra": "0", "accept_redirects": "0"}
-	if bridge != 0 {
-		settings["disable_ipv6"] = "1"
-	}
-	for key, value := range settings {
-		if err := sysctl("ipv6/conf/"+name+"/"+key, value); err != nil {
+	for _, key := range []string{"accept_ra", "accept_redirects"} {
+		if err := sysctl("ipv6/conf/"+name+"/"+key, "0"); err != nil {
 			return end{}, fmt.Errorf("protect link %s: %w", name, err)
 		}
 	}
