@@ -178,7 +178,9 @@ func testEscapeByPort(l *lab) {
 }
 
 func testEscapeByNetwork(l *lab) {
-	const reach = "nc -w 2 127.0.0.1 4646 </dev/null && echo reached; grep -q @ /proc/net/unix && echo sees; true"
+	l.onHost("systemd-run", "--quiet", "--unit=escape-abstract", "--socket-property=ListenStream=@escape-abstract", "true")
+	l.atEnd("systemctl", "stop", "escape-abstract.socket")
+	const reach = "nc -w 2 127.0.0.1 4646 </dev/null && echo reached; grep -q @escape-abstract /proc/net/unix && echo sees; true"
 	out := l.finish(task{config: "network_veth = false", script: reach})
 	must.Eq(l, "reached\nsees\n", out.Stdout) // where it is allowed
 	out = l.finish(task{config: "network_veth = true", script: reach})
