@@ -3,6 +3,7 @@
 
 plugin "nomad-driver-nspawn" {
   config {
+    allow_host_network = true
     dangling_machines {
       period         = "10s"
       creation_grace = "10s"

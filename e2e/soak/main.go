@@ -91,7 +91,15 @@ func run(ctx context.Context, opts options) (violations []string, err error) {
 }
 
 func build(ctx context.Context, path string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-race", "-o", path, ".")
+	module, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	shim, err := host.BuildShim(ctx, filepath.Dir(path), module)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-race", "-o", path}, append(shim, ".")...)...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("build the plugin with the race detector: %w", err)

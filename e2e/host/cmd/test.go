@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -122,7 +121,7 @@ func buildTests(ctx context.Context, work string, race bool, patterns []string) 
 		p := testPackage{fields[0], fields[1], filepath.Join(work, fmt.Sprintf("%d.test", len(packages)))}
 		if module == "" {
 			module = fields[2]
-			if shim, err = buildShim(ctx, work, module); err != nil {
+			if shim, err = host.BuildShim(ctx, work, module); err != nil {
 				return nil, "", err
 			}
 		}
@@ -146,25 +145,6 @@ func buildTests(ctx context.Context, work string, race bool, patterns []string) 
 		return nil, "", err
 	}
 	return packages, module, nil
-}
-
-// buildShim builds the program that `make build` puts into the plugin, and returns the
-// flags by which other builds have it. It is in no place where a build at the same time
-// would look for its own.
-func buildShim(ctx context.Context, work, module string) (flags []string, err error) {
-	const source = "nspawn/enter/shim"
-	program, overlay := filepath.Join(work, "shim"), filepath.Join(work, "overlay.json")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./"+source)
-	build.Dir, build.Stderr = module, os.Stderr
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in any image
-	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("go build ./%s: %w", source, err)
-	}
-	text, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(module, source, "shim"): program}})
-	if err != nil {
-		return nil, err
-	}
-	return []string{"-tags", "shim", "-overlay", overlay}, os.WriteFile(overlay, text, 0o600)
 }
 
 func goTool(ctx context.Context, args ...string) (string, error) {
