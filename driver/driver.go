@@ -19,6 +19,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -39,6 +40,7 @@ type Driver struct {
 	machines *nspawn.Manager
 	tasks    tasks
 	reaper   *upkeep.Reaper
+	networks *network.Host
 
 	mu      sync.RWMutex // guards config and compute
 	config  job.Config
@@ -55,12 +57,14 @@ var (
 func New(ctx context.Context, logger hclog.Logger) *Driver {
 	logger = logger.Named(Name)
 	bus := systemd.New(systemd.SystemBus)
+	networks := network.New()
 	d := &Driver{
 		Eventer:  eventer.NewEventer(ctx, logger),
 		ctx:      ctx,
 		logger:   logger,
 		bus:      bus,
-		machines: nspawn.NewManager(bus, nspawn.DefaultDirs),
+		machines: nspawn.NewManager(bus, nspawn.DefaultDirs, networks),
+		networks: networks,
 		config:   job.DefaultConfig(),
 	}
 	d.reaper = upkeep.NewReaper(d.machines, d.tasks.known, logger)
@@ -99,6 +103,7 @@ func (d *Driver) SetConfig(request *base.Config) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.config = config
+	d.networks.SetPool(config.AddressPool())
 	if request.AgentConfig != nil && request.AgentConfig.Driver != nil {
 		d.compute = request.AgentConfig.Compute()
 	}

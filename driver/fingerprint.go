@@ -56,6 +56,16 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 func (d *Driver) startUpkeep(ctx context.Context) {
 	config := d.currentConfig()
 	go d.reaper.Run(ctx, config.DanglingMachines)
+	if config.Enabled {
+		go d.networks.Watch(ctx, func(repaired string, err error) {
+			if repaired != "" {
+				d.logger.Warn("repaired " + repaired)
+			}
+			if err != nil {
+				d.logger.Error("look after the host's network", "error", err)
+			}
+		})
+	}
 	go upkeep.Images{Store: imageStore, Config: config.ImageGC, Logger: d.logger}.Collect(ctx)
 }
 
@@ -66,7 +76,11 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fingerprintPeriod)
 	defer cancel()
-	return newFingerprint(config, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
+	fingerprint := newFingerprint(config, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
+	for _, finding := range d.networks.Findings() {
+		fingerprint.HealthDescription += "; networks: " + finding
+	}
+	return fingerprint
 }
 
 // newFingerprint decides what the host is good for.

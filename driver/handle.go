@@ -36,6 +36,8 @@ type TaskState struct {
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
+	// Network is how the machine is connected, by a driver that does so itself.
+	Network NetworkState
 }
 
 // begin is how the payload begins again. Only a guest that reboots does so, and it
@@ -53,6 +55,8 @@ type taskHandle struct {
 	machine string
 	started atomic.Pointer[time.Time]
 	refused atomic.Bool // StopTask has refused a signal
+	// disconnect ends what looks after the network.
+	disconnect atomic.Pointer[context.CancelFunc]
 
 	// stopping ends the processes that have entered a booted machine: one that
 	// ignores signals would hold up the shutdown of its system.
@@ -88,6 +92,9 @@ func (h *taskHandle) begin(at time.Time) { h.started.Store(&at) }
 // end records how the machine ended, or why that is not known.
 func (h *taskHandle) end(exit nspawn.Exit, err error, at time.Time) {
 	h.stop()
+	if disconnect := h.disconnect.Load(); disconnect != nil {
+		(*disconnect)()
+	}
 	h.exit, h.result, h.ended = exit, exitResult(exit, err), at
 	close(h.done)
 }

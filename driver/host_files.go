@@ -12,16 +12,17 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/network/names"
 )
 
 // readHostDNS reads the host's files; a missing one is empty.
-func readHostDNS() (job.HostDNS, error) {
-	resolv, err := readOptional("/etc/resolv.conf")
+func readHostDNS() (names.Host, error) {
+	resolv, err := readOptional(names.HostFile)
 	if err != nil {
-		return job.HostDNS{}, err
+		return names.Host{}, err
 	}
-	uplink, err := readOptional("/run/systemd/resolve/resolv.conf")
-	return job.HostDNS{ResolvConf: resolv, Uplink: uplink}, err
+	uplink, err := readOptional(names.UplinkFile)
+	return names.Host{ResolvConf: resolv, Uplink: uplink}, err
 }
 
 func readOptional(path string) (string, error) {

@@ -19,7 +19,7 @@ func TestHostPortInUse(t *testing.T) {
 	task := newTask(t, harness, "image = \""+hosttest.Busybox+"\"\ncommand = \"/bin/true\"\nports = [\"http\"]")
 	task.Resources.Ports = &structs.AllocatedPorts{{Label: "http", Value: 18082, To: 80}}
 	_, _, err = harness.StartTask(task)
-	must.ErrorContains(t, err, "TCP port 18082 is in use on this client")
+	must.ErrorContains(t, err, "ports: reserve port 18082 of the host: another program uses it for TCP")
 	must.True(t, structs.IsRecoverable(err))
 	must.NoError(t, listener.Close())
 	startTask(t, harness, task)

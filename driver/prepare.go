@@ -14,6 +14,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
 // prepare decodes what the job says, finds its image and describes its machine. An
@@ -71,7 +72,7 @@ func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskCo
 		return nspawn.Spec{}, err
 	}
 	spec, err := task.Spec(job.Input{
-		Policy: policy, Task: cfg, Image: found.Image, DNS: dns,
+		Policy: policy, Task: cfg, Image: found.Image, DNS: dns, HostIP: ports.FromNomad,
 		Cores: runtime.NumCPU(), Controllers: controllers, MaxFiles: maxFiles,
 	})
 	if err := errors.Join(err, imageErr); err != nil {

@@ -48,6 +48,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if err != nil {
 		d.logger.Warn("recover task: it is taken to run until the bus tells", "task_id", handle.Config.ID, "error", err)
 	}
+	d.reconnect(ctx, h)
 	d.watch(h, d.machines.Follow(h.machine, state.Mode, state.begin()))
 	return nil
 }

@@ -46,7 +46,7 @@ func TestRecoverAnyVersion(t *testing.T) {
 	must.NoError(t, base.MsgPackEncode(&newer, fields))
 	for version, state := range map[int][]byte{0: firstState(t), 1: firstState(t), 7: newer} {
 		fake := systemdtest.New(t)
-		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()})}
+		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)}
 		alloc := uuid.Generate()
 		must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), nspawn.UnitName(nspawn.MachineName(alloc, "web")), []systemd.Property{}))
 		handle := drivers.NewTaskHandle(version)

@@ -40,7 +40,7 @@ func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, timeout+callTimeout)
 	defer cancel()
-	if err := d.machines.Stop(ctx, h.machine, h.state.Mode, sig, timeout); err != nil {
+	if err := d.machines.Stop(ctx, h.machine, h.state.Mode, sig, timeout, func(text string) { d.emit(h.config, text) }); err != nil {
 		return err
 	}
 	select {

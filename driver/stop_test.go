@@ -18,7 +18,7 @@ import (
 
 // runningTask is a task that a driver has recovered, with a unit of a fake systemd.
 func runningTask(t *testing.T, fake *systemdtest.Fake) (d *Driver, id, unit string) {
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()})
+	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d = New(t.Context(), testlog.HCLogger(t))
 	d.machines = machines
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)

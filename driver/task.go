@@ -68,34 +68,34 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
 	}
-	if !ours {
-		if err := checkPorts(ctx, spec.Network.Ports); err != nil {
-			return nil, nil, recoverable(err) // whoever has it may leave it
-		}
-	}
-	network := newNetworkStep(spec)
+	network := &networkStep{driver: d, task: cfg, spec: spec}
 	follower, err := d.startMachine(ctx, spec, ours, output, network)
 	if err != nil {
 		return nil, nil, startError(err)
 	}
 	// The payload has begun, so nothing may fail from here on: Nomad would run it again.
 	d.warnOfVariables(cfg, spec)
+	network.look(ctx)
+	state.Network = newNetworkState(spec.Network, network.connection)
+	if err := handle.SetDriverState(&state); err != nil {
+		d.logger.Error("record the network of a task", "task_id", cfg.ID, "error", err)
+	}
 	d.watch(newHandle(cfg, state), follower)
-	return handle, network.result(ctx, d, task), nil
+	return handle, network.result(task), nil
 }
 
 // startMachine goes on with a machine that this very start has made before, unless
 // that one never came up.
 func (d *Driver) startMachine(ctx context.Context, spec nspawn.Spec, ours bool, output *output, network *networkStep) (*nspawn.Follower, error) {
 	if ours {
-		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.configure}}
+		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.connect}}
 		follower, err := d.machines.Adopt(ctx, spec.Machine, spec.Mode, begin)
 		var failed *nspawn.StartError
 		if !errors.As(err, &failed) {
 			return follower, err
 		}
 	}
-	return d.machines.Start(ctx, spec, func(text string) { d.emit(output.task, text) }, output.open, network.configure)
+	return d.machines.Start(ctx, spec, func(text string) { d.emit(output.task, text) }, output.open, network.connect)
 }
 
 // startError is an error of StartTask, after which nothing of the task has run. A command
@@ -147,6 +147,7 @@ func recoverable(err error) error { return structs.NewRecoverableError(err, true
 // the machine goes on.
 func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 	d.tasks.add(h)
+	d.keepConnected(h)
 	go func() {
 		for event := range follower.Events(d.ctx) {
 			switch event.Kind {
@@ -158,6 +159,7 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 				}
 			case nspawn.Rebooted:
 				d.emit(h.config, "Machine rebooted from inside")
+				d.keepConnected(h)
 			case nspawn.Held:
 				d.emit(h.config, fmt.Sprintf("Machine does not go on: %v", event.Err))
 			case nspawn.Ended:

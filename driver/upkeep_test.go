@@ -21,7 +21,7 @@ import (
 // where all is undone, nothing is kept of it.
 func TestStartThatWasNotUndone(t *testing.T) {
 	fake := systemdtest.New(t)
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()})
+	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: machines, config: job.Config{DisableLogCollection: true}}
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()

@@ -165,7 +165,7 @@ func testEscapeByPort(l *lab) {
 	l.atEnd("systemctl", "stop", "escape-udp.socket")
 	for port, want := range map[int]string{
 		4646:  "4646 is a port of Nomad itself",
-		18082: "UDP port 18082 is in use on this client",
+		18082: "reserve port 18082 of the host: another program uses it for UDP",
 	} {
 		al := l.start(job{
 			group: fmt.Sprintf("network {\nport \"x\" {\nstatic = %d\n}\n}", port),

@@ -24,7 +24,7 @@ find /run/systemd/machines -mindepth 1 -printf 'machine file %p\n'
 cut -d ' ' -f 5 /proc/self/mountinfo | sed 's/^/mount /'
 find /run/netns -mindepth 1 -printf 'netns %p\n'
 ip -oneline link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'
-for family in ip ip6; do nft list table $family io.systemd.nat 2>/dev/null | sed -n "/elements/,/}/ s/^/forwarded $family /p"; done
+nft list ruleset | grep -o 'comment "[^"]*"' | sed 's/^/firewall /'
 find /run/nomad-driver-nspawn /var/lib/nomad-driver-nspawn -mindepth 2 -not '(' -path '*/images/*' -type d -empty ')' -printf 'file %p %l\n'
 find /run/systemd/nspawn* -mindepth 2 -maxdepth 2 -printf 'nspawn %p\n'
 find /var/lib/machines -mindepth 1 -maxdepth 1 -printf 'image %p\n'

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -13,8 +14,12 @@ import (
 
 var networkTests = []test{
 	{"network modes of the group", testNetworkModes},
-	{"network of a command with a veth pair", testVeth},
+	{"network is there first", testNetworkFirst},
 	{"forwarded port", testForwardedPort},
+	{"forwarded port of a booted guest", testForwardedGuest},
+	{"port of a host network", testHostNetworkPort},
+	{"zone", testZone},
+	{"bridge, macvlan, ipvlan and interface", testOthersNetworks},
 	{"names", testNames},
 }
 
@@ -51,23 +56,153 @@ const (
 	forwardHTTP = "network_veth = true\nports = [\"http\"]"
 )
 
-func testVeth(l *lab) {
-	al := l.ready(task{config: "network_veth = true", script: webServer + loop})
-	fields := strings.Fields(l.exec(al, "ip", "-4", "-oneline", "address", "show", "host0"))
-	must.Greater(l, 3, len(fields))
-	address, _, _ := strings.Cut(fields[3], "/")
-	must.Eq(l, al.ID+"\n", l.onHost("curl", "--silent", "--show-error", "--max-time", "10", "http://"+address+"/"))
-	must.StrContains(l, l.exec(al, "ip", "route"), "default via")
+// testNetworkFirst has tasks whose first act is a connection.
+func testNetworkFirst(l *lab) {
+	script := "wget -q -O- http://" + l.agent.Host.Addr().String() + ":4646/v1/agent/health >/dev/null && echo answered"
+	for name, config := range map[string]string{
+		"veth": "network_veth = true", "process one": "network_veth = true\nprocess_two = false", "zone": "network_zone = \"first\"",
+	} {
+		l.parallel(name, func(l *lab) {
+			for range 5 {
+				out := l.finish(task{config: config, script: script})
+				must.Eq(l, "answered\n", out.Stdout, must.Sprint(out))
+			}
+		})
+	}
 }
 
+// testForwardedPort asks by every address of the host, and from a container beside it.
 func testForwardedPort(l *lab) {
+	for name, config := range map[string]string{
+		"ports": forwardHTTP, "port_map": "network_veth = true\nport_map {\nhttp = 80\n}",
+		"port_map, map": "network_veth = true\nport_map = { http = 80 }", "zone": "network_zone = \"web\"\nports = [\"http\"]",
+	} {
+		l.parallel(name, func(l *lab) {
+			al := l.start(job{
+				kind: service, group: httpPort,
+				tasks: []task{{config: config, script: webServer + loop, more: l.driverService()}},
+			})
+			must.NoError(l, al.Running(l.ctx))
+			l.waitLog(al, agent.Stdout, "ready\n")
+			l.answersEverywhere(al, al.ID+"\n")
+			l.answersBeside(al, al.ID+"\n")
+			if name != "zone" { // which has no IPv6
+				l.answersEverywhere(al, al.ID+"\n", "[::1]")
+			}
+			// The service's address is the container's own.
+			services, _, err := l.agent.API.Services().Get(l.serviceName(), nil)
+			must.NoError(l, err)
+			must.SliceLen(l, 1, services)
+			url := fmt.Sprintf("http://%s:%d/", services[0].Address, services[0].Port)
+			must.Eq(l, 80, services[0].Port)
+			must.Eq(l, al.ID+"\n", l.onHost("curl", "--silent", "--show-error", "--max-time", "10", url))
+		})
+	}
+}
+
+func (l *lab) serviceName() string { return notName.ReplaceAllString(strings.ToLower(l.Name()), "-") }
+
+func (l *lab) driverService() string {
+	return fmt.Sprintf("service {\nname = %q\nprovider = \"nomad\"\nport = \"http\"\naddress_mode = \"driver\"\n}", l.serviceName())
+}
+
+func (l *lab) answersEverywhere(al *agent.Alloc, want string, addresses ...string) {
+	l.Helper()
+	port, host := l.port(al), l.agent.Host.Addr().String()
+	for _, address := range append(addresses, "127.0.0.1", "localhost", host) {
+		url := fmt.Sprintf("http://%s:%d/", address, port)
+		must.Eq(l, want, l.onHost("curl", "--silent", "--show-error", "--max-time", "10", url), must.Sprint(address))
+	}
+}
+
+// answersBeside asks from another container.
+func (l *lab) answersBeside(al *agent.Alloc, want string) {
+	l.Helper()
+	url := fmt.Sprintf("http://%s:%d/", l.agent.Host.Addr(), l.port(al))
+	out := l.finish(task{config: "network_veth = true", script: "wget -q -O- " + url})
+	must.Eq(l, want, out.Stdout, must.Sprint(out))
+}
+
+func testForwardedGuest(l *lab) {
 	al := l.start(job{
-		kind: service, group: httpPort,
+		kind: service, group: strings.Replace(httpPort, "80", "81", 1), // the image has a server on 80
+		tasks: []task{{config: "image = \"debian\"\n" + forwardHTTP}},
+	})
+	must.NoError(l, al.Running(l.ctx))
+	l.awaitReady(al, 1)
+	l.exec(al, "sh", "-ec", `cd /run/systemd/system
+printf '[Socket]\nListenStream=81\nAccept=yes\n' >hello.socket
+printf '[Service]\nExecStart=echo guest\nStandardOutput=socket\n' >hello@.service
+systemctl daemon-reload; systemctl start hello.socket || { journalctl -b -n 60 --no-pager | grep hello; exit 1; }`)
+	ask := fmt.Sprintf("for n in $(seq 100); do (exec 3<>/dev/tcp/127.0.0.1/%d && cat <&3) && exit; sleep 0.1; done", l.port(al))
+	must.Eq(l, "guest\n", l.onHost("bash", "-c", ask))
+	l.exec(al, "systemctl", "reboot")
+	l.awaitReady(al, 2)
+	must.StrContains(l, l.onHost("nft", "list", "table", "inet", "nomad-nspawn"), machineOf(al))
+}
+
+// testHostNetworkPort has a port that is only the host's loopback's.
+func testHostNetworkPort(l *lab) {
+	al := l.start(job{
+		kind: service, group: "network {\nport \"http\" {\nto = 80\nhost_network = \"inside\"\n}\n}",
 		tasks: []task{{config: forwardHTTP, script: webServer + loop}},
 	})
 	must.NoError(l, al.Running(l.ctx))
 	l.waitLog(al, agent.Stdout, "ready\n")
-	must.Eq(l, al.ID+"\n", l.get(l.port(al)))
+	must.Eq(l, al.ID+"\n", l.onHost("curl", "--silent", "--max-time", "10", fmt.Sprintf("http://127.0.0.1:%d/", l.port(al))))
+	out, err := l.agent.Command(l.ctx, "curl", "--silent", "--max-time", "3", fmt.Sprintf("http://%s:%d/", l.agent.Host.Addr(), l.port(al)))
+	must.Error(l, err, must.Sprint(out))
+}
+
+// testZone has a container ask another one of its zone.
+func testZone(l *lab) {
+	zone := "network_zone = \"shared\""
+	al := l.ready(task{config: zone, script: webServer + loop})
+	fields := strings.Fields(l.exec(al, "ip", "-4", "-oneline", "address", "show", "host0"))
+	must.Greater(l, 3, len(fields))
+	address, _, _ := strings.Cut(fields[3], "/")
+	out := l.finish(task{config: zone, script: "wget -q -O- http://" + address + "/"})
+	must.Eq(l, al.ID+"\n", out.Stdout, must.Sprint(out))
+	l.sub("refused", func(l *lab) {
+		al := l.start(job{tasks: []task{{config: "network_zone = \"a/b\"", script: "true"}}})
+		now, err := al.Ended(l.ctx)
+		must.NoError(l, err)
+		must.StrContains(l, l.refusal(now), `network_zone: "a/b" is not a name of at most 12`)
+	})
+}
+
+// testOthersNetworks has a DHCP server on a bridge and its port e2e-port.
+func testOthersNetworks(l *lab) {
+	l.onHost("sh", "-ec", `ip link add br-e2e type bridge
+ip addr add 198.51.101.1/24 dev br-e2e
+ip link add e2e-port type veth peer name e2e-other
+ip link set e2e-port up
+ip link set e2e-other master br-e2e up
+ip link set br-e2e up
+systemd-run --quiet --unit=e2e-dhcp dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=br-e2e \
+	--bind-interfaces --dhcp-range=198.51.101.10,198.51.101.99,2m --dhcp-option=option:dns-server,192.0.2.99`)
+	l.atEnd("sh", "-ec", "systemctl stop e2e-dhcp; ip link del br-e2e; ip link del e2e-port || true")
+	for _, test := range []struct{ kind, config, link string }{
+		{"bridge", "network_bridge = \"br-e2e\"", "host0"},
+		{"macvlan", "network_macvlan = \"e2e-port\"", "mv-e2e-port"},
+		{"ipvlan", "network_ipvlan = \"e2e-port:lan\"", "lan"},
+		{"interface", "network_interface = \"e2e-port:lan\"", "lan"}, // a virtual one ends with the container
+	} {
+		l.sub(test.kind, func(l *lab) {
+			if test.kind == "ipvlan" && l.lacksIpvlan() {
+				l.Skip("SKIPPED: the kernel of this machine has no ipvlan")
+			}
+			out := l.finish(task{config: test.config, script: "ip -4 -oneline addr show " + test.link + "; ping -c 1 -w 5 198.51.101.1; cat /etc/resolv.conf"})
+			must.StrContains(l, out.Stdout, " 198.51.101.", must.Sprint(out))
+			must.StrContains(l, out.Stdout, "1 packets received")
+			must.StrContains(l, out.Stdout, "nameserver 192.0.2.99")
+		})
+	}
+}
+
+func (l *lab) lacksIpvlan() bool {
+	const try = "ip link add try link e2e-port type ipvlan && ip link del try || echo lacks"
+	return l.onHost("sh", "-c", try) == "lacks\n"
 }
 
 // port is the first one of the allocation's group, on the host.
@@ -79,6 +214,18 @@ func (l *lab) port(al *agent.Alloc) int {
 }
 
 func testNames(l *lab) {
+	l.sub("own name", func(l *lab) {
+		out := l.finish(task{
+			config: "network_veth = true\nhostname = \"web.example\"\nextra_hosts = [\"db:192.0.2.7\", \"gate:host-gateway\"]",
+			script: "ip -4 -o addr show host0; hostname -i; cat /etc/hosts; ping -c 1 -w 5 gate",
+		})
+		fields := strings.Fields(out.Stdout)
+		must.Greater(l, 3, len(fields), must.Sprint(out))
+		address, _, _ := strings.Cut(fields[3], "/")
+		must.StrContains(l, out.Stdout, "\n"+address+" web.example web\n")
+		must.StrContains(l, out.Stdout, "\n192.0.2.7 db\n")
+		must.StrContains(l, out.Stdout, "1 packets received")
+	})
 	l.sub("hostname", func(l *lab) {
 		must.Eq(l, "my-host\n", l.finish(task{config: `hostname = "my-host"`, script: "hostname"}).Stdout)
 	})

@@ -22,6 +22,7 @@ var recoveryTests = []test{
 	{"recovery: bus restarted", func(l *lab) { testRecovery(l, onHost(l.agent, "systemctl", "restart", "dbus.service")) }},
 	{"recovery: systemd re-executed", func(l *lab) { testRecovery(l, onHost(l.agent, "systemctl", "daemon-reexec")) }},
 	{"recovery: booted machine", testRecoveryBooted},
+	{"recovery: network", testRecoveryNetwork},
 	{"recovery: task ended meanwhile", testEndedMeanwhile},
 	{"recovery: host rebooted", testHostRebooted},
 }
@@ -71,6 +72,25 @@ while true; do n=$((n + 1)); echo "line $n"; sleep 0.05; done`,
 	must.NoError(l, err)
 	must.Eq(l, 9, l.exitCode(now))
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
+	l.gone(al)
+}
+
+// testRecoveryNetwork wants a port to answer all the time, whoever dies, and soon
+// again after somebody has flushed all rules of the host.
+func testRecoveryNetwork(l *lab) {
+	al := l.start(job{kind: service, group: httpPort, tasks: []task{{config: forwardHTTP, script: webServer + loop}}})
+	must.NoError(l, al.Running(l.ctx))
+	l.waitLog(al, agent.Stdout, "ready\n")
+	l.answersEverywhere(al, al.ID+"\n", "[::1]")
+	must.NoError(l, l.agent.KillPlugin(l.ctx))
+	l.answersEverywhere(al, al.ID+"\n", "[::1]")
+	l.awaitRecovery(al)
+	l.onHost("nft", "flush", "ruleset")
+	must.Eq(l, al.ID+"\n", l.onHost("curl", "--silent", "--retry", "10", "--retry-all-errors", "--max-time", "10", fmt.Sprintf("http://127.0.0.1:%d/", l.port(al))))
+	l.answersEverywhere(al, al.ID+"\n", "[::1]")
+	l.answersBeside(al, al.ID+"\n")
+	_, err := al.Stop(l.ctx)
+	must.NoError(l, err)
 	l.gone(al)
 }
 

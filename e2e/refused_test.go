@@ -79,6 +79,6 @@ func testRefusedPort(l *lab) {
 	})
 	now, err := al.Ended(l.ctx)
 	must.NoError(l, err)
-	must.StrContains(l, l.refusal(now), "TCP port 18081 is in use on this client")
+	must.StrContains(l, l.refusal(now), "reserve port 18081 of the host: another program uses it for TCP")
 	l.gone(al)
 }

@@ -19,7 +19,6 @@ type (
 	Overlay  = machine.Overlay
 	Layer    = machine.Layer
 	Network  = machine.Network
-	Port     = machine.Port
 	Limits   = machine.Limits
 )
 

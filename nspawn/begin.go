@@ -28,6 +28,7 @@ type Step func(ctx context.Context, waiting Waiting) error
 // Waiting is a machine whose payload waits at the gate.
 type Waiting struct {
 	Leader, Payload int // PIDs on the host
+	identity        string
 }
 
 // waiting is a visitor of the gate who is the payload of a machine.
@@ -103,14 +104,17 @@ func (m *Manager) await(ctx context.Context, machine string, mode Mode, g *gate.
 // follows does not wait for a payload which has begun.
 func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Begin) error {
 	defer w.Close()
-	for _, step := range begin.Steps {
-		if err := step(ctx, Waiting{Leader: w.leader.pid, Payload: w.payload.pid}); err != nil {
-			return err
-		}
+	if err := showLimits(machine); err != nil {
+		return err
 	}
 	identity, err := w.leader.identity()
 	if err != nil {
 		return err
+	}
+	for _, step := range begin.Steps {
+		if err := step(ctx, Waiting{Leader: w.leader.pid, Payload: w.payload.pid, identity: identity}); err != nil {
+			return err
+		}
 	}
 	if err := os.WriteFile(m.dirs.begun(machine), []byte(identity+" told\n"), 0o600); err != nil {
 		return fmt.Errorf("record that machine %s begins: %w", machine, err)

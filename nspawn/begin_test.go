@@ -17,6 +17,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/network/links"
 )
 
 // shortest is a program that exits with 7 and does nothing else, for x86-64.
@@ -70,12 +71,12 @@ func TestHostShortestCommand(t *testing.T) {
 			return os.Chmod(fmt.Sprintf("/proc/%d/root%s", waiting.Leader, program.Path), 0o755)
 		}}
 		if n%4 < 2 {
-			spec.Network.Veth = true
-			steps = append(steps, vethStep(&address))
+			spec.Network.Kind = links.Veth
+			steps = append(steps, vethStep(m, spec, &address))
 		}
 		out := mustStart(t, m, spec, steps...)
 		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
-		must.Eq(t, spec.Network.Veth, address.IsValid())
+		must.Eq(t, spec.Network.Kind == links.Veth, address.IsValid())
 		for event := range out.events {
 			must.NoError(t, event.Err)
 		}

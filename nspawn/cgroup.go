@@ -1,6 +1,7 @@
 package nspawn
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,25 @@ func limitGroups(group string) error {
 		err := os.WriteFile(filepath.Join(group, name), []byte(strconv.Itoa(value)), 0)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("limit control groups: %w", err)
+		}
+	}
+	return nil
+}
+
+// showLimits repeats limits of the machine's unit in the group that its container takes
+// for the root of all. Programs that size themselves, as a JVM does, look there. The
+// container cannot write to these files, and the unit's limits hold anyway.
+func showLimits(machine string) error {
+	for _, name := range []string{"memory.max", "memory.swap.max", "cpu.max", "pids.max"} {
+		value, err := os.ReadFile(filepath.Join(unitGroup(machine), name))
+		if errors.Is(err, os.ErrNotExist) || bytes.HasPrefix(value, []byte("max")) {
+			continue // no controller, or no limit
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(payloadGroup(machine), name), value, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("show limits to the machine: %w", err)
 		}
 	}
 	return nil

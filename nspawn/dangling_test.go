@@ -67,7 +67,7 @@ func TestHostRemoveDanglingLeavesOthers(t *testing.T) {
 
 // Who waits for a machine that is being started gets it afterwards.
 func TestLock(t *testing.T) {
-	m := NewManager(systemd.New(systemd.SystemBus), Dirs{Run: t.TempDir()})
+	m := NewManager(systemd.New(systemd.SystemBus), Dirs{Run: t.TempDir()}, nil)
 	first, err := m.lock("machine")
 	must.NoError(t, err)
 	_, err = m.tryLock("machine")

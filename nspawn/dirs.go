@@ -2,6 +2,7 @@ package nspawn
 
 import (
 	"path/filepath"
+	"slices"
 
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -63,6 +64,11 @@ func (d Dirs) gate(name string) string { return filepath.Join(d.machine(name), "
 // begun records whether the payload has begun, see Manager.begin.
 func (d Dirs) begun(name string) string { return filepath.Join(d.machine(name), "begun") }
 
+// named is a file by which the machine finds names, by its path in there.
+func (d Dirs) named(machine, path string) string {
+	return filepath.Join(d.machine(machine), namesMount, filepath.Base(path))
+}
+
 // credentials is the directory with the machine's secrets, mode 0700.
 func (d Dirs) credentials(name string) string { return filepath.Join(d.machine(name), "credentials") }
 
@@ -99,6 +105,18 @@ func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
 		Root:        d.root(s.Machine),
 		Notify:      d.notify(s.Machine),
 		Credentials: d.credentials(s.Machine),
-		Binds:       append(nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }), d.deviceBinds(s)...),
+		Binds: slices.Concat(
+			nspawnBinds(shownBy(s), func(name string) string { return d.mounted(s.Machine, name) }), d.deviceBinds(s), d.nameBinds(s),
+		),
 	}
+}
+
+// nameBinds show the files by which the machine finds names.
+func (d Dirs) nameBinds(s Spec) (binds []machine.Bind) {
+	for _, file := range s.Names.Files() {
+		binds = append(binds, machine.Bind{
+			Source: d.mounted(s.Machine, filepath.Join(namesMount, filepath.Base(file.Path))), Destination: file.Path, ReadOnly: true,
+		})
+	}
+	return binds
 }

@@ -10,6 +10,34 @@
 // The unit outlives its processes: it stays loaded, with the exit status, until
 // Manager.Remove.
 //
-// Config becomes effect in pure steps: a Spec becomes the command line (argv)
-// and the unit's properties (properties). Manager then makes them happen.
+// # A start, step by step
+//
+//  1. Manager.Start (start.go) takes the machine's lock (lock.go) and removes what an
+//     earlier machine of the name left.
+//  2. Manager.prepare makes the parts (part.go lists them in order): a directory, a range
+//     of UIDs, the writable layer, the image, reserved ports, and a stage (package stage),
+//     which is the mount namespace that nspawn will run in. All that the machine sees of
+//     the host is opened once, and mounted there. The stage is then sealed.
+//  3. Package machine turns the Spec into the command line (machine.Argv) and the unit's
+//     properties (machine.Properties). Both are pure: golden files show them.
+//  4. systemd starts the unit. Its command is the launcher (package launch), which enters
+//     the stage and becomes systemd-nspawn. systemd-nspawn starts the shim
+//     (enter/shim) as the payload.
+//  5. The shim comes to the gate (package gate). Manager.await sees by its credentials that
+//     it is the payload (begin.go). The payload waits.
+//  6. Manager.begin takes the steps, which finish the machine from outside: the
+//     network (connect.go). Then it gives the word: command, environment, user.
+//     The shim executes the payload, or says why it cannot, and the start has failed.
+//  7. A Follower (follow.go) tells what happens to the machine. A guest that reboots goes
+//     through 4 to 6 again.
+//
+// # Where state lives
+//
+// systemd has the unit, with times, exit status and journal fields; it is the record. The
+// kernel has the rest under the machine's name: links (network/links), nftables elements
+// (network/ports) and mounts. Below Dirs.Run, in memory, are the machine's directory
+// (gate, notify socket, credentials, files of names) and the pin of its stage; below
+// Dirs.State are its writable layer and the store of images. Dirs (dirs.go) has every path.
+// Manager.Remove removes the parts in the opposite order; each of them can be found by
+// name alone, also by a plugin that starts after this one died (record.go).
 package nspawn

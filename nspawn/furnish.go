@@ -28,6 +28,11 @@ func furnish(dir string, s Spec, owner int) error {
 			return fmt.Errorf("make %s of the machine: %w", name, err)
 		}
 	}
+	for _, file := range s.Names.Files() { // mount points, whatever the image has there
+		if err := writeFile(tree, File{Path: file.Path}, owner); err != nil {
+			return fmt.Errorf("make %s of the machine: %w", file.Path, err)
+		}
+	}
 	for _, file := range s.Root.Files {
 		if err := writeFile(tree, file, owner); err != nil {
 			return fmt.Errorf("write %s of the machine: %w", file.Path, err)

@@ -24,6 +24,9 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/launch"
+	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/network/links"
+	"nomad-driver-nspawn/nspawn/network/ports"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -72,7 +75,7 @@ func newManager(t *testing.T) *Manager {
 	hosttest.Require(t)
 	bus := systemd.New(systemd.SystemBus)
 	t.Cleanup(bus.Close)
-	m := NewManager(bus, DefaultDirs)
+	m := NewManager(bus, DefaultDirs, network.New())
 	must.NoError(t, m.preparePins()) // once in a host's life
 	return m
 }
@@ -179,7 +182,7 @@ func TestHostStopIsGraceful(t *testing.T) {
 		out := mustStart(t, m, spec)
 		awaitTrap(t, m, spec)
 		begin := time.Now()
-		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Minute))
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Minute, told(t)))
 		must.Less(t, 50*time.Second, time.Since(begin)) // not the minute after which it is killed
 		must.Eq(t, Exit{Code: 5}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -209,7 +212,7 @@ func TestHostStopKillsAfterTimeout(t *testing.T) {
 	mustStart(t, m, spec)
 	awaitTrap(t, m, spec)
 	begin := time.Now()
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, 300*time.Millisecond))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, 300*time.Millisecond, told(t)))
 	took := time.Since(begin)
 	must.GreaterEq(t, 300*time.Millisecond, took)
 	must.Less(t, 30*time.Second, took) // systemd's own timeout is 90 s
@@ -226,7 +229,7 @@ func TestHostSignalReachesPayload(t *testing.T) {
 		must.NoError(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGUSR1))
 		must.Eq(t, Exit{Code: 42}, mustWait(t, m, spec.Machine))
 		must.ErrorIs(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGUSR1), os.ErrProcessDone)
-		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Second)) // it is stopped
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Second, told(t))) // it is stopped
 	}
 }
 
@@ -249,7 +252,7 @@ func TestHostBootStopsAtOnce(t *testing.T) {
 	spec := newBooted(t, m)
 	mustStart(t, m, spec)
 	begin := time.Now()
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute, told(t)))
 	must.Less(t, 50*time.Second, time.Since(begin)) // not the minute after which it is killed
 	mustWait(t, m, spec.Machine)
 }
@@ -261,7 +264,7 @@ func TestHostBootStops(t *testing.T) {
 	machine, err := m.bus.Machine(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	must.Eq(t, UnitName(spec.Machine), machine.Unit)
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
@@ -385,21 +388,27 @@ func TestHostUsageAndExec(t *testing.T) {
 	must.Eq(t, "in\n", out.String())
 }
 
+// told logs what a stop tells.
+func told(t *testing.T) func(string) { return func(text string) { t.Log(text) } }
+
 // vethStep gives the machine an address, as the driver does.
-func vethStep(address *netip.Addr) Step {
-	return func(ctx context.Context, waiting Waiting) (err error) {
-		*address, err = ConfigureVeth(ctx, waiting)
-		return err
+func vethStep(m *Manager, spec Spec, address *netip.Addr) Step {
+	return func(ctx context.Context, waiting Waiting) error {
+		c, err := m.Connect(ctx, spec, waiting)
+		*address = c.IPv4.Addr()
+		return errors.Join(err, c.Warning)
 	}
 }
 
 func TestHostVeth(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
-	spec.Network = Network{Veth: true}
+	spec.Network = Network{Kind: links.Veth}
 	var address netip.Addr
-	mustStart(t, m, spec, vethStep(&address))
-	must.Eq(t, address, m.VethAddress(t.Context(), spec.Machine))
+	mustStart(t, m, spec, vethStep(m, spec, &address))
+	c, err := m.Connection(t.Context(), spec)
+	must.NoError(t, err)
+	must.Eq(t, address, c.IPv4.Addr())
 	must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
 }
 
@@ -583,12 +592,11 @@ func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 	before, mountsBefore := locks(t), mountPoints(t)
 	for range 2 { // the second start is not in the way of the first's remains
 		spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
-		spec.Network = Network{Veth: true, Ports: []Port{{Host: 8099, Container: 80}}}
+		spec.Network = Network{Kind: links.Veth, Ports: []ports.Mapping{{Host: 8099, Container: 80}}}
 		var address netip.Addr
-		mustStart(t, m, spec, vethStep(&address))
-		must.Eq(t, address, m.VethAddress(t.Context(), spec.Machine))
+		mustStart(t, m, spec, vethStep(m, spec, &address))
 		must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
-		awaitForward(t, "8099")
+		must.StrContains(t, forwarded(t), "8099")
 		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGKILL)))
 		must.Eq(t, Exit{Code: 137, Signal: 9}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -608,16 +616,10 @@ func mountPoints(t *testing.T) (points []string) {
 	return points
 }
 
-// awaitForward returns when nspawn forwards a port: it does when it has seen the
-// address inside, which it tells nobody.
-func awaitForward(t *testing.T, port string) {
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(forwarded(t), port); time.Sleep(10 * time.Millisecond) {
-		must.True(t, time.Now().Before(deadline), must.Sprint("the port is not forwarded"))
-	}
-}
-
+// forwarded are the ports of the host that are forwarded.
 func forwarded(t *testing.T) string {
-	out, err := exec.Command("nft", "-n", "list", "ruleset").CombinedOutput()
+	t.Helper()
+	out, err := exec.Command("nft", "list", "table", "inet", ports.TableName).CombinedOutput()
 	must.NoError(t, err, must.Sprint(string(out)))
 	return string(out)
 }

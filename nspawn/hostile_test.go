@@ -146,7 +146,7 @@ func TestHostWatchdog(t *testing.T) {
 	cancel()
 	for _, spec := range machines {
 		begin := time.Now()
-		must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Second), must.Sprint(spec.Machine))
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Second, told(t)), must.Sprint(spec.Machine))
 		must.Less(t, patience, time.Since(begin))
 	}
 }
@@ -197,7 +197,9 @@ func live(t *testing.T, m *Manager) {
 		_, err := m.Usage(spec.Machine)
 		must.NoError(t, err)
 	})
-	step("stop", func() { must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute)) })
+	step("stop", func() {
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute, told(t)))
+	})
 	step("events", func() {
 		for event := range out.events {
 			if event.Kind == Ended {

@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/image/store"
+	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -24,16 +25,18 @@ type Manager struct {
 	ranges idmap.Ranges
 	images store.Store
 	disks  disk.Mounts
+
+	networks *network.Host // nil without networks
 }
 
-// NewManager uses the systemd behind bus.
-func NewManager(bus *systemd.Conn, dirs Dirs) *Manager {
-	return &Manager{bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()}, disks: disk.Mounts{Dir: dirs.disks()}}
+// NewManager uses the systemd behind bus. Without networks, machines only have those that
+// are given.
+func NewManager(bus *systemd.Conn, dirs Dirs, networks *network.Host) *Manager {
+	return &Manager{
+		bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()},
+		disks: disk.Mounts{Dir: dirs.disks()}, networks: networks,
+	}
 }
-
-// killTimeout bounds the wait for a machine that was killed. The kernel's work
-// is done in milliseconds; nspawn and systemd then tidy up.
-const killTimeout = 10 * time.Second
 
 // Status is what systemd says about a machine now. Exit is nil while it runs.
 // A machine without a unit is ErrLost.
@@ -78,75 +81,6 @@ func (m *Manager) Signal(ctx context.Context, machine string, mode Mode, sig uni
 		return err
 	}
 	return payload.signal(sig)
-}
-
-// Stop ends the machine: sig to the payload, and when the timeout is over,
-// SIGKILL to all of it. The unit stays, with the exit status. It returns nil
-// if the machine has ended already or is gone.
-func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.Signal, timeout time.Duration) error {
-	err := m.signalToStop(ctx, machine, mode, sig)
-	switch {
-	case errors.Is(err, ErrLost):
-		return nil
-	case errors.Is(err, os.ErrProcessDone):
-		// It is ending by itself, or was to begin only now.
-		timeout = min(timeout, time.Second)
-	case errors.Is(err, errDeaf):
-		timeout = 0
-	}
-	if m.waitFor(ctx, machine, timeout) == nil {
-		return nil
-	}
-	return m.kill(ctx, machine)
-}
-
-// signalToStop sends the signal unless that is in vain: an init that boots has
-// neither blocked nor caught it yet, and the kernel drops it (pid_namespaces(7)).
-// Such a guest has not begun to do anything.
-func (m *Manager) signalToStop(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
-	unit, err := m.awaitUnit(ctx, machine)
-	if err != nil {
-		return err
-	}
-	payload, err := payloadOf(unit, mode)
-	if err != nil {
-		return err
-	}
-	if mode == Boot && !payload.takes(sig) {
-		return errDeaf
-	}
-	return payload.signal(sig)
-}
-
-// errDeaf says that a signal would be lost on the payload.
-var errDeaf = errors.New("the machine's init does not take the signal yet")
-
-// kill ends the machine at once. The end of the leader ends all processes of
-// its PID namespace and leaves nspawn alive to tidy up; the whole unit is
-// killed only when that does not help.
-func (m *Manager) kill(ctx context.Context, machine string) error {
-	if leader, err := m.leader(ctx, machine); err == nil {
-		if leader.signal(unix.SIGKILL) == nil && m.waitFor(ctx, machine, killTimeout) == nil {
-			return nil
-		}
-	}
-	if unit, err := m.unit(ctx, machine); err == nil && unit.SubState == "auto-restart" {
-		return m.bus.StopUnit(ctx, UnitName(machine)) // rebooting: there is no process to kill
-	}
-	if err := m.bus.KillUnit(ctx, UnitName(machine), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
-		return fmt.Errorf("kill machine %s: %w", machine, err)
-	}
-	return m.waitFor(ctx, machine, killTimeout)
-}
-
-// waitFor waits until the machine has ended or is gone.
-func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if _, err := m.Wait(ctx, machine); err != nil && !errors.Is(err, ErrLost) {
-		return err
-	}
-	return nil
 }
 
 // Exec runs a command in the machine, as confined as its payload.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/stage"
 )
@@ -33,7 +34,8 @@ func (m *Manager) parts() []part {
 		{name: "UID range", make: m.makeRange, remove: m.removeRange},
 		{name: "writable layer", make: m.makeWritable, remove: m.removeWritable, owners: m.writableOwners},
 		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
-		{name: "network", make: m.makeNetwork},
+		{name: "network", make: m.makeNetwork, remove: m.removeNetwork, owners: m.networks.Owners},
+		{name: "names", make: m.makeNames},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},
 		{name: "devices", make: m.makeDevices},
@@ -55,6 +57,8 @@ type draft struct {
 	image string   // the directory tree to run: the spec's, or where its disk is mounted
 	disk  string   // the raw disk or block device it is on, if it is
 	lower []string // layers of a copy-on-write root, the topmost first
+
+	names machine.Names // the spec's, with the addresses of a network that is given
 
 	tool  tool
 	stage *stage.Stage

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
@@ -92,6 +95,13 @@ func (m *Manager) openShown(ctx context.Context, d *draft, s shown) (tree *os.Fi
 		}
 		return tree, nil
 	}
+	if s.memory != nil {
+		tree, err = d.openMemory(*s.memory)
+		if err != nil {
+			return nil, fmt.Errorf("tmpfs %s: %w", s.destination, err)
+		}
+		return tree, nil
+	}
 	tree, err = d.openBind(ctx, *s.bind)
 	if err == nil && s.readOnly {
 		if err = mounts.SetReadOnly(tree); err != nil {
@@ -102,6 +112,13 @@ func (m *Manager) openShown(ctx context.Context, d *draft, s shown) (tree *os.Fi
 		return nil, fmt.Errorf("bind %s to %s: %w", s.bind.Source, s.destination, err)
 	}
 	return tree, nil
+}
+
+func (d *draft) openMemory(memory machine.Memory) (*os.File, error) {
+	options := maps.Clone(memory.Options)
+	options["uid"] = strconv.FormatUint(uint64(d.base+memory.UID), 10)
+	options["gid"] = strconv.FormatUint(uint64(d.base+memory.GID), 10)
+	return mounts.Tmpfs(options)
 }
 
 func (d *draft) openBind(ctx context.Context, bind Bind) (*os.File, error) {

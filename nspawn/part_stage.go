@@ -27,13 +27,20 @@ func (m *Manager) makeStage(_ context.Context, d *draft) (err error) {
 	if err := d.placeCopy(d.tool.program, m.dirs.mounted(d.spec.Machine, shimMount)); err != nil {
 		return err
 	}
+	for _, file := range d.names.Files() {
+		path := m.dirs.named(d.spec.Machine, file.Path)
+		if err := d.placeCopy(path, m.dirs.mounted(d.spec.Machine, filepath.Join(namesMount, filepath.Base(path)))); err != nil {
+			return err
+		}
+	}
 	return d.placeCopy(m.dirs.gate(d.spec.Machine), m.dirs.mounted(d.spec.Machine, gateMount))
 }
 
-// Where the shim and the gate are mounted, see package gate.
+// Where the shim and the gate are mounted, see package gate, and the files of names.
 const (
-	shimMount = "shim"
-	gateMount = "gate"
+	shimMount  = "shim"
+	gateMount  = "gate"
+	namesMount = "names"
 )
 
 // placeCopy mounts in the stage what is at a path of ours.

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
-	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -69,45 +66,8 @@ func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.U
 			return err
 		}
 	}
-	if err := m.removeForwards(ctx, machine); err != nil {
-		return err
-	}
 	if err := m.bus.StopUnit(ctx, UnitName(machine)); err != nil {
 		return err
 	}
 	return m.bus.ResetFailedUnit(ctx, UnitName(machine))
-}
-
-// removeForwards removes the forwarded ports of an nspawn that was killed. One
-// that ends by itself has done so, and another may have the ports already.
-func (m *Manager) removeForwards(ctx context.Context, machine string) error {
-	unit, err := m.unit(ctx, machine)
-	if errors.Is(err, ErrLost) || err == nil && unit.ExecMainCode == cldExited {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	args, err := m.bus.ExecStart(ctx, UnitName(machine))
-	if err != nil && !errors.Is(err, systemd.ErrNotFound) {
-		return err
-	}
-	return network.RemoveForwards(forwards(args))
-}
-
-// forwards are those that an nspawn with these arguments makes.
-func forwards(args []string) (list []network.Forward) {
-	for _, arg := range args {
-		if port, ok := strings.CutPrefix(arg, "--port="); ok {
-			protocol, rest, _ := strings.Cut(port, ":")
-			host, _, _ := strings.Cut(rest, ":")
-			if number, err := strconv.ParseUint(host, 10, 16); err == nil {
-				list = append(list, network.Forward{Protocol: protocol, HostPort: uint16(number)})
-			}
-		}
-		if arg == "--" {
-			break // what follows is the payload's
-		}
-	}
-	return list
 }

@@ -17,6 +17,7 @@ type shown struct {
 	readOnly    bool
 	bind        *Bind
 	overlay     *Overlay
+	memory      *machine.Memory
 	// inside is the index of another one that this one lies in, -1 if it lies in
 	// none. It is mounted there by us, beforehand: who decides what is in the outer
 	// one, as a task of the same allocation, decides nothing about where it lands.
@@ -35,6 +36,10 @@ func shownBy(s Spec) []shown {
 		list = append(list, shown{
 			name: filepath.Join("overlays", strconv.Itoa(i)), destination: overlay.Destination, readOnly: overlay.ReadOnly, overlay: overlay,
 		})
+	}
+	for i := range s.Memories {
+		memory := &s.Memories[i]
+		list = append(list, shown{name: filepath.Join("memories", strconv.Itoa(i)), destination: memory.Destination, memory: memory})
 	}
 	slices.SortStableFunc(list, func(a, b shown) int { return strings.Compare(a.destination, b.destination) })
 	for i := range list {

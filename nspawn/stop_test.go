@@ -32,7 +32,7 @@ func TestHostStopIsGracefulWithoutBus(t *testing.T) {
 	spec := newMachine(t, m, "trap 'exit 5' TERM; while :; do sleep 1000 & wait $!; done")
 	mustStart(t, m, spec)
 	awaitTrap(t, m, spec)
-	must.NoError(t, NewManager(bus, DefaultDirs).Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute))
+	must.NoError(t, NewManager(bus, DefaultDirs, nil).Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute, told(t)))
 	must.Eq(t, Exit{Code: 5}, mustWait(t, m, spec.Machine))
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 
@@ -154,19 +155,21 @@ func TestVMLimitsArrive(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
 	limited := newMachine(t, m, "sleep 1000")
-	limited.Limits = Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}}
+	limited.Limits = Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}, CPUQuota: time.Second / 2}
 	free := newMachine(t, m, "sleep 1000")
+	const show = "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max pids.max; (echo 1 >memory.max) 2>/dev/null || echo refused"
 	for _, c := range []struct {
 		spec  Spec
 		nproc string
+		shown string // inside
 		files map[string]string
 	}{
-		{limited, "1", map[string]string{
+		{limited, "1", "67108864\n0\n50000 100000\n16384\nrefused", map[string]string{
 			"memory.max": "67108864", "memory.low": "16777216", "memory.swap.max": "0",
 			"cpu.weight": "37", "cpuset.cpus": "1", "cpuset.cpus.effective": "1", "pids.max": "16384",
 			"cgroup.subtree_control": "cpuset cpu io memory pids",
 		}},
-		{free, "2", map[string]string{
+		{free, "2", "max\nmax\nmax 100000\n16384\nrefused", map[string]string{
 			"memory.max": "max", "memory.low": "0", "memory.swap.max": "max",
 			"cpu.weight": "100", "cpuset.cpus": "", "cpuset.cpus.effective": "0-1", "pids.max": "16384",
 		}},
@@ -178,6 +181,7 @@ func TestVMLimitsArrive(t *testing.T) {
 		}
 		must.Eq(t, c.files, got)
 		must.Eq(t, c.nproc, says(t, m, c.spec.Machine, "nproc"))
+		must.Eq(t, c.shown, says(t, m, c.spec.Machine, show))
 	}
 }
 
@@ -339,7 +343,7 @@ func TestVMBoot(t *testing.T) {
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	must.Nil(t, status.Exit)
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*killTimeout))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*killTimeout, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
@@ -356,7 +360,7 @@ func TestVMDiskLimit(t *testing.T) {
 		must.NoError(t, err, must.Sprint(string(out)))
 	}
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
-	m := NewManager(newManager(t).bus, Dirs{Run: DefaultDirs.Run, State: state})
+	m := NewManager(newManager(t).bus, Dirs{Run: DefaultDirs.Run, State: state}, nil)
 	must.EqOp(t, quota.Projects, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
 
 	// chattr of the host, as the guest has none.

@@ -1,6 +1,10 @@
 package job
 
-import "time"
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
 
 // Config is the plugin's configuration, in the agent's `plugin` block. A job
 // reaches nothing outside of its machine unless the operator allows it here.
@@ -9,6 +13,7 @@ type Config struct {
 	DisableLogCollection bool   `codec:"disable_log_collection"`
 	ImagePullTimeout     string `codec:"image_pull_timeout"`
 	PullActivityTimeout  string `codec:"pull_activity_timeout"`
+	NetworkPool          string `codec:"network_pool"`
 	policyOptions
 	// Namespaces are other rules for the jobs of a Nomad namespace.
 	Namespaces map[string]policyOptions `codec:"namespace"`
@@ -36,6 +41,7 @@ var agentSchema = options{
 	"enabled":                withDefault("enabled", "bool", defaults.Enabled),
 	"disable_log_collection": withDefault("disable_log_collection", "bool", defaults.DisableLogCollection),
 	"image_pull_timeout":     withDefault("image_pull_timeout", "string", defaults.ImagePullTimeout),
+	"network_pool":           attr("network_pool", "string"),
 	"pull_activity_timeout":  withDefault("pull_activity_timeout", "string", defaults.PullActivityTimeout),
 }
 
@@ -51,6 +57,7 @@ func (c Config) Validate() error {
 		positive("image_pull_timeout", c.ImagePullTimeout),
 		positive("pull_activity_timeout", c.PullActivityTimeout),
 		c.validatePolicy(),
+		checkPool(c.NetworkPool),
 	)
 	return found.err()
 }
@@ -59,4 +66,22 @@ func (c Config) Validate() error {
 // nothing may come.
 func (c Config) PullTimeouts() (total, inactivity time.Duration) {
 	return duration(c.ImagePullTimeout), duration(c.PullActivityTimeout)
+}
+
+// AddressPool returns the network that the operator wants the addresses of veth links
+// to be of. It is not valid without a wish.
+func (c Config) AddressPool() netip.Prefix {
+	pool, _ := netip.ParsePrefix(c.NetworkPool)
+	return pool
+}
+
+func checkPool(pool string) error {
+	if pool == "" {
+		return nil
+	}
+	p, err := netip.ParsePrefix(pool)
+	if err != nil || !p.Addr().Is4() || p.Bits() < 16 || p.Bits() > 30 {
+		return fmt.Errorf("network_pool: %q is not an IPv4 network of /16 to /30, as 10.213.0.0/16", pool)
+	}
+	return nil
 }

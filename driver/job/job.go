@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/network/names"
 )
 
 // TaskConfig is the `config` block of a task. A nil pointer is an option that the
@@ -30,20 +32,22 @@ type TaskConfig struct {
 	rootOptions
 	mountOptions
 	networkOptions
+	portOptions
 	limitOptions
 	isolationOptions
 	ioOptions
 	deviceOptions
 	credentialOptions
 	dockerOptions
+	olderOptions
 	environmentOptions
 }
 
 // TaskSchema is the schema of TaskConfig.
 var TaskSchema = schema(
 	imageSchema, loggingSchema, dnsSchema, processSchema, nameSchema, commandSchema, rootSchema,
-	mountSchema, networkSchema, isolationSchema, limitSchema, ioSchema,
-	deviceSchema, credentialSchema, dockerSchema, environmentSchema,
+	mountSchema, networkSchema, portSchema, isolationSchema, limitSchema, ioSchema,
+	deviceSchema, credentialSchema, dockerSchema, olderSchema, environmentSchema,
 )
 
 // Validate reports every mistake that the block shows by itself, all at once.
@@ -63,6 +67,7 @@ func (c TaskConfig) Validate() error {
 		c.validateDevices(),
 		c.validateCredentials(),
 		c.validateDocker(),
+		c.validateOlder(),
 		c.validateEnvironment(),
 	)
 }
@@ -72,7 +77,11 @@ type Input struct {
 	Policy Policy
 	Task   *drivers.TaskConfig // as Nomad gives it
 	Image  Image
-	DNS    HostDNS
+	// DNS is what the host's files say about names.
+	DNS names.Host
+	// HostIP turns the address that Nomad gives with a port into the only one of the
+	// host that forwards, or an invalid one for all.
+	HostIP func(netip.Addr) (netip.Addr, error)
 	// Cores is how many the client has, and Controllers are those of control groups
 	// that its kernel offers.
 	Cores       int

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/client/allocdir"
@@ -42,7 +43,10 @@ func (c TaskConfig) validateMounts() error {
 	for i, mount := range c.Tmpfs {
 		path, _, _ := strings.Cut(mount, ":")
 		found.add(required(at("tmpfs", i), path), absolute(at("tmpfs", i), path))
-		found.unless(!c.UserNamespacing || !tmpfsOwner.MatchString(mount), "%s: uid and gid have no effect in a user namespace: leave the mode at 1777, or give another", at("tmpfs", i))
+		if c.UserNamespacing && tmpfsOwner.MatchString(mount) {
+			_, err := newMemory(mount)
+			found.add(prefixed(at("tmpfs", i)+": ", err))
+		}
 	}
 	found.unless(c.ShmSize >= 0, "shm_size: %d is negative", c.ShmSize)
 	for i, path := range c.Inaccessible {
@@ -64,6 +68,12 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	var found mistakes
 	spec.Root.Inaccessible, spec.Root.SharedMemory = c.Inaccessible, uint64(c.ShmSize)
 	for _, mount := range slices.Concat(c.Tmpfs, c.dockerTmpfs()) {
+		if c.UserNamespacing && tmpfsOwner.MatchString(mount) {
+			memory, err := newMemory(mount)
+			found.add(err)
+			spec.Memories = append(spec.Memories, memory)
+			continue
+		}
 		spec.Root.Tmpfs = append(spec.Root.Tmpfs, withMode(mount))
 	}
 	binds, err := c.newBinds(in)
@@ -127,6 +137,32 @@ func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
 
 // tmpfsOwner finds an owner in the options of a tmpfs.
 var tmpfsOwner = regexp.MustCompile(`:(.*,)?(uid|gid)=`)
+
+// newMemory translates PATH:OPTIONS with an owner.
+func newMemory(mount string) (machine.Memory, error) {
+	path, list, _ := strings.Cut(withMode(mount), ":")
+	memory := machine.Memory{Destination: filepath.Clean(path), Options: map[string]string{}}
+	for option := range strings.SplitSeq(list, ",") {
+		name, value, _ := strings.Cut(option, "=")
+		switch name {
+		case "uid", "gid":
+			id, err := strconv.ParseUint(value, 10, 32)
+			if err != nil || id > maxID {
+				return memory, fmt.Errorf("%s=%s: want a number up to %d", name, value, maxID)
+			}
+			if name == "uid" {
+				memory.UID = uint32(id)
+			} else {
+				memory.GID = uint32(id)
+			}
+		case "mode", "size", "nr_inodes":
+			memory.Options[name] = value
+		default:
+			return memory, fmt.Errorf("%s: beside uid and gid there may be mode, size and nr_inodes", option)
+		}
+	}
+	return memory, nil
+}
 
 // withMode gives a file system in memory the mode that it has with docker, if it has
 // none.

@@ -1,42 +1,73 @@
 package job
 
 import (
-	"regexp"
-
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/network/names"
 )
 
 type nameOptions struct {
-	Hostname string `codec:"hostname"`
+	Hostname   string   `codec:"hostname"`
+	ExtraHosts []string `codec:"extra_hosts"`
 }
 
-var nameSchema = options{"hostname": attr("hostname", "string")}
-
-var hostName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*$`)
-
-const maxHostname = 64 // HOST_NAME_MAX, see gethostname(2)
+var nameSchema = options{
+	"hostname":    attr("hostname", "string"),
+	"extra_hosts": attr("extra_hosts", "list(string)"),
+}
 
 func (c TaskConfig) validateNames() error {
 	var found mistakes
-	found.add(matches("hostname", c.Hostname, hostName, "a host name of letters, digits, - and ."))
-	found.unless(len(c.Hostname) <= maxHostname, "hostname: %q is longer than %d characters", c.Hostname, maxHostname)
+	if c.Hostname != "" {
+		found.add(prefixed("hostname: ", names.CheckHostname(c.Hostname)))
+	}
+	for i, entry := range c.ExtraHosts {
+		_, err := names.ParseExtra(entry)
+		found.add(prefixed(at("extra_hosts", i)+": ", err))
+	}
+	found.unless(len(c.ExtraHosts) == 0 || c.Mode() != machine.Boot, "extra_hosts: a booted guest has an /etc/hosts of its own: put the names there")
 	return found.err()
 }
 
-func (c TaskConfig) applyNames(_ Input, spec *machine.Spec) error {
+// applyNames gives a command files by which it finds names. A guest has its own, and
+// nothing can be shown in an image that nobody may change.
+func (c TaskConfig) applyNames(in Input, spec *machine.Spec) error {
 	spec.Hostname = c.Hostname
-	if c.Ephemeral && spec.Mode != machine.Boot {
-		spec.Root.Files = append(spec.Root.Files, machine.File{Path: "/etc/hosts", Content: hosts(c.Hostname), Keep: true})
+	if isolation := in.Task.NetworkIsolation; spec.Hostname == "" && isolation != nil && isolation.HostsConfig != nil {
+		spec.Hostname = isolation.HostsConfig.Hostname
 	}
+	if !namesAreOurs(spec) || isShown(spec, machine.HostsFile) {
+		return nil
+	}
+	hosts := names.Hosts{Hostname: spec.Hostname}
+	if hosts.Hostname == "" {
+		hosts.Hostname = spec.Machine
+	}
+	for _, entry := range c.ExtraHosts {
+		extra, err := names.ParseExtra(entry)
+		if err != nil {
+			return err
+		}
+		hosts.Extra = append(hosts.Extra, extra)
+	}
+	spec.Names.Hosts = &hosts
 	return nil
 }
 
-// hosts returns an /etc/hosts for images without one, whose "localhost" would go
-// to a DNS server.
-func hosts(hostname string) string {
-	content := "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
-	if hostname != "" {
-		content += "127.0.1.1 " + hostname + "\n"
+func namesAreOurs(spec *machine.Spec) bool {
+	return spec.Mode != machine.Boot && !(spec.Root.InPlace && spec.Root.ReadOnly)
+}
+
+// isShown reports whether the job itself shows something at a path.
+func isShown(spec *machine.Spec, path string) bool {
+	for _, bind := range spec.Binds {
+		if within(bind.Destination, path) {
+			return true
+		}
 	}
-	return content
+	for _, overlay := range spec.Overlays {
+		if within(overlay.Destination, path) {
+			return true
+		}
+	}
+	return false
 }

@@ -2,74 +2,135 @@ package job
 
 import (
 	"fmt"
-	"slices"
+	"regexp"
 	"strings"
 
-	"github.com/hashicorp/nomad/plugins/drivers"
-
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/network/links"
 )
 
 type networkOptions struct {
-	NetworkVeth *bool    `codec:"network_veth"`
-	Ports       []string `codec:"ports"`
+	NetworkVeth      *bool    `codec:"network_veth"`
+	NetworkZone      string   `codec:"network_zone"`
+	NetworkBridge    string   `codec:"network_bridge"`
+	NetworkMacvlan   string   `codec:"network_macvlan"`
+	NetworkIpvlan    string   `codec:"network_ipvlan"`
+	NetworkInterface string   `codec:"network_interface"`
+	NetworkVethExtra []string `codec:"network_veth_extra"`
 }
 
 var networkSchema = options{
-	"network_veth": attr("network_veth", "bool"),
-	"ports":        attr("ports", "list(string)"),
+	"network_veth":       attr("network_veth", "bool"),
+	"network_zone":       attr("network_zone", "string"),
+	"network_bridge":     attr("network_bridge", "string"),
+	"network_macvlan":    attr("network_macvlan", "string"),
+	"network_ipvlan":     attr("network_ipvlan", "string"),
+	"network_interface":  attr("network_interface", "string"),
+	"network_veth_extra": attr("network_veth_extra", "list(string)"),
 }
 
-// applyNetwork uses the group's network if it has one of its own, else a veth
-// pair, unless the job asks for the host's network.
+// networkOption is an option that connects a machine by something of the host. The
+// value of some may end in the name of the interface in the machine.
+type networkOption struct {
+	name, value string
+	kind        links.Kind
+	named       bool
+}
+
+func (c TaskConfig) networks() (set []networkOption) {
+	for _, option := range []networkOption{
+		{"network_zone", c.NetworkZone, links.Zone, false},
+		{"network_bridge", c.NetworkBridge, links.Bridge, false},
+		{"network_macvlan", c.NetworkMacvlan, links.Macvlan, true},
+		{"network_ipvlan", c.NetworkIpvlan, links.Ipvlan, true},
+		{"network_interface", c.NetworkInterface, links.Interface, true},
+	} {
+		if option.value != "" {
+			set = append(set, option)
+		}
+	}
+	return set
+}
+
+// parse returns what of the host is used, and the name of the interface in the
+// machine, "" for nspawn's choice.
+func (o networkOption) parse() (of, name string, err error) {
+	of, name, given := strings.Cut(o.value, ":")
+	switch {
+	case given && !o.named:
+		return "", "", fmt.Errorf("%s: %q has a colon: the interface is host0 in the machine", o.name, o.value)
+	case o.kind == links.Zone && !zoneName.MatchString(of):
+		return "", "", fmt.Errorf("%s: %q is not a name of at most 12 letters, digits, _ and -", o.name, of)
+	case !interfaceName.MatchString(of), given && !interfaceName.MatchString(name):
+		return "", "", fmt.Errorf("%s: %q is not the name of an interface, of at most 15 letters, digits, dots, _ and -", o.name, o.value)
+	}
+	return of, name, nil
+}
+
+var (
+	zoneName      = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,12}$`)
+	interfaceName = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,14}$`) // IFNAMSIZ
+)
+
+// applyNetwork uses the group's network if it has one of its own, else a veth link
+// or what the job asks for.
 func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	var found mistakes
-	network := &spec.Network
+	network, set := &spec.Network, c.networks()
 	if isolation := in.Task.NetworkIsolation; isolation != nil {
 		network.Namespace = isolation.Path
 	}
-	if network.Namespace == "" {
-		network.Veth = c.NetworkVeth == nil || *c.NetworkVeth
-		if !network.Veth {
-			found.add(in.Policy.HostNetwork())
+	veth := c.NetworkVeth != nil && *c.NetworkVeth
+	switch {
+	case network.Namespace != "":
+		for _, option := range append(set, networkOption{name: "network_veth"}) {
+			found.unless(option.value == "" && (option.name != "network_veth" || !veth),
+				"%s: the group's network mode gives the task a network; leave the mode at host for another", option.name)
 		}
-	} else {
-		found.unless(c.NetworkVeth == nil || !*c.NetworkVeth, "network_veth: the group's network mode gives the task a network; use mode host for a veth of its own")
+		found.unless(len(c.NetworkVethExtra) == 0, "network_veth_extra: the group's network mode gives the task a network; leave the mode at host for another")
+	case len(set) > 0:
+		found.add(c.applyLink(in, network, set, veth))
+	case c.NetworkVeth == nil || veth:
+		network.Kind = links.Veth
+	default:
+		found.add(in.Policy.HostNetwork())
+		found.unless(len(c.NetworkVethExtra) == 0, "network_veth_extra: needs a network of the machine's own, not network_veth = false")
 	}
-	found.unless(len(c.Ports) == 0 || network.Veth, "ports: are forwarded only with network_veth; Nomad itself forwards the ports of a bridge network")
-	for i, label := range c.Ports {
-		port, err := newPort(in.Task.Resources, label)
-		if err != nil {
-			found.refuse("%s: %w", at("ports", i), err)
-		}
-		network.Ports = append(network.Ports, port)
-	}
+	found.add(c.applyVethExtra(in, network), c.applyPorts(in, network))
 	return found.err()
 }
 
-// nomadPorts are those of HTTP, RPC and Serf (nomad/structs/config/ports.go). They
-// are refused even where no agent listens now. Other ports are looked at when the
-// machine is started.
-var nomadPorts = []int{4646, 4647, 4648}
+// applyLink takes the one option that says how the machine is connected.
+func (c TaskConfig) applyLink(in Input, network *machine.Network, set []networkOption, veth bool) error {
+	var found mistakes
+	for _, other := range set[1:] {
+		found.refuse("%s: a task has one network, and %s is set: set one of them", other.name, set[0].name)
+	}
+	// nspawn and the older driver take a zone or bridge beside --network-veth, which it implies.
+	found.unless(!veth || set[0].kind == links.Zone || set[0].kind == links.Bridge, "network_veth: a task has one network, and %s is set: set one of them", set[0].name)
+	network.Kind = set[0].kind
+	of, name, err := set[0].parse()
+	if err != nil {
+		found.add(err)
+		return found.err()
+	}
+	network.Of, network.Name = of, name
+	found.add(in.Policy.Network(set[0].name, set[0].kind, of))
+	return found.err()
+}
 
-func newPort(resources *drivers.Resources, label string) (machine.Port, error) {
-	if resources == nil || resources.Ports == nil {
-		return machine.Port{}, fmt.Errorf("port %q: the group's network block has no ports", label)
-	}
-	mapping, ok := resources.Ports.Get(label)
-	if !ok {
-		var labels []string
-		for _, port := range *resources.Ports {
-			labels = append(labels, port.Label)
+// applyVethExtra takes veth links that nobody configures. Their names on the host are
+// the job's to choose, as far as the operator lets it.
+func (c TaskConfig) applyVethExtra(in Input, network *machine.Network) error {
+	var found mistakes
+	for i, extra := range c.NetworkVethExtra {
+		option := networkOption{name: at("network_veth_extra", i), value: extra, kind: links.Interface, named: true}
+		of, _, err := option.parse()
+		if err == nil {
+			err = in.Policy.Network(option.name, option.kind, of)
 		}
-		return machine.Port{}, fmt.Errorf("port %q is not in the group's network block, which has %s", label, strings.Join(labels, ", "))
+		found.add(err)
 	}
-	if slices.Contains(nomadPorts, mapping.Value) {
-		return machine.Port{}, fmt.Errorf("port %q: %d is a port of Nomad itself: it would get what is meant for Nomad", label, mapping.Value)
-	}
-	port := machine.Port{Host: mapping.Value, Container: mapping.To}
-	if port.Container <= 0 {
-		port.Container = port.Host
-	}
-	return port, nil
+	network.Extra = c.NetworkVethExtra
+	return found.err()
 }

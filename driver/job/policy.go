@@ -19,23 +19,26 @@ import (
 // of them, and in a `namespace` block for those of a Nomad namespace. Nil is an
 // option that a block does not set.
 type policyOptions struct {
-	AllowCaps             []string `codec:"allow_caps"`
-	AllowDevices          []string `codec:"allow_devices"`
-	AllowDiskImages       *bool    `codec:"allow_disk_images"`
-	AllowHostNetwork      *bool    `codec:"allow_host_network"`
-	AllowInPlace          *bool    `codec:"allow_in_place"`
-	AllowJournaldLogging  *bool    `codec:"allow_journald_logging"`
-	AllowPrivileged       *bool    `codec:"allow_privileged"`
-	AllowUnverifiedImages *bool    `codec:"allow_unverified_images"`
-	AllowedImages         []string `codec:"allowed_images"`
-	DiskDefault           *string  `codec:"disk_default"`
-	DiskMax               *string  `codec:"disk_max"`
-	ImagePaths            []string `codec:"image_paths"`
-	NoNewPrivileges       *bool    `codec:"no_new_privileges"`
-	PidsLimit             *int64   `codec:"pids_limit"`
-	RequireUserNamespaces *bool    `codec:"require_user_namespaces"`
-	VolumePaths           []string `codec:"volume_paths"`
-	Volumes               *bool    `codec:"volumes"`
+	AllowCaps              []string `codec:"allow_caps"`
+	AllowDevices           []string `codec:"allow_devices"`
+	AllowDiskImages        *bool    `codec:"allow_disk_images"`
+	AllowHostNetwork       *bool    `codec:"allow_host_network"`
+	AllowInPlace           *bool    `codec:"allow_in_place"`
+	AllowJournaldLogging   *bool    `codec:"allow_journald_logging"`
+	AllowNetworkBridges    []string `codec:"allow_network_bridges"`
+	AllowNetworkInterfaces []string `codec:"allow_network_interfaces"`
+	AllowNetworkZones      []string `codec:"allow_network_zones"`
+	AllowPrivileged        *bool    `codec:"allow_privileged"`
+	AllowUnverifiedImages  *bool    `codec:"allow_unverified_images"`
+	AllowedImages          []string `codec:"allowed_images"`
+	DiskDefault            *string  `codec:"disk_default"`
+	DiskMax                *string  `codec:"disk_max"`
+	ImagePaths             []string `codec:"image_paths"`
+	NoNewPrivileges        *bool    `codec:"no_new_privileges"`
+	PidsLimit              *int64   `codec:"pids_limit"`
+	RequireUserNamespaces  *bool    `codec:"require_user_namespaces"`
+	VolumePaths            []string `codec:"volume_paths"`
+	Volumes                *bool    `codec:"volumes"`
 }
 
 // defaultPolicy allows a job nothing that reaches out of its machine. In a user
@@ -47,6 +50,7 @@ func defaultPolicy() policyOptions {
 		AllowHostNetwork:      new(bool),
 		AllowInPlace:          new(bool),
 		AllowJournaldLogging:  new(bool),
+		AllowNetworkZones:     []string{"*"},
 		AllowPrivileged:       new(bool),
 		AllowUnverifiedImages: new(bool),
 		NoNewPrivileges:       new(bool),
@@ -70,10 +74,12 @@ var policySchema = func() options {
 func policyRules(defaults bool) options {
 	d := defaultPolicy()
 	rules := options{
-		"allow_devices":  attr("allow_devices", "list(string)"),
-		"allowed_images": attr("allowed_images", "list(string)"),
-		"disk_default":   attr("disk_default", "string"),
-		"disk_max":       attr("disk_max", "string"),
+		"allow_devices":            attr("allow_devices", "list(string)"),
+		"allow_network_bridges":    attr("allow_network_bridges", "list(string)"),
+		"allow_network_interfaces": attr("allow_network_interfaces", "list(string)"),
+		"allowed_images":           attr("allowed_images", "list(string)"),
+		"disk_default":             attr("disk_default", "string"),
+		"disk_max":                 attr("disk_max", "string"),
 	}
 	for _, rule := range []struct {
 		name, kind string
@@ -84,6 +90,7 @@ func policyRules(defaults bool) options {
 		{"allow_host_network", "bool", d.AllowHostNetwork},
 		{"allow_in_place", "bool", d.AllowInPlace},
 		{"allow_journald_logging", "bool", d.AllowJournaldLogging},
+		{"allow_network_zones", "list(string)", d.AllowNetworkZones},
 		{"allow_privileged", "bool", d.AllowPrivileged},
 		{"allow_unverified_images", "bool", d.AllowUnverifiedImages},
 		{"image_paths", "list(string)", d.ImagePaths},
@@ -130,6 +137,7 @@ func (p policyOptions) mistakes(block string) mistakes {
 		_, err := path.Match(pattern, "")
 		found.add(required(at("allow_devices", i), pattern), absolute(at("allow_devices", i), pattern), prefixed(at("allow_devices", i)+": ", err))
 	}
+	found.add(p.networkMistakes()...)
 	unknown := capabilities.Supported().Difference(capabilities.New(p.AllowCaps))
 	found.unless(unknown.Empty(), "allow_caps: %s: the kernel has no such capabilities, see capabilities(7); all stands for all", unknown)
 	for _, option := range []struct {
@@ -227,15 +235,6 @@ func (p Policy) HostUsers() error {
 		return errors.New("user_namespacing: false is not allowed: the operator has set require_user_namespaces = true in the plugin's config")
 	}
 	return refusal{what: "user_namespacing: false makes the machine's root the host's root", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
-}
-
-// HostNetwork answers for a machine in the host's network namespace.
-func (p Policy) HostNetwork() error {
-	return refusal{
-		what:   "network_veth: false gives the job the host's network, with what listens on its loopback device and all abstract sockets",
-		option: "allow_host_network",
-		or:     `the group have a network of its own, as with mode = "bridge"`,
-	}.unless(p.rules.AllowHostNetwork)
 }
 
 // JournaldLogging answers for a job that sends its output to the host's journal.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/network/names"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -51,7 +53,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if overrides := fileOf(archive, "task.json"); overrides != nil {
 		must.NoError(t, json.Unmarshal(overrides, cfg))
 	}
-	dns := HostDNS{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
+	dns := names.Host{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
 	image := Image{Tree: "/var/lib/machines/debian"}
 	if config := fileOf(archive, "image.json"); config != nil {
 		image = Image{Stored: "sha256:" + strings.Repeat("0", 64)}
@@ -70,7 +72,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 		return "error:\n" + err.Error() + "\n"
 	}
 	result := nspawn.Describe(spec, goldenVersion)
-	for _, file := range spec.Root.Files {
+	for _, file := range slices.Concat(spec.Names.Files(), spec.Root.Files) {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}
 	for _, directory := range spec.Root.Directories {

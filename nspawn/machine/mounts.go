@@ -35,6 +35,14 @@ type Overlay struct {
 	Destination string
 }
 
+// Memory is a file system in memory that belongs to a user of the machine. nspawn's own
+// belong to the host's root, who is nobody in a user namespace.
+type Memory struct {
+	Destination string
+	UID, GID    uint32            // in the machine
+	Options     map[string]string // of tmpfs(5): mode, size, nr_inodes
+}
+
 // Layer is a directory of the host, or, by its path in there, of the machine's root.
 type Layer struct {
 	Path   string

@@ -35,12 +35,14 @@ type Spec struct {
 
 	Binds    []Bind
 	Overlays []Overlay
+	Memories []Memory
 	// Untrusted is a directory that machines write to, as that of the allocation. What
 	// lies below is reached through no symbolic link.
 	Untrusted   string
 	Devices     []Device
 	Credentials []Credential
 	Network     Network
+	Names       Names
 	Limits      Limits
 	Isolation   Isolation
 }
@@ -84,7 +86,7 @@ func Argv(s Spec, h Host) []string {
 		readyArgs(s),
 		s.Root.args(),
 		addressFamilyArgs(h),
-		s.Network.args(),
+		s.Network.args(s.Mode),
 		bindArgs(s, h),
 		[]string{"--", inside.ShimPath, inside.GateArg},
 	)

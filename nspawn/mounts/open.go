@@ -3,8 +3,10 @@ package mounts
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -97,4 +99,27 @@ func Attach(tree, at *os.File) error {
 		return fmt.Errorf("mount %s at %s: %w", tree.Name(), at.Name(), err)
 	}
 	return nil
+}
+
+// Tmpfs makes a file system in memory with options of tmpfs(5), as a detached mount
+// without set-user-ID programs and devices.
+func Tmpfs(options map[string]string) (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open tmpfs: %w", err)
+	}
+	defer unix.Close(fs)
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		if err := unix.FsconfigSetString(fs, name, options[name]); err != nil {
+			return nil, fmt.Errorf("set %s=%s of tmpfs: %w", name, options[name], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("make tmpfs: %w", err)
+	}
+	tree, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return nil, fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return os.NewFile(uintptr(tree), "tmpfs"), nil
 }

@@ -1,19 +1,21 @@
 package links
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // attach makes a link of a kind that is not Veth.
-func (h *Host) attach(host, container *space, s Spec) (Connection, error) {
+func (h *Host) attach(ctx context.Context, host, container *space, s Spec) (Connection, error) {
 	switch s.Kind {
 	case Zone:
-		return h.joinZone(host, container, s)
+		return h.joinZone(ctx, host, container, s)
 	case Bridge:
 		bridge, err := host.LinkByName(s.Of)
 		if err != nil {
@@ -22,7 +24,7 @@ func (h *Host) attach(host, container *space, s Spec) (Connection, error) {
 		if bridge.Type() != "bridge" {
 			return Connection{}, fmt.Errorf("use %s as bridge: it is a link of type %s", s.Of, bridge.Type())
 		}
-		return h.addPort(host, container, s, func() (netlink.Link, error) { return bridge, nil })
+		return h.addPort(host, container, s, func(netlink.Link) (netlink.Link, error) { return bridge, nil })
 	case Macvlan, Ipvlan, Interface:
 		parent, err := host.LinkByName(s.Of)
 		if err != nil {
@@ -35,9 +37,9 @@ func (h *Host) attach(host, container *space, s Spec) (Connection, error) {
 }
 
 // addPort makes a veth link whose host's end becomes a port of a bridge. The link
-// is up before: a new bridge that gets a port without carrier loses its own, and
+// is up before. A new bridge that gets a port which is not up loses its carrier, and
 // systemd-networkd then gives it other addresses than it has begun to offer.
-func (h *Host) addPort(host, container *space, s Spec, find func() (netlink.Link, error)) (Connection, error) {
+func (h *Host) addPort(host, container *space, s Spec, find func(port netlink.Link) (netlink.Link, error)) (Connection, error) {
 	outside, err := h.makePair(host, container, s)
 	if err != nil {
 		return Connection{}, err
@@ -54,7 +56,7 @@ func (h *Host) addPort(host, container *space, s Spec, find func() (netlink.Link
 			return Connection{}, err
 		}
 	}
-	bridge, err := find()
+	bridge, err := find(outside.Link)
 	if err != nil {
 		return Connection{}, err
 	}
@@ -74,7 +76,7 @@ const (
 
 // joinZone makes the zone if it is not there. The bridge is left down:
 // systemd-networkd brings it up with an address, and offers others by DHCP.
-func (h *Host) joinZone(host, container *space, s Spec) (Connection, error) {
+func (h *Host) joinZone(ctx context.Context, host, container *space, s Spec) (Connection, error) {
 	name := zonePrefix + s.Of
 	if len(name) >= unix.IFNAMSIZ {
 		return Connection{}, fmt.Errorf("name zone %s: at most %d characters are possible", s.Of, unix.IFNAMSIZ-1-len(zonePrefix))
@@ -84,7 +86,13 @@ func (h *Host) joinZone(host, container *space, s Spec) (Connection, error) {
 		return Connection{}, err
 	}
 	defer lock.Close()
-	return h.addPort(host, container, s, func() (netlink.Link, error) {
+	return h.addPort(host, container, s, func(port netlink.Link) (netlink.Link, error) {
+		if zone, err := host.LinkByName(name); err == nil {
+			return zone, nil
+		}
+		if err := host.awaitUp(ctx, port); err != nil {
+			return nil, err
+		}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = name
 		if err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -96,6 +104,38 @@ func (h *Host) joinZone(host, container *space, s Spec) (Connection, error) {
 		}
 		return bridge, nil
 	})
+}
+
+// awaitUp waits until the kernel counts a link as up. On a busy host that comes up to a
+// second after both of its ends were brought up (net/core/link_watch.c).
+func (s *space) awaitUp(ctx context.Context, link netlink.Link) error {
+	updates, done := make(chan netlink.LinkUpdate), make(chan struct{})
+	if err := netlink.LinkSubscribe(updates, done); err != nil {
+		close(done)
+		return fmt.Errorf("watch link %s: %w", link.Attrs().Name, err)
+	}
+	defer func() {
+		close(done)
+		for range updates { // The sender does not look at done while it sends.
+		}
+	}()
+	for {
+		now, err := s.LinkByIndex(link.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("watch link %s: %w", link.Attrs().Name, err)
+		}
+		if now.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait until link %s is up: %w", link.Attrs().Name, ctx.Err())
+		case _, ok := <-updates:
+			if !ok {
+				return fmt.Errorf("watch link %s: the kernel tells no more", link.Attrs().Name)
+			}
+		}
+	}
 }
 
 // lockZones takes the lock until the file is closed. Others hold it for a moment
@@ -114,41 +154,49 @@ func lockZones() (*os.File, error) {
 	return file, nil
 }
 
-// leaveZone removes the zone whose bridge has the index, if that is a zone and has
-// no more ports.
-func (s *space) leaveZone(index int) error {
-	if index == 0 {
-		return nil
-	}
-	bridge, err := s.LinkByIndex(index)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
+// RemoveEmptyZones removes the zones that have no more ports: the last one ends with
+// its container, whoever sees it first. Others make and fill a zone under the lock.
+func RemoveEmptyZones() error {
+	host, err := openHost()
 	if err != nil {
-		return fmt.Errorf("find the zone: %w", err)
+		return err
 	}
-	name := bridge.Attrs().Name
-	if len(name) <= len(zonePrefix) || name[:len(zonePrefix)] != zonePrefix {
-		return nil
+	defer host.Close()
+	if empty, err := host.emptyZones(); err != nil || len(empty) == 0 {
+		return err
 	}
 	lock, err := lockZones()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	all, err := s.LinkList()
+	empty, err := host.emptyZones()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return err
 	}
-	for _, link := range all {
-		if link.Attrs().MasterIndex == index {
-			return nil
+	for _, zone := range empty {
+		if err := host.LinkDel(zone); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("remove empty zone %s: %w", zone.Attrs().Name, err)
 		}
 	}
-	if err := s.LinkDel(bridge); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove empty zone %s: %w", name, err)
-	}
 	return nil
+}
+
+func (s *space) emptyZones() (empty []netlink.Link, err error) {
+	all, err := s.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	used := map[int]bool{}
+	for _, link := range all {
+		used[link.Attrs().MasterIndex] = true
+	}
+	for _, link := range all {
+		if link.Type() == "bridge" && strings.HasPrefix(link.Attrs().Name, zonePrefix) && !used[link.Attrs().Index] {
+			empty = append(empty, link)
+		}
+	}
+	return empty, nil
 }
 
 // share makes a link of an interface of the host in the container, or moves the
@@ -162,10 +210,10 @@ func (h *Host) share(host, container *space, s Spec, parent netlink.Link) (Conne
 	c := Connection{MAC: h.mac(s.Machine, containerEnd)}
 	var link netlink.Link
 	if s.Kind == Macvlan {
-		attrs.Name, attrs.HardwareAddr = s.name(shorten("mv-"+s.Of)), c.MAC
+		attrs.Name, attrs.HardwareAddr = s.interfaceName(), c.MAC
 		link = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
 	} else {
-		attrs.Name, c.MAC = s.name(shorten("iv-"+s.Of)), parent.Attrs().HardwareAddr
+		attrs.Name, c.MAC = s.interfaceName(), parent.Attrs().HardwareAddr
 		link = &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2}
 	}
 	if err := host.LinkAdd(link); err != nil {

@@ -91,7 +91,8 @@ func TestHostStart(t *testing.T) {
 		answered = append(answered, time.Since(begin))
 		must.Eq(t, "host from "+c.addresses()[n%2].Addr().String(), said, must.Sprint("start ", n))
 		_ = g.Wait()
-		must.NoError(t, Disconnect(name))
+		_, err = Disconnect(name)
+		must.NoError(t, err)
 	}
 	for what, list := range map[string][]time.Duration{"connected": connected, "answered": answered} {
 		slices.Sort(list)

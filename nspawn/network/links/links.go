@@ -138,7 +138,7 @@ func (h *Host) connect(ctx context.Context, namespace *os.File, s Spec) (Connect
 	if s.Kind == Veth {
 		return h.connectVeth(ctx, host, container, s)
 	}
-	c, err := h.attach(host, container, s)
+	c, err := h.attach(ctx, host, container, s)
 	if err != nil {
 		return Connection{}, err
 	}
@@ -156,34 +156,26 @@ func (h *Host) connect(ctx context.Context, namespace *os.File, s Spec) (Connect
 	return c, container.assign(c)
 }
 
-// Disconnect removes the links that a machine has on the host, and the zone that
-// it was the last member of. It is not an error if there are none. Links into the
-// namespace itself end with it.
-func Disconnect(machine string) error {
-	if err := disconnect(machine); err != nil {
-		return fmt.Errorf("disconnect machine %s: %w", machine, err)
-	}
-	return nil
-}
-
-func disconnect(machine string) error {
+// Disconnect removes the link that a machine has on the host, and reports whether
+// there was one. It may have ended before, with the container's namespace; links into
+// the namespace itself always do.
+func Disconnect(machine string) (had bool, err error) {
 	host, err := openHost()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer host.Close()
 	link, err := host.LinkByName(LinkName(machine))
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
+		return false, nil
 	}
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", LinkName(machine), err)
+	if err == nil {
+		err = host.LinkDel(link)
 	}
-	// It may end on its own meanwhile, with the container's namespace.
-	if err := host.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete link %s: %w", link.Attrs().Name, err)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return false, fmt.Errorf("disconnect machine %s: delete link %s: %w", machine, LinkName(machine), err)
 	}
-	return host.leaveZone(link.Attrs().MasterIndex)
+	return true, nil
 }
 
 // Owners returns the machines that have a link on the host.

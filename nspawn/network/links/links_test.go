@@ -53,7 +53,11 @@ func connect(t testing.TB, host, container *networktest.Space, h *Host, s Spec) 
 func disconnectAll(t testing.TB, host *networktest.Space, machine string) {
 	t.Helper()
 	var err error
-	host.Do(func() { err = Disconnect(machine) })
+	host.Do(func() {
+		if _, err = Disconnect(machine); err == nil {
+			err = RemoveEmptyZones()
+		}
+	})
 	must.NoError(t, err)
 }
 
@@ -137,16 +141,16 @@ func TestSettings(t *testing.T) {
 	must.StrContains(t, container.Run(t, "ip", "link", "show", "lo"), "LOOPBACK,UP")
 }
 
-func TestAddresses(t *testing.T) {
+func TestFind(t *testing.T) {
 	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
-	list, err := Addresses(open(t, container))
+	none, err := Look(open(t, container))
 	must.NoError(t, err)
-	must.SliceEmpty(t, list)
+	must.Eq(t, Connection{}, none)
 	c, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Veth})
 	must.NoError(t, err)
-	list, err = Addresses(open(t, container))
+	found, err := Find(open(t, container), Spec{Machine: "web", Kind: Veth})
 	must.NoError(t, err)
-	must.Eq(t, []netip.Addr{c.IPv4.Addr(), c.IPv6.Addr()}, list)
+	must.Eq(t, c, found)
 }
 
 func TestNames(t *testing.T) {

@@ -2,12 +2,9 @@ package links
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"runtime"
-	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,27 +62,4 @@ func within(namespace *os.File, work func() error) error {
 		result <- err // Still locked: the runtime ends the thread with the goroutine.
 	}()
 	return <-result
-}
-
-// Addresses lists the addresses in a network namespace by which others can reach
-// it, IPv4 first.
-func Addresses(namespace *os.File) ([]netip.Addr, error) {
-	container, err := openContainer(namespace)
-	if err != nil {
-		return nil, err
-	}
-	defer container.Close()
-	list, err := container.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses of a network namespace: %w", err)
-	}
-	var found []netip.Addr
-	for _, a := range list {
-		address, ok := netip.AddrFromSlice(a.IP)
-		if address = address.Unmap(); ok && a.Scope == unix.RT_SCOPE_UNIVERSE && !address.IsLoopback() {
-			found = append(found, address)
-		}
-	}
-	slices.SortFunc(found, netip.Addr.Compare)
-	return found, nil
 }

@@ -48,6 +48,9 @@ func (e *NoServerError) Error() string {
 // The job's servers are taken as they are: 127.0.0.1 may well be another task
 // of the group.
 func ResolvConf(host Host, dns DNS, private bool) (string, error) {
+	if !private && len(dns.Servers)+len(dns.Searches)+len(dns.Options) == 0 {
+		return host.ResolvConf, nil
+	}
 	base := parse(host.ResolvConf)
 	var err error
 	if private && len(dns.Servers) == 0 {
@@ -138,3 +141,28 @@ func (r resolver) String() string {
 // clean splits the words of a job at white space, so that no word can begin a
 // line.
 func clean(words []string) []string { return strings.Fields(strings.Join(words, " ")) }
+
+// Resolver is what /etc/resolv.conf of a container is made of, see ResolvConf.
+type Resolver struct {
+	Host    Host
+	DNS     DNS
+	Private bool
+}
+
+// Text returns the file. The error is a *NoServerError beside a text that is fit
+// for use.
+func (r Resolver) Text() (string, error) { return ResolvConf(r.Host, r.DNS, r.Private) }
+
+// With returns the resolver that also knows what a DHCP server has said. The job's
+// own servers and searches stand before.
+func (r Resolver) With(servers []netip.Addr, searches []string) Resolver {
+	if len(r.DNS.Servers) == 0 {
+		for _, server := range servers {
+			r.DNS.Servers = append(r.DNS.Servers, server.String())
+		}
+	}
+	if len(r.DNS.Searches) == 0 {
+		r.DNS.Searches = searches
+	}
+	return r
+}

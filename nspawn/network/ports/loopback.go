@@ -29,9 +29,9 @@ func openLoopback(m Machine) error {
 	if err != nil {
 		return fmt.Errorf("find link %s: %w", m.Link, err)
 	}
-	const behindLo = 1024 // lo's own route has metric 0
+	const behindLo = 1024 // lo's own route has metric 0, and no two routes to ::1 may have the same
 	err = netlink.RouteAdd(&netlink.Route{
-		LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Priority: behindLo,
+		LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Priority: behindLo + link.Attrs().Index,
 		Dst: &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
 	})
 	if err != nil && !errors.Is(err, unix.EEXIST) {

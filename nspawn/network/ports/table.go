@@ -120,12 +120,16 @@ func overlap(wanted, other rows) string {
 }
 
 // Remove removes what the table has for a machine, whoever added it, and ends
-// the flows to its addresses. It is not an error if there is nothing.
-func (t *Table) Remove(name string) error {
+// the flows to its addresses. It is not an error if there is nothing: it reports
+// whether there was something.
+func (t *Table) Remove(name string) (had bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.machines, name)
 	have, err := t.list()
+	if err == nil && len(have[name]) == 0 {
+		return false, nil
+	}
 	if err == nil {
 		err = t.change(func(conn *nftables.Conn) error { return deleteRows(conn, have[name]) })
 	}
@@ -136,9 +140,9 @@ func (t *Table) Remove(name string) error {
 		err = endFlows(have[name])
 	}
 	if err != nil {
-		return fmt.Errorf("remove machine %s from table %s: %w", name, TableName, err)
+		return false, fmt.Errorf("remove machine %s from table %s: %w", name, TableName, err)
 	}
-	return nil
+	return true, nil
 }
 
 // Owners returns the names of all machines in the table, sorted.

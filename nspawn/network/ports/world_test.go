@@ -72,7 +72,7 @@ func (w *world) add(name string, mappings ...Mapping) (err error) {
 func (w *world) remove(t *testing.T, name string) {
 	t.Helper()
 	var err error
-	w.host.Do(func() { err = w.table.Remove(name) })
+	w.host.Do(func() { _, err = w.table.Remove(name) })
 	must.NoError(t, err)
 }
 

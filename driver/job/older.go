@@ -1,0 +1,39 @@
+package job
+
+import "fmt"
+
+// olderOptions are options of the older driver for nspawn that mean nothing here, or
+// that another option is for.
+type olderOptions struct {
+	Console               string `codec:"console"`
+	PivotRoot             string `codec:"pivot_root"`
+	PrivateUsers          string `codec:"private_users"`
+	PrivateUsersOwnership string `codec:"private_users_ownership"`
+}
+
+var olderSchema = options{
+	"console":                 attr("console", "string"),
+	"pivot_root":              attr("pivot_root", "string"),
+	"private_users":           attr("private_users", "string"),
+	"private_users_ownership": attr("private_users_ownership", "string"),
+}
+
+// validateOlder takes the values of systemd-nspawn(1) that ask for what a task has
+// anyway.
+func (c TaskConfig) validateOlder() error {
+	var found mistakes
+	found.add(
+		oneOf("console", c.Console, []string{"interactive", "read-only", "passive", "pipe"}),
+		oneOf("private_users_ownership", c.PrivateUsersOwnership, []string{"auto", "map", "chown", "off"}),
+	)
+	found.unless(c.PivotRoot == "", "pivot_root: is not offered: give the directory of the image that is to be the root as image")
+	switch c.PrivateUsers {
+	case "", "pick", "yes", "true":
+		found.unless(c.PrivateUsers == "" || c.UserNamespacing, "private_users: %q differs from user_namespacing = false: set one of them", c.PrivateUsers)
+	case "no", "false":
+		found.unless(!c.UserNamespacing, "private_users: %q is user_namespacing = false here: set that", c.PrivateUsers)
+	default:
+		found.add(fmt.Errorf("private_users: %q is not offered: each container has a range of UIDs that the driver picks, as with \"pick\"", c.PrivateUsers))
+	}
+	return found.err()
+}

@@ -1,0 +1,157 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/network/links"
+	"nomad-driver-nspawn/nspawn/network/names"
+)
+
+// Connect connects a machine to its network. It is a step, for the payload finds the
+// network as it will be: address, route, names and forwarded ports.
+func (m *Manager) Connect(ctx context.Context, s Spec, waiting Waiting) (links.Connection, error) {
+	namespace, err := waiting.openNetwork()
+	if err != nil {
+		return links.Connection{}, err
+	}
+	defer namespace.Close()
+	c, err := m.networks.Connect(ctx, namespace, m.networkOf(s))
+	if err != nil {
+		return c, err
+	}
+	return c, m.rewriteNames(s, c)
+}
+
+// openNetwork opens the network namespace of a machine. It is the leader's if the leader
+// is still the same process then.
+func (w Waiting) openNetwork() (*os.File, error) {
+	namespace, err := links.OpenNamespace(w.Leader)
+	if err != nil {
+		return nil, err
+	}
+	now, err := process{pid: w.Leader}.identity()
+	if err == nil && now != w.identity {
+		err = fmt.Errorf("leader %d of the machine has ended", w.Leader)
+	}
+	if err != nil {
+		return nil, errors.Join(err, namespace.Close())
+	}
+	return namespace, nil
+}
+
+// networkOf is the network of a spec, with what else is on the host.
+func (m *Manager) networkOf(s Spec) network.Spec {
+	return network.Spec{Spec: s.Link(), Mappings: s.Network.Ports, Alive: m.isAlive}
+}
+
+// aliveTimeout bounds the question whether there is a machine.
+const aliveTimeout = 5 * time.Second
+
+// isAlive reports whether there is a machine of a name. One that nobody knows of is.
+func (m *Manager) isAlive(machine string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), aliveTimeout)
+	defer cancel()
+	_, err := m.unit(ctx, machine)
+	return !errors.Is(err, ErrLost)
+}
+
+// rewriteNames tells the machine its own address, and what its network says of names.
+func (m *Manager) rewriteNames(s Spec, c links.Connection) error {
+	for _, file := range s.Names.Connected(c).Files() {
+		err := func() error {
+			f, err := os.OpenFile(m.dirs.named(s.Machine, file.Path), os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return names.Rewrite(f, file.Content)
+		}()
+		if err != nil {
+			return fmt.Errorf("write %s of the machine: %w", file.Path, err)
+		}
+	}
+	return nil
+}
+
+// KeepConnected looks after the network of a machine that runs, until ctx ends or there
+// is nothing to do any more. The connection is that of its start, by whichever plugin.
+func (m *Manager) KeepConnected(ctx context.Context, s Spec, c links.Connection, notice func(error)) {
+	if !s.Connected() {
+		m.connectGuest(ctx, s, notice)
+		return
+	}
+	if err := m.networks.ForgetFlows(m.networkOf(s)); err != nil {
+		notice(err)
+	}
+	open := func() (*os.File, error) { return m.openLeaderNetwork(ctx, s.Machine) }
+	if err := links.Keep(ctx, open, s.Machine, c, notice); err != nil && ctx.Err() == nil {
+		notice(err)
+	}
+}
+
+// connectGuest forwards ports to a guest once it has an address. One that reboots has
+// no leader for a moment.
+func (m *Manager) connectGuest(ctx context.Context, s Spec, notice func(error)) {
+	if len(s.Network.Ports) == 0 {
+		return
+	}
+	const patience = 10 // tries
+	for n := 1; ; n++ {
+		err := m.connectGuestOnce(ctx, s)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if n == patience {
+			notice(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(beginAgainDelay):
+		}
+	}
+}
+
+func (m *Manager) connectGuestOnce(ctx context.Context, s Spec) error {
+	namespace, err := m.openLeaderNetwork(ctx, s.Machine)
+	if err != nil {
+		return err
+	}
+	defer namespace.Close()
+	return m.networks.ConnectGuest(ctx, namespace, m.networkOf(s))
+}
+
+func (m *Manager) openLeaderNetwork(ctx context.Context, machine string) (*os.File, error) {
+	leader, err := m.leader(ctx, machine)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := leader.identity()
+	if err != nil {
+		return nil, err
+	}
+	return Waiting{Leader: leader.pid, identity: identity}.openNetwork()
+}
+
+// Reconnect gives a machine that another plugin has connected what is missing of it.
+func (m *Manager) Reconnect(ctx context.Context, s Spec, c links.Connection) error {
+	if !s.Connected() {
+		return m.networks.Reserve(s.Machine, s.Network.Ports)
+	}
+	return m.networks.Restore(ctx, m.networkOf(s), c)
+}
+
+// Connection returns how a machine is connected that another plugin has connected.
+func (m *Manager) Connection(ctx context.Context, s Spec) (links.Connection, error) {
+	namespace, err := m.openLeaderNetwork(ctx, s.Machine)
+	if err != nil {
+		return links.Connection{}, err
+	}
+	defer namespace.Close()
+	return links.Find(namespace, s.Link())
+}

@@ -1,0 +1,88 @@
+package nspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// killTimeout bounds the wait for a machine that was killed. The kernel's work
+// is done in milliseconds; nspawn and systemd then tidy up.
+const killTimeout = 10 * time.Second
+
+// Stop ends the machine: sig to the payload, and when the timeout is over,
+// SIGKILL to all of it. The unit stays, with the exit status. It returns nil
+// if the machine has ended already or is gone. It tells by notice of an init that it
+// does not know how to stop.
+func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.Signal, timeout time.Duration, notice func(string)) error {
+	asked, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	begin := time.Now()
+	err := m.signalToStop(asked, machine, mode, sig)
+	var unknown *unknownInitError
+	switch {
+	case errors.Is(err, ErrLost):
+		return nil
+	case errors.Is(err, os.ErrProcessDone):
+		// It is ending by itself, or was to begin only now.
+		timeout = min(timeout, time.Second)
+	case errors.Is(err, errDeaf):
+		timeout = 0
+	case errors.As(err, &unknown):
+		notice(unknown.Error())
+	}
+	if m.waitFor(ctx, machine, timeout-time.Since(begin)) == nil {
+		return nil
+	}
+	return m.kill(ctx, machine)
+}
+
+// signalToStop sends the signal unless that is in vain.
+func (m *Manager) signalToStop(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
+	unit, err := m.awaitUnit(ctx, machine)
+	if err != nil {
+		return err
+	}
+	payload, err := payloadOf(unit, mode)
+	if err != nil {
+		return err
+	}
+	if mode == Boot {
+		return m.signalInit(ctx, machine, payload, sig)
+	}
+	return payload.signal(sig)
+}
+
+// kill ends the machine at once. The end of the leader ends all processes of
+// its PID namespace and leaves nspawn alive to tidy up; the whole unit is
+// killed only when that does not help.
+func (m *Manager) kill(ctx context.Context, machine string) error {
+	if leader, err := m.leader(ctx, machine); err == nil {
+		if leader.signal(unix.SIGKILL) == nil && m.waitFor(ctx, machine, killTimeout) == nil {
+			return nil
+		}
+	}
+	if unit, err := m.unit(ctx, machine); err == nil && unit.SubState == "auto-restart" {
+		return m.bus.StopUnit(ctx, UnitName(machine)) // rebooting: there is no process to kill
+	}
+	if err := m.bus.KillUnit(ctx, UnitName(machine), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
+		return fmt.Errorf("kill machine %s: %w", machine, err)
+	}
+	return m.waitFor(ctx, machine, killTimeout)
+}
+
+// waitFor waits until the machine has ended or is gone.
+func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if _, err := m.Wait(ctx, machine); err != nil && !errors.Is(err, ErrLost) {
+		return err
+	}
+	return nil
+}
