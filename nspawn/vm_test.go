@@ -343,7 +343,7 @@ func TestVMBoot(t *testing.T) {
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	must.Nil(t, status.Exit)
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*killTimeout, told(t)))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*time.Minute, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
