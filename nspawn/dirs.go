@@ -61,6 +61,9 @@ func (d Dirs) overlayRW(machine, index string) string {
 // gate is the directory in which the shim finds the plugin. The container sees it.
 func (d Dirs) gate(name string) string { return filepath.Join(d.machine(name), "gate") }
 
+// shim is the program that a machine without a user namespace begins with.
+func (d Dirs) shim(name string) string { return filepath.Join(d.machine(name), "shim") }
+
 // begun records whether the payload has begun, see Manager.begin.
 func (d Dirs) begun(name string) string { return filepath.Join(d.machine(name), "begun") }
 

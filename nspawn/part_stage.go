@@ -24,7 +24,11 @@ func (m *Manager) makeStage(_ context.Context, d *draft) (err error) {
 	if d.stage, err = stage.New(m.dirs.machine(d.spec.Machine), m.dirs.pin(d.spec.Machine)); err != nil {
 		return err
 	}
-	if err := d.placeCopy(d.tool.program, m.dirs.mounted(d.spec.Machine, shimMount)); err != nil {
+	shim, err := m.shimFor(d)
+	if err != nil {
+		return err
+	}
+	if err := d.placeCopy(shim, m.dirs.mounted(d.spec.Machine, shimMount)); err != nil {
 		return err
 	}
 	for _, file := range d.names.Files() {
@@ -34,6 +38,24 @@ func (m *Manager) makeStage(_ context.Context, d *draft) (err error) {
 		}
 	}
 	return d.placeCopy(m.dirs.gate(d.spec.Machine), m.dirs.mounted(d.spec.Machine, gateMount))
+}
+
+// shimFor returns the program that the machine begins with. The root of a machine
+// without a user namespace can write to it, whatever its mount says: such a machine has
+// a copy of what the host runs.
+func (m *Manager) shimFor(d *draft) (string, error) {
+	if d.spec.Root.UserNamespace {
+		return d.tool.program, nil
+	}
+	program, err := os.ReadFile(d.tool.program)
+	if err != nil {
+		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
+	}
+	path := m.dirs.shim(d.spec.Machine)
+	if err := os.WriteFile(path, program, 0o755); err != nil {
+		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
+	}
+	return path, nil
 }
 
 // Where the shim and the gate are mounted, see package gate, and the files of names.

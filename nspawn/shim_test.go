@@ -1,0 +1,28 @@
+package nspawn
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+// Root of a container without a user namespace makes the program writable that the host
+// starts systemd-nspawn with. Its own is a copy.
+func TestHostAttackShimOfTheHost(t *testing.T) {
+	m := newManager(t)
+	program, err := m.lookProgram()
+	must.NoError(t, err)
+	before, err := os.ReadFile(program)
+	must.NoError(t, err)
+	spec := newMachine(t, m, "f=/run/nomad-driver-nspawn/shim; mount -o remount,bind,rw $f && echo evil >$f && cat $f")
+	spec.Root.UserNamespace = false
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.Eq(t, "evil\n", <-out.stdout, must.Sprint(<-out.stderr)) // so the attempt is a real one
+	after, err := os.ReadFile(program)
+	must.NoError(t, err)
+	must.True(t, string(before) == string(after), must.Sprint(filepath.Base(program), " was changed"))
+}
