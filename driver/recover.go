@@ -34,14 +34,9 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return fmt.Errorf("recover task %s: decode its state: %w", handle.Config.ID, err)
 	}
 	h := newHandle(handle.Config, state)
-	// An agent that starts gives the directories of its allocations to the user nobody.
-	err := nspawn.Guard(handle.Config.TaskDir().LogDir, handle.Config.AllocDir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.logger.Warn("recover task: guard its log directory", "task_id", handle.Config.ID, "error", err)
-	}
 	ctx, cancel := context.WithTimeout(d.ctx, recoverTimeout)
 	defer cancel()
-	_, err = d.machines.Status(ctx, h.machine)
+	_, err := d.machines.Status(ctx, h.machine)
 	if errors.Is(err, nspawn.ErrLost) {
 		return d.recoverRemoved(handle.Config, state)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -195,6 +196,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 	if !ok {
 		return nil, drivers.ErrTaskNotFound
 	}
+	d.keepDirectories(h.config)
 	results := make(chan *drivers.ExitResult, 1)
 	go func() {
 		defer close(results)
@@ -206,6 +208,18 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 		}
 	}()
 	return results, nil
+}
+
+// keepDirectories has the task write to the directory that tasks share, as when it was
+// started. An agent that starts gives it to the user nobody, after RecoverTask and
+// before WaitTask.
+func (d *Driver) keepDirectories(cfg *drivers.TaskConfig) {
+	for _, dir := range job.Directories(cfg) {
+		err := nspawn.Keep(dir, cfg.AllocDir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			d.logger.Warn("keep the directories of a task", "task_id", cfg.ID, "error", err)
+		}
+	}
 }
 
 // DestroyTask implements drivers.DriverPlugin. Nomad calls it also for a task

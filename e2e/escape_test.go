@@ -13,6 +13,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/e2e/agent"
+	"nomad-driver-nspawn/e2e/escape"
 	"nomad-driver-nspawn/e2e/host"
 )
 
@@ -28,6 +29,15 @@ var escapes = []test{
 	{"a forwarded port takes one of the host", testEscapeByPort},
 	{"the host's network", testEscapeByNetwork},
 	{"the name of a task is a path", testEscapeByName},
+	{"one line from inside each", testEscapeFromInside},
+	{"Nomad writes a token through a link at a start", testEscapeByTokenAtStart},
+	{"Nomad renews a token through a link", testEscapeByRenewal},
+	{"Nomad writes a token where the job says", testEscapeByFilepath},
+}
+
+// escapesAlone are those that disturb others.
+var escapesAlone = []test{
+	{"an agent starts", testEscapeByAgentStart},
 }
 
 // TestEscape makes the attempts on a host of each suite that is chosen.
@@ -36,11 +46,16 @@ func TestEscape(t *testing.T) {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			a := up(t, suite)
-			for _, escape := range escapes {
-				t.Run(escape.name, func(t *testing.T) {
-					t.Parallel()
-					escape.run(newLab(t, a))
-				})
+			t.Run("together", func(t *testing.T) {
+				for _, attempt := range escapes {
+					t.Run(attempt.name, func(t *testing.T) {
+						t.Parallel()
+						attempt.run(newLab(t, a))
+					})
+				}
+			})
+			for _, attempt := range escapesAlone {
+				t.Run(attempt.name, func(t *testing.T) { attempt.run(newLab(t, a)) })
 			}
 		})
 	}
@@ -192,6 +207,29 @@ func testEscapeByNetwork(l *lab) {
 	must.NoError(l, err)
 	must.StrContains(l, l.refusal(now), "allow_host_network")
 }
+
+// testEscapeFromInside tries many things, one after the other, in one container of each
+// kind.
+func testEscapeFromInside(l *lab) {
+	for kind, config := range map[string]string{
+		"booted":  "image = \"debian\"",
+		"command": "capability = [\"all\"]\n" + attempt("debian", loop),
+	} {
+		l.parallel(kind, func(l *lab) {
+			al := l.running(task{config: config, more: "kill_timeout = \"" + patience + "\""})
+			l.exec(al, "sh", "-ec", "for tool in "+strings.Join(escape.Tools, " ")+"; do command -v $tool; done")
+			attempts := append([]escape.Script{{What: "nothing, which succeeds", Text: "true"}}, escape.Inside...)
+			var all strings.Builder
+			for _, attempt := range attempts {
+				fmt.Fprintf(&all, "timeout 5 sh -c %s >/dev/null 2>&1 </dev/null && echo %s\n", shellQuote(attempt.Text), shellQuote(attempt.What))
+			}
+			all.WriteString("echo end\n")
+			must.Eq(l, "nothing, which succeeds\nend\n", l.exec(al, "sh", "-c", all.String()))
+		})
+	}
+}
+
+func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
 // inNamespace is the lab with the eyes of a namespace of Nomad, to which the operator
 // allows nothing.

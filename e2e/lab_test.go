@@ -272,6 +272,16 @@ func (l *lab) atEnd(name string, args ...string) {
 	})
 }
 
+// onHostAfter is onHost for when the test is over.
+func (l *lab) onHostAfter(name string, args ...string) string {
+	l.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	out, err := l.agent.Command(ctx, name, args...)
+	must.NoError(l, err)
+	return out
+}
+
 // refusal is the one message that tells why the task main did not start.
 func (l *lab) refusal(now *api.Allocation) string {
 	l.Helper()

@@ -28,6 +28,10 @@ const (
 	ProcessOne = machine.ProcessOne
 	Slice      = machine.Slice
 	Halt       = machine.Halt
+
+	KeepEntries   = machine.KeepEntries
+	KeepAll       = machine.KeepAll
+	KeepFromLinks = machine.KeepFromLinks
 )
 
 func MachineName(allocID, task string) string      { return machine.Name(allocID, task) }

@@ -55,11 +55,11 @@ func newAllocation(t *testing.T) (dir string, binds []Bind) {
 		must.NoError(t, os.Chmod(filepath.Join(dir, name), 0o777))
 	}
 	return dir, []Bind{
-		{Source: dir + "/alloc", Destination: "/alloc"},
+		{Source: dir + "/alloc", Destination: "/alloc", Keep: KeepEntries},
 		{Source: dir + "/task/local", Destination: "/local", Owned: true},
 		{Source: dir + "/alloc/data", Destination: "/alloc/data"},
 		{Source: dir + "/alloc/tmp", Destination: "/alloc/tmp"},
-		{Source: dir + "/alloc/logs", Destination: "/alloc/logs", ReadOnly: true, Guarded: true},
+		{Source: dir + "/alloc/logs", Destination: "/alloc/logs", ReadOnly: true, Keep: KeepAll},
 	}
 }
 
@@ -155,41 +155,53 @@ func exchangeMain() {
 	os.Exit(0)
 }
 
-// Another container has got a descriptor of the shared directory, and exchanges the log
-// directory in it, which is no mount point for it.
+// Another container has got a descriptor of the shared directory, and exchanges one in
+// it, which is no mount point for it.
 func TestHostAttackForeignDescriptor(t *testing.T) {
 	m := newManager(t)
-	for _, guarded := range []bool{false, true} {
-		t.Run(fmt.Sprint("guarded ", guarded), func(t *testing.T) {
-			spec := newMachine(t, m, "while :; do sleep 1000; done")
-			spec.Untrusted, spec.Binds = newAllocation(t)
-			must.NoError(t, os.Mkdir(spec.Untrusted+"/alloc/evil", 0o777))
-			for i := range spec.Binds {
-				spec.Binds[i].Guarded = spec.Binds[i].Guarded && guarded
-			}
-			mustStart(t, m, spec)
-			awaitTrap(t, m, spec)
-			leader, err := m.leader(t.Context(), spec.Machine)
-			must.NoError(t, err)
-			alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.pid))
-			must.NoError(t, err)
-			defer alloc.Close()
-			foreign := exec.Command("/proc/self/exe")
-			foreign.Env = append(os.Environ(), exchangeVariable+"=logs")
-			foreign.ExtraFiles = []*os.File{alloc}
-			ids := []syscall.SysProcIDMap{{HostID: 0x60000000, Size: 65536}}
-			foreign.SysProcAttr = &syscall.SysProcAttr{
-				Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{},
-			}
-			out, err := foreign.CombinedOutput()
-			must.NoError(t, err, must.Sprint(string(out)))
-			if guarded {
-				must.Eq(t, "value too large for defined data type\n", string(out)) // EOVERFLOW: it has no owner
-			} else {
-				must.Eq(t, "", string(out)) // so the attempt is a real one
-			}
-		})
+	for _, kept := range []bool{false, true} {
+		for _, name := range []string{"logs", "data", "tmp"} {
+			t.Run(fmt.Sprint(name, " kept ", kept), func(t *testing.T) {
+				// The machine does with its directory what it can to be its owner.
+				spec := newMachine(t, m, "chown 0 /alloc/"+name+" && touch /alloc/"+name+"/mine; while :; do sleep 1000; done")
+				spec.Untrusted, spec.Binds = newAllocation(t)
+				for i := range spec.Binds {
+					if !kept {
+						spec.Binds[i].Keep = ""
+					}
+				}
+				mustStart(t, m, spec)
+				awaitTrap(t, m, spec)
+				says(t, m, spec.Machine, "mkdir /alloc/evil")
+				out := exchangeAsForeigner(t, m, spec.Machine, name)
+				if kept {
+					must.Eq(t, "value too large for defined data type\n", out) // EOVERFLOW: it has no owner
+				} else {
+					must.Eq(t, "", out) // so the attempt is a real one
+				}
+			})
+		}
 	}
+}
+
+// exchangeAsForeigner exchanges alloc/NAME of a machine for alloc/evil, in another user
+// and mount namespace, and returns the error.
+func exchangeAsForeigner(t *testing.T, m *Manager, machine, name string) string {
+	leader, err := m.leader(t.Context(), machine)
+	must.NoError(t, err)
+	alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.pid))
+	must.NoError(t, err)
+	defer alloc.Close()
+	foreign := exec.Command("/proc/self/exe")
+	foreign.Env = append(os.Environ(), exchangeVariable+"="+name)
+	foreign.ExtraFiles = []*os.File{alloc}
+	ids := []syscall.SysProcIDMap{{HostID: 0x60000000, Size: 65536}}
+	foreign.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{},
+	}
+	out, err := foreign.CombinedOutput()
+	must.NoError(t, err, must.Sprint(string(out)))
+	return string(out)
 }
 
 // The directories that Nomad follows as root cannot be changed from inside, whatever

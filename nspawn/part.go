@@ -77,10 +77,29 @@ func (d *draft) close() {
 // open opens what is at a path of the host that the machine is to see. From there on
 // nobody can change what that is.
 func (d *draft) open(path string) (*os.File, error) {
-	if d.spec.Untrusted != "" && within(d.spec.Untrusted, path) {
+	if d.isUntrusted(path) {
 		return mounts.Open(path, d.spec.Untrusted)
 	}
 	return mounts.Open(path, "")
+}
+
+// copyOf returns a detached copy, by [mounts.Copy] or [mounts.CopyOne], of what open has
+// opened. What a machine does with the symbolic links in it is its own affair.
+func (d *draft) copyOf(file *os.File, by func(*os.File) (*os.File, error)) (*os.File, error) {
+	tree, err := by(file)
+	if err != nil || !d.isUntrusted(file.Name()) {
+		return tree, err
+	}
+	if err := mounts.AllowLinks(tree); err != nil {
+		tree.Close()
+		return nil, err
+	}
+	return tree, nil
+}
+
+// isUntrusted reports whether machines can change what is at a path of the host.
+func (d *draft) isUntrusted(path string) bool {
+	return d.spec.Untrusted != "" && within(d.spec.Untrusted, path)
 }
 
 // prepare makes the parts of a machine.

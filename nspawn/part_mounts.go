@@ -127,16 +127,14 @@ func (d *draft) openBind(ctx context.Context, bind Bind) (*os.File, error) {
 		return nil, err
 	}
 	defer file.Close()
-	if bind.Guarded {
-		if err := guard(file); err != nil {
-			return nil, err
-		}
+	if err := keep(file, bind.Keep); err != nil {
+		return nil, err
 	}
-	tree, err := mounts.Copy(file)
+	tree, err := d.copyOf(file, mounts.Copy)
 	if err != nil || d.users == nil {
 		return tree, err
 	}
-	err = idmap.Map(int(tree.Fd()), bind.Source, d.users)
+	err = d.mapOwners(tree, bind)
 	if errors.Is(err, idmap.ErrUnmappable) && bind.Owned {
 		err = rootfs.HandOver(ctx, file, d.base)
 	}
@@ -145,6 +143,20 @@ func (d *draft) openBind(ctx context.Context, bind Bind) (*os.File, error) {
 		return nil, fmt.Errorf("map owners for a user namespace: %w", nameUnmappable(bind.Source, err))
 	}
 	return tree, nil
+}
+
+// mapOwners maps the owners in the mount of a bind by the machine's user namespace.
+func (d *draft) mapOwners(tree *os.File, bind Bind) error {
+	users := d.users
+	if bind.Keep == machine.KeepEntries || bind.Keep == machine.KeepAll {
+		apart, err := idmap.NamespaceApart(d.base)
+		if err != nil {
+			return err
+		}
+		defer apart.Close()
+		users = apart
+	}
+	return idmap.Map(int(tree.Fd()), bind.Source, users)
 }
 
 // nameUnmappable names what is mounted below a path, if it is what cannot be mapped.
@@ -157,39 +169,6 @@ func nameUnmappable(path string, err error) error {
 		}
 	}
 	return err
-}
-
-// nobodys is an owner that no machine has: its UIDs are those up to 65535, and 65536
-// stands for the host's root.
-const nobodys = 0xFFFFFFFE
-
-// guard gives a directory to nobody. What has no owner in a user namespace, the kernel
-// lets nobody there rename, replace or write to, by no mount and whoever has passed on
-// a descriptor of one. Those who are not confined so do as before.
-func guard(dir *os.File) error {
-	info, err := dir.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir.Name())
-	}
-	if err := unix.Fchownat(int(dir.Fd()), "", nobodys, nobodys, unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("take %s from its owner: %w", dir.Name(), err)
-	}
-	return nil
-}
-
-// Guard does for running machines what a start of theirs did for guarded directories,
-// where somebody has given them an owner since: an agent does that when it starts. The
-// directory lies below one that machines write to.
-func Guard(path, untrusted string) error {
-	dir, err := mounts.Open(path, untrusted)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return guard(dir)
 }
 
 // placeInside mounts a tree in that of another one, which is mounted already.

@@ -80,7 +80,7 @@ func (m *Manager) makeRootInPlace(d *draft) error {
 			return err
 		}
 	}
-	tree, err := mounts.Copy(file)
+	tree, err := d.copyOf(file, mounts.Copy)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (d *draft) openLayer(path string) (*os.File, error) {
 		return nil, err
 	}
 	defer file.Close()
-	return mounts.CopyOne(file)
+	return d.copyOf(file, mounts.CopyOne)
 }
 
 // assemble returns the merged tree of an overlay. Where its layers cannot be

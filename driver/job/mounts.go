@@ -85,25 +85,30 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	return found.err()
 }
 
+// Directories are those that Nomad gives to each task. Nomad writes to them as root at
+// any time, and follows their paths whenever a log is rotated or an agent starts.
+func Directories(task *drivers.TaskConfig) []machine.Bind {
+	dirs := task.TaskDir()
+	binds := []machine.Bind{
+		{Source: dirs.SharedAllocDir, Destination: containerDir(task, "NOMAD_ALLOC_DIR", "/alloc"), Keep: machine.KeepEntries},
+		{Source: dirs.LocalDir, Destination: containerDir(task, "NOMAD_TASK_DIR", "/local"), Owned: true},
+		{Source: dirs.SecretsDir, Destination: containerDir(task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Keep: machine.KeepFromLinks},
+	}
+	for _, name := range allocdir.SharedAllocDirs {
+		bind := machine.Bind{Source: filepath.Join(dirs.SharedAllocDir, name), Destination: filepath.Join(binds[0].Destination, name)}
+		// The log directory also holds the FIFOs that Nomad reads (CVE-2026-6959).
+		if name == allocdir.LogDirName {
+			bind.ReadOnly, bind.Keep = true, machine.KeepAll
+		}
+		binds = append(binds, bind)
+	}
+	return binds
+}
+
 // newBinds returns the directories that Nomad gives to each task, its volumes,
 // and what the job binds.
 func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
-	dirs := in.Task.TaskDir()
-	binds := []machine.Bind{
-		{Source: dirs.SharedAllocDir, Destination: containerDir(in.Task, "NOMAD_ALLOC_DIR", "/alloc")},
-		{Source: dirs.LocalDir, Destination: containerDir(in.Task, "NOMAD_TASK_DIR", "/local"), Owned: true},
-		{Source: dirs.SecretsDir, Destination: containerDir(in.Task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true},
-	}
-	// Nomad follows the paths of these as root, whenever a log is rotated or an agent
-	// starts: a mount cannot be renamed by who sees it. The log directory also holds
-	// the FIFOs that Nomad reads (CVE-2026-6959).
-	for _, name := range allocdir.SharedAllocDirs {
-		logs := name == allocdir.LogDirName
-		binds = append(binds, machine.Bind{
-			Source: filepath.Join(dirs.SharedAllocDir, name), Destination: filepath.Join(binds[0].Destination, name),
-			ReadOnly: logs, Guarded: logs,
-		})
-	}
+	binds := Directories(in.Task)
 	var found mistakes
 	for _, mount := range in.Task.Mounts {
 		bind, err := volume(mount)

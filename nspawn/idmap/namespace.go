@@ -12,19 +12,30 @@ import (
 // root appears too, as 65536 on disk, because overlayfs (in its work directory)
 // and systemd-nspawn (making mount points) create files as host root, which
 // fails with EOVERFLOW where root has no mapping.
-func Namespace(base uint32) (*os.File, error) {
+func Namespace(base uint32) (*os.File, error) { return newNamespace(base, 0) }
+
+// ApartFirst is the first ID on disk that [NamespaceApart] maps. No accounts have IDs
+// above 2^31 (systemd's UIDS-GIDS.md).
+const ApartFirst = 0xFFFE0000
+
+// NamespaceApart is Namespace for IDs on disk from ApartFirst on. What has an ID on disk
+// that a Namespace maps, has no owner here: the kernel lets nobody rename or remove it
+// through such a mount, and with a directory change what is in it.
+func NamespaceApart(base uint32) (*os.File, error) { return newNamespace(base, ApartFirst) }
+
+func newNamespace(base, first uint32) (*os.File, error) {
 	holder, err := newHolder()
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace: %w", err)
 	}
 	defer holder.release()
-	return holder.namespace(base)
+	return holder.namespace(base, first)
 }
 
 // namespace sets the map of the process's user namespace, which it opens.
-func (h holder) namespace(base uint32) (*os.File, error) {
+func (h holder) namespace(base, first uint32) (*os.File, error) {
 	proc := fmt.Sprintf("/proc/%d/", h.pid)
-	ids := fmt.Appendf(nil, "0 %d %d\n%d 0 1\n", base, RangeSize, RangeSize)
+	ids := fmt.Appendf(nil, "%d %d %d\n%d 0 1\n", first, base, RangeSize, first+RangeSize)
 	for _, file := range []string{"uid_map", "gid_map"} {
 		if err := os.WriteFile(proc+file, ids, 0); err != nil {
 			return nil, fmt.Errorf("map user namespace %d: %w", base, err)

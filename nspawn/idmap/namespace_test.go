@@ -25,7 +25,7 @@ func TestUserNamespaces(t *testing.T) {
 				holder, err := stoppedHolder()
 				must.NoError(t, err)
 				defer holder.release()
-				namespace, err := holder.namespace(base)
+				namespace, err := holder.namespace(base, 0)
 				must.NoError(t, err)
 				defer namespace.Close()
 				must.NoError(t, mappedTo(namespace, t.TempDir(), base))

@@ -16,10 +16,24 @@ type Bind struct {
 	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
 	// given to the machine's root instead. Other binds are refused then.
 	Owned bool
-	// Guarded is a directory that no machine may rename, replace or write to, not
-	// even from the directory above: the host's root follows its path.
-	Guarded bool
+	// Keep is what the host keeps of it, whose root follows paths there.
+	Keep Keep
 }
+
+// Keep says what no machine can change in a directory that it sees, by no mount of its
+// own and whoever has passed on a descriptor.
+type Keep string
+
+const (
+	// KeepEntries: the directories that the host has put there stay where they are.
+	// Machines have others beside them, with IDs of their own on disk.
+	KeepEntries Keep = "entries"
+	// KeepAll: no machine writes there. The directory is one of KeepEntries.
+	KeepAll Keep = "all"
+	// KeepFromLinks: machines do what they like, but the host's root follows no symbolic
+	// link there.
+	KeepFromLinks Keep = "from links"
+)
 
 // Overlay merges directories into one tree, which the machine sees at
 // Destination. As with Bind, the owner 0 on the host is root inside.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -93,6 +94,15 @@ func IsPoint(path string) (bool, error) {
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stat)
 	if err != nil {
 		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// isRoot is IsPoint for an open directory.
+func isRoot(dir *os.File) (bool, error) {
+	var stat unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, 0, &stat); err != nil {
+		return false, fmt.Errorf("stat %s: %w", dir.Name(), err)
 	}
 	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }

@@ -80,6 +80,48 @@ func CopyOne(dir *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), dir.Name()), nil
 }
 
+// ForbidLinks mounts a directory, or sets the mount whose root it is, so that nobody
+// on the host follows a symbolic link in it: that fails with ELOOP. Who reads where a
+// link leads can do so.
+func ForbidLinks(dir *os.File) error {
+	forbid := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSYMFOLLOW}
+	isRoot, err := isRoot(dir)
+	if err != nil {
+		return err
+	}
+	if isRoot {
+		err = unix.MountSetattr(int(dir.Fd()), "", unix.AT_EMPTY_PATH, &forbid)
+	} else {
+		err = mountOnItself(dir, forbid)
+	}
+	if err != nil {
+		return fmt.Errorf("have no symbolic link followed in %s, for which Linux 5.14 is needed: %w", dir.Name(), err)
+	}
+	return nil
+}
+
+func mountOnItself(dir *os.File, attr unix.MountAttr) error {
+	tree, err := CopyOne(dir)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	attr.Propagation = unix.MS_PRIVATE
+	if err := set(tree, attr); err != nil {
+		return err
+	}
+	return Attach(tree, dir)
+}
+
+// AllowLinks takes back from a detached copy what ForbidLinks, or an operator, has set
+// on the mount that it was made of.
+func AllowLinks(tree *os.File) error {
+	if err := set(tree, unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NOSYMFOLLOW}); err != nil {
+		return fmt.Errorf("have symbolic links followed in the copy of mount %s: %w", tree.Name(), err)
+	}
+	return nil
+}
+
 // SetReadOnly makes a mount, and all that is mounted below, read-only.
 func SetReadOnly(tree *os.File) error {
 	if err := set(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {

@@ -1,0 +1,110 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/e2e/agent"
+	"nomad-driver-nspawn/e2e/escape"
+)
+
+// The attempts in this file have Nomad itself, which is root, do what it should not: it
+// follows paths of the directories that it shares with tasks.
+
+// hostFile is a file of the host that nobody may read or change. It is as it was at the
+// end of the test.
+func (l *lab) hostFile(name string) (path string) {
+	l.Helper()
+	path = "/var/tmp/host-file-" + name
+	l.onHost("sh", "-c", "umask 077; echo 'of the host' >"+path)
+	before := l.onHost("stat", "--format=%a %u %g %i", path)
+	l.atEnd("rm", path)
+	l.Cleanup(func() {
+		must.Eq(l, before, l.onHostAfter("stat", "--format=%a %u %g %i", path))
+		must.Eq(l, "of the host\n", l.onHostAfter("cat", path))
+	})
+	return path
+}
+
+// identity is a token that Nomad writes to a file. ttl may be empty.
+func identity(name, more string) string {
+	return fmt.Sprintf("identity {\nname = %q\naud = [\"somebody\"]\nfile = true\n%s\n}\n", name, more)
+}
+
+// again has a task started once more after it has failed.
+const again = "restart {\nattempts = 1\nmode = \"fail\"\ndelay = \"0s\"\n}\n"
+
+// Nomad writes a token when it starts a task again, before the driver knows of that.
+func testEscapeByTokenAtStart(l *lab) {
+	target := l.hostFile("token-at-start")
+	al := l.start(job{tasks: []task{{
+		script: `cd /secrets
+if [ -L nomad_x.jwt ]; then readlink nomad_x.jwt; test -s nomad_y.jwt && echo written; exit 0; fi
+rm nomad_x.jwt nomad_y.jwt && ln -s ` + target + ` nomad_x.jwt && exit 1`,
+		more: identity("x", "") + identity("y", "") + again,
+	}}})
+	now, err := al.Ended(l.ctx)
+	must.NoError(l, err)
+	must.Zero(l, l.exitCode(now))
+	must.Eq(l, target+"\nwritten\n", l.waitLog(al, agent.Stdout, "written\n"))
+}
+
+// Nomad writes a token when the last one is about to expire.
+func testEscapeByRenewal(l *lab) {
+	target := l.hostFile("renewal")
+	al := l.running(task{
+		script: `cd /secrets
+cp nomad_y.jwt /tmp/y && ln -sf ` + target + ` nomad_x.jwt
+until ! cmp -s /tmp/y nomad_y.jwt; do sleep 0.1; done
+readlink nomad_x.jwt
+` + loop,
+		more: identity("x", "ttl = \"20s\"") + identity("y", "ttl = \"20s\""),
+	})
+	must.Eq(l, target+"\nready\n", l.waitLog(al, agent.Stdout, "ready\n"))
+	refused := func(line string) bool {
+		return strings.Contains(line, al.ID) && strings.Contains(line, "nomad_x.jwt: too many levels of symbolic links")
+	}
+	for found := false; !found; { // the other one may come later
+		must.NoError(l, l.ctx.Err())
+		text, err := l.agent.Log(l.ctx)
+		must.NoError(l, err)
+		for line := range strings.Lines(text) {
+			found = found || refused(line)
+		}
+	}
+}
+
+// An agent that starts gives the directories of its allocations to everybody, and
+// opens its log files.
+func testEscapeByAgentStart(l *lab) {
+	for _, name := range []string{"data", "tmp", "logs"} {
+		l.onHost("mkdir", "--mode=0700", "/var/tmp/of-the-host-"+name)
+		l.atEnd("rm", "--recursive", "/var/tmp/of-the-host-"+name)
+	}
+	al := l.ready(task{script: `for name in data tmp logs; do
+chown 0 /alloc/$name
+` + escape.Detached("/alloc", `echo try >try; /bin/busybox mv try tried; /bin/busybox mv '$name' gone-'$name' && /bin/busybox ln -s /var/tmp/of-the-host-'$name' '$name'`) + `
+done; ls /alloc; ` + loop})
+	must.NoError(l, l.agent.Restart(l.ctx))
+	l.awaitRecovery(al)
+	for _, name := range []string{"data", "tmp", "logs"} {
+		must.Eq(l, "700 0\n", l.onHost("stat", "--format=%a %u", "/var/tmp/of-the-host-"+name))
+		must.Eq(l, "directory\n", l.onHost("stat", "--format=%F", allocDir(al)+"/alloc/"+name))
+	}
+	text := l.waitLog(al, agent.Stderr, "'logs': Value too large")
+	must.Eq(l, 3, strings.Count(text, "Value too large"), must.Sprint(text))
+	must.Eq(l, "data\nlogs\ntmp\ntried\nready\n", l.waitLog(al, agent.Stdout, "ready\n"))
+	l.exec(al, "sh", "-c", "touch /alloc/new /alloc/data/new && mv /alloc/new /alloc/newer")
+}
+
+// Nomad writes a token where the job says, which its servers do not check.
+func testEscapeByFilepath(l *lab) {
+	const target = "/var/tmp/anywhere"
+	l.finish(task{script: "true", more: identity("x", "filepath = \"../../../../../.."+target+"\"")})
+	must.StrHasPrefix(l, "ey", l.onHost("cat", target), must.Sprint("Nomad has mended it: say so in README"))
+	l.onHost("rm", target)
+}

@@ -1,0 +1,137 @@
+package nspawn
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/e2e/escape"
+	"nomad-driver-nspawn/nspawn/mounts"
+)
+
+// A container takes the mounts off the directory that its allocation shares, and
+// exchanges a directory that the host's root follows for a link. Nomad changes mode and
+// owner of what is there when an agent starts.
+func TestHostAttackDetachedMounts(t *testing.T) {
+	m := newManager(t)
+	tool, err := m.lookTool(t.Context())
+	must.NoError(t, err)
+	// An older nspawn leaves the stage below the machine's root, with the same mounts.
+	isReal := tool.version >= 257
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		for _, name := range []string{"data", "tmp", "logs"} {
+			for _, kept := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s %s kept %t", mode, name, kept), func(t *testing.T) {
+					script := "chown 0 /alloc/" + name + "; touch /alloc/real; " +
+						escape.Detached("/alloc", "/bin/busybox mv "+name+" gone && /bin/busybox ln -s /etc "+name)
+					spec := newMachine(t, m, script)
+					spec.Mode = mode
+					spec.Untrusted, spec.Binds = newAllocation(t)
+					if !kept {
+						for i := range spec.Binds {
+							spec.Binds[i].Keep = ""
+						}
+					}
+					out := mustStart(t, m, spec)
+					exit := mustWait(t, m, spec.Machine)
+					must.NoError(t, m.Remove(t.Context(), spec.Machine))
+					link, err := os.Readlink(spec.Untrusted + "/alloc/" + name)
+					switch {
+					case !kept && !isReal:
+						must.StrContains(t, <-out.stderr, "Device or resource busy")
+						return
+					case !kept:
+						must.Eq(t, Exit{}, exit, must.Sprint(<-out.stderr))
+						must.Eq(t, "/etc", link)
+						return
+					}
+					must.Error(t, err)
+					must.StrContains(t, <-out.stderr, "can't rename '"+name+"': Value too large for")
+					must.SliceContains(t, namesIn(t, spec.Untrusted+"/alloc"), "real")
+				})
+			}
+		}
+	}
+}
+
+// What tasks share besides is theirs as before: they find it with the same owners.
+func TestHostSharedDirectory(t *testing.T) {
+	m := newManager(t)
+	alloc, binds := newAllocation(t)
+	run := func(script string) string {
+		spec := newMachine(t, m, script)
+		spec.Untrusted, spec.Binds = alloc, binds
+		out := mustStart(t, m, spec)
+		exit := mustWait(t, m, spec.Machine)
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, Exit{}, exit, must.Sprint(<-out.stderr))
+		return <-out.stdout
+	}
+	run(`cd /alloc && umask 0 && mkdir d && touch d/f f data/f tmp/f && chown 1000:65534 d f data/f && chmod 4755 f &&
+		chown 1000 data && chmod 700 tmp`)
+	out := run(`cd /alloc && stat -c '%n %u:%g %a' . d d/f f data data/f tmp && mv f g && mv d e && rm -r e g data/f tmp/f && ls`)
+	must.Eq(t, ". 0:0 777\nd 1000:65534 777\nd/f 0:0 666\nf 1000:65534 4755\ndata 1000:0 777\ndata/f 1000:65534 666\ntmp 0:0 700\ndata\nlogs\ntmp\n", out)
+	// An agent that starts gives it to nobody. Machines that run write there again.
+	spec := newMachine(t, m, "while :; do sleep 1000; done")
+	spec.Untrusted, spec.Binds = alloc, binds
+	mustStart(t, m, spec)
+	must.NoError(t, os.Chown(alloc+"/alloc", 65534, 65534))
+	says(t, m, spec.Machine, "! touch /alloc/again 2>/dev/null")
+	must.NoError(t, Keep(binds[0], alloc))
+	says(t, m, spec.Machine, "touch /alloc/again")
+	// What the host puts there can be read, and is the host's.
+	must.NoError(t, os.WriteFile(alloc+"/alloc/rendered", []byte("of Nomad\n"), 0o644))
+	must.Eq(t, "of Nomad\n", run("cat /alloc/rendered && ! rm /alloc/rendered 2>/dev/null"))
+}
+
+// Nomad writes tokens into a directory that a container can write to, at any time.
+func TestHostAttackLinksInSecrets(t *testing.T) {
+	m := newManager(t)
+	for _, fsType := range []string{"tmpfs", "plain"} {
+		for _, kept := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s kept %t", fsType, kept), func(t *testing.T) {
+				target := scratch(t) + "/passwd"
+				must.NoError(t, os.WriteFile(target, []byte("of the host\n"), 0o600))
+				alloc, binds := newAllocation(t)
+				secrets := alloc + "/task/secrets"
+				must.NoError(t, os.Mkdir(secrets, 0o777))
+				if fsType == "tmpfs" { // as Nomad does
+					must.NoError(t, unix.Mount("tmpfs", secrets, "tmpfs", unix.MS_NOEXEC, "size=1m"))
+				}
+				t.Cleanup(func() { // as Nomad does, once
+					err := unix.Unmount(secrets, 0)
+					must.True(t, err == nil || !kept && errors.Is(err, unix.EINVAL), must.Sprint(err))
+					isPoint, err := mounts.IsPoint(secrets)
+					must.NoError(t, err)
+					must.False(t, isPoint)
+				})
+				must.NoError(t, os.WriteFile(secrets+"/token", []byte("old"), 0o666))
+				bind := Bind{Source: secrets, Destination: "/secrets", Owned: true}
+				if kept {
+					bind.Keep = KeepFromLinks
+				}
+				spec := newMachine(t, m, "while :; do sleep 1000; done")
+				spec.Untrusted, spec.Binds = alloc, append(binds, bind)
+				mustStart(t, m, spec)
+				says(t, m, spec.Machine, "cd /secrets && rm token && ln -s "+target+" token && ln -s . dir && ln -s /etc/passwd etc && cat etc dir/etc && mv dir dir2")
+				for _, path := range []string{"/token", "/dir2/token"} {
+					err := os.WriteFile(secrets+path, []byte("token\n"), 0o666)
+					if kept {
+						must.ErrorIs(t, err, unix.ELOOP)
+						must.FileContains(t, target, "of the host\n")
+					} else { // so the attempt is a real one
+						must.NoError(t, err)
+						must.FileContains(t, target, "token\n")
+					}
+				}
+				says(t, m, spec.Machine, "rm -r /secrets/*")
+				must.NoError(t, os.WriteFile(secrets+"/token", []byte("new"), 0o666))
+				must.Eq(t, "new", says(t, m, spec.Machine, "cat /secrets/token"))
+			})
+		}
+	}
+}
