@@ -55,6 +55,9 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
+	if err := d.forbidLinks(cfg); err != nil {
+		return nil, nil, recoverable(err)
+	}
 	boot, err := bootID()
 	if err != nil {
 		return nil, nil, err
@@ -83,6 +86,19 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	}
 	d.watch(newHandle(cfg, state), follower)
 	return handle, network.result(task), nil
+}
+
+// forbidLinks has Nomad follow no symbolic link in the allocation of a dispatched job.
+// Not in that of another: what tasks leave on a sticky disk could not be moved to the next
+// allocation.
+func (d *Driver) forbidLinks(cfg *drivers.TaskConfig) error {
+	if err := d.machines.RemoveEmptied(); err != nil {
+		d.logger.Warn("remove directories of allocations that Nomad has emptied", "error", err)
+	}
+	if !job.Dispatched(cfg) {
+		return nil
+	}
+	return d.machines.ForbidLinks(cfg.AllocDir)
 }
 
 // startMachine goes on with a machine that this very start has made before, unless

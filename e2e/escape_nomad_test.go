@@ -108,3 +108,67 @@ func testEscapeByFilepath(l *lab) {
 	must.StrHasPrefix(l, "ey", l.onHost("cat", target), must.Sprint("Nomad has mended it: say so in README"))
 	l.onHost("rm", target)
 }
+
+// dispatch runs a job that is dispatched with a text, and returns its first allocation.
+func (l *lab) dispatch(j job, text string) *agent.Alloc {
+	l.Helper()
+	j.group = "ephemeral_disk {\nsticky = true\n}\n" + j.group
+	hcl := strings.Replace(l.hcl(j), "type = \"batch\"", "type = \"batch\"\nparameterized {\npayload = \"required\"\n}", 1)
+	hcl = strings.Replace(hcl, "reschedule {\n      attempts  = 0", "reschedule {\ninterval = \"1h\"\ndelay = \"5s\"\ndelay_function = \"constant\"\nattempts = 1", 1)
+	allocs, err := l.agent.Dispatch(l.ctx, hcl, text)
+	must.NoError(l, err)
+	l.removeAtEnd(allocs)
+	return allocs[0]
+}
+
+// A task that runs first puts a link where Nomad writes what the job was dispatched with
+// for another one.
+func testEscapeByDispatch(l *lab) {
+	for _, file := range []string{"../../alloc/p", "../../alloc/tmp/p", "../../before/local/p"} {
+		l.parallel(file, func(l *lab) {
+			target := l.hostFile("dispatch-" + notName.ReplaceAllString(file, "-"))
+			link := strings.NewReplacer("../../before", "", "../..", "").Replace(file)
+			al := l.dispatch(job{tasks: []task{
+				{script: "true", more: "dispatch_payload {\nfile = \"" + file + "\"\n}"},
+				{name: "before", script: "ln -s " + target + " " + link, more: "lifecycle {\nhook = \"prestart\"\n}"},
+			}}, "* * * * * root evil")
+			now, err := al.Ended(l.ctx)
+			must.NoError(l, err)
+			must.StrContains(l, agent.Events(now), "too many levels of symbolic links")
+			must.Eq(l, target+"\n", l.onHost("readlink", strings.Replace(allocDir(al)+"/main/local/"+file, "main/local/../../", "", 1)))
+		})
+	}
+}
+
+// A task leaves such a link on a sticky disk, which Nomad moves to the next allocation.
+func testEscapeByStickyDisk(l *lab) {
+	target := l.hostFile("sticky")
+	al := l.dispatch(job{tasks: []task{{
+		script: "rm /local/p && ln -s " + target + " /local/p && exit 1",
+		more:   "dispatch_payload {\nfile = \"p\"\n}",
+	}}}, "* * * * * root evil")
+	next, err := al.Next(l.ctx)
+	must.NoError(l, err)
+	l.removeAtEnd([]*agent.Alloc{next})
+	now, err := next.Ended(l.ctx)
+	must.NoError(l, err)
+	must.One(l, l.exitCode(now)) // it had p again
+}
+
+// Tasks of dispatched jobs use links as others do, and nothing is left of them.
+func testDispatched(l *lab) {
+	al := l.dispatch(job{tasks: []task{{
+		script: "cd /local && ln -s p q && cat q && ln -s /local /alloc/data/l && cat /alloc/data/l/q && ln -s nomad_x.jwt /secrets/y && test -s /secrets/y && ls /local /local/..",
+		config: "bind = { \"local\" = \"/mine\" }",
+		more:   identity("x", "") + "dispatch_payload {\nfile = \"p\"\n}",
+	}}}, "hello\n")
+	now, err := al.Ended(l.ctx)
+	must.NoError(l, err)
+	must.Zero(l, l.exitCode(now), must.Sprint(agent.Events(now)))
+	l.waitLog(al, agent.Stdout, "hello\nhello\n")
+	must.NoError(l, al.Remove(l.ctx))
+	l.finish(task{script: "true"})
+	_, err = l.agent.Command(l.ctx, "stat", allocDir(al))
+	must.ErrorContains(l, err, "No such file")
+	must.Eq(l, "", l.onHost("sh", "-c", "grep "+al.ID+" /proc/self/mountinfo || true"))
+}

@@ -32,6 +32,9 @@ var escapes = []test{
 	{"one line from inside each", testEscapeFromInside},
 	{"Nomad writes a token through a link at a start", testEscapeByTokenAtStart},
 	{"Nomad renews a token through a link", testEscapeByRenewal},
+	{"Nomad writes what a job is dispatched with through a link", testEscapeByDispatch},
+	{"Nomad moves a link to the next allocation", testEscapeByStickyDisk},
+	{"a dispatched job", testDispatched},
 	{"Nomad writes a token where the job says", testEscapeByFilepath},
 }
 

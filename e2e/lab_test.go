@@ -142,6 +142,12 @@ func (l *lab) startHCL(hcl string) []*agent.Alloc {
 	l.Helper()
 	allocs, err := l.agent.Run(l.ctx, hcl)
 	must.NoError(l, err)
+	l.removeAtEnd(allocs)
+	return allocs
+}
+
+func (l *lab) removeAtEnd(allocs []*agent.Alloc) {
+	l.Helper()
 	for _, al := range allocs {
 		l.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
@@ -152,7 +158,6 @@ func (l *lab) startHCL(hcl string) []*agent.Alloc {
 			must.NoError(l, al.Remove(ctx))
 		})
 	}
-	return allocs
 }
 
 // explain shows what an allocation has written, and what the host's journal has

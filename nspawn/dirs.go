@@ -84,6 +84,9 @@ func (d Dirs) writables() string { return filepath.Join(d.State, "machines") }
 // that is in memory.
 func (d Dirs) writable(name string) string { return filepath.Join(d.writables(), name) }
 
+// unlinked has a symbolic link to each directory of ForbidLinks.
+func (d Dirs) unlinked() string { return filepath.Join(d.Run, "unlinked") }
+
 // ranges records which machine has which UID range.
 func (d Dirs) ranges() string { return filepath.Join(d.Run, "uid") }
 

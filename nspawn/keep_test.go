@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -134,4 +135,45 @@ func TestHostAttackLinksInSecrets(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The directory of an allocation is mounted on itself once, with what is mounted below,
+// and goes when Nomad has taken away what it knows of.
+func TestHostForbidLinks(t *testing.T) {
+	m := newManager(t)
+	dir := scratch(t) + "/allocation"
+	must.NoError(t, os.MkdirAll(dir+"/task/secrets", 0o777))
+	must.NoError(t, unix.Mount("tmpfs", dir+"/task/secrets", "tmpfs", 0, "size=1m"))
+	must.NoError(t, os.Symlink("/etc", dir+"/task/etc"))
+	must.NoError(t, os.Symlink("/etc", dir+"/task/secrets/etc"))
+	before := mountsAt(t, dir)
+	for range 2 {
+		must.NoError(t, m.ForbidLinks(dir))
+		must.Eq(t, 1+2*before, mountsAt(t, dir)) // with the one that is covered now
+	}
+	for _, path := range []string{"/task/etc/passwd", "/task/secrets/etc/passwd"} {
+		_, err := os.ReadFile(dir + path)
+		must.ErrorIs(t, err, unix.ELOOP)
+	}
+	must.NoError(t, m.RemoveEmptied()) // not yet
+	must.Eq(t, 1+2*before, mountsAt(t, dir))
+
+	must.NoError(t, unix.Unmount(dir+"/task/secrets", 0))
+	must.ErrorIs(t, os.RemoveAll(dir), unix.EBUSY)
+	must.NoError(t, m.RemoveEmptied())
+	must.Eq(t, 0, mountsAt(t, dir))
+	_, err := os.Stat(dir)
+	must.ErrorIs(t, err, os.ErrNotExist)
+	must.SliceEmpty(t, namesIn(t, m.dirs.unlinked()))
+}
+
+func mountsAt(t *testing.T, dir string) (count int) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	must.NoError(t, err)
+	for line := range strings.Lines(string(table)) {
+		if strings.HasPrefix(strings.Fields(line)[4], dir) {
+			count++
+		}
+	}
+	return count
 }

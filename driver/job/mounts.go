@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/nomad/client/allocdir"
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn/machine"
@@ -103,6 +104,13 @@ func Directories(task *drivers.TaskConfig) []machine.Bind {
 		binds = append(binds, bind)
 	}
 	return binds
+}
+
+// Dispatched reports whether the task is one of a job that was dispatched. What it was
+// dispatched with Nomad writes as root, through symbolic links, into a directory of the
+// allocation, when other tasks of it may have run.
+func Dispatched(task *drivers.TaskConfig) bool {
+	return strings.Contains(task.JobID, structs.DispatchLaunchSuffix)
 }
 
 // newBinds returns the directories that Nomad gives to each task, its volumes,

@@ -96,6 +96,7 @@ func (r *Reaper) Run(ctx context.Context, config job.DanglingMachines) {
 func (r *Reaper) Once(ctx context.Context, config job.DanglingMachines) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	emptied := r.machines.RemoveEmptied()
 	unfinished := maps.Collect(r.unfinished.Range)
 	records, err := r.machines.Machines(ctx)
 	if err != nil {
@@ -104,7 +105,7 @@ func (r *Reaper) Once(ctx context.Context, config job.DanglingMachines) error {
 	r.prune(unfinished, records)
 	_, grace := config.Times()
 	machines, nodes := r.tasks()
-	var errs []error
+	errs := []error{emptied}
 	for _, record := range records {
 		if machines[record.Machine] || !r.dangling(record, nodes, time.Now().Add(-grace)) {
 			continue

@@ -25,37 +25,64 @@ type Alloc struct {
 // Run registers the job that an HCL text describes and returns its
 // allocations, sorted by name, when they are placed.
 func (a *Agent) Run(ctx context.Context, hcl string) ([]*Alloc, error) {
-	job, err := a.API.Jobs().ParseHCL(hcl, true)
+	job, response, err := a.register(ctx, hcl)
 	if err != nil {
-		return nil, fmt.Errorf("parse job: %w", err)
+		return nil, err
+	}
+	return a.placed(ctx, job, response.EvalID)
+}
+
+// Dispatch is Run for a job that has to be dispatched with something.
+func (a *Agent) Dispatch(ctx context.Context, hcl, payload string) ([]*Alloc, error) {
+	job, _, err := a.register(ctx, hcl)
+	if err != nil {
+		return nil, err
 	}
 	write := (&api.WriteOptions{}).WithContext(ctx)
-	response, _, err := a.API.Jobs().Register(job, write)
+	response, _, err := a.API.Jobs().DispatchOpts(&api.DispatchOptions{JobID: job, Payload: []byte(payload)}, write)
 	if err != nil {
-		return nil, fmt.Errorf("register job %s: %w", *job.ID, err)
+		return nil, fmt.Errorf("dispatch job %s: %w", job, err)
 	}
+	return a.placed(ctx, response.DispatchedJobID, response.EvalID)
+}
+
+// register registers a job and returns its ID.
+func (a *Agent) register(ctx context.Context, hcl string) (string, *api.JobRegisterResponse, error) {
+	job, err := a.API.Jobs().ParseHCL(hcl, true)
+	if err != nil {
+		return "", nil, fmt.Errorf("parse job: %w", err)
+	}
+	response, _, err := a.API.Jobs().Register(job, (&api.WriteOptions{}).WithContext(ctx))
+	if err != nil {
+		return "", nil, fmt.Errorf("register job %s: %w", *job.ID, err)
+	}
+	return *job.ID, response, nil
+}
+
+// placed returns the allocations of an evaluation when they are placed.
+func (a *Agent) placed(ctx context.Context, job, evaluation string) ([]*Alloc, error) {
 	query := func(q *api.QueryOptions) (*api.Evaluation, *api.QueryMeta, error) {
-		return a.API.Evaluations().Info(response.EvalID, q)
+		return a.API.Evaluations().Info(evaluation, q)
 	}
 	eval, err := watch(ctx, query, func(eval *api.Evaluation) bool { return eval.Status != api.EvalStatusPending })
 	if err != nil {
-		return nil, fmt.Errorf("wait for job %s to be placed: %w", *job.ID, err)
+		return nil, fmt.Errorf("wait for job %s to be placed: %w", job, err)
 	}
 	for group, metric := range eval.FailedTGAllocs {
 		return nil, fmt.Errorf("place group %s of job %s: no node is fit: constraints %v, resources %v",
-			group, *job.ID, metric.ConstraintFiltered, metric.DimensionExhausted)
+			group, job, metric.ConstraintFiltered, metric.DimensionExhausted)
 	}
 	list, _, err := a.API.Evaluations().Allocations(eval.ID, (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("list allocations of job %s: %w", *job.ID, err)
+		return nil, fmt.Errorf("list allocations of job %s: %w", job, err)
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("place job %s: its evaluation is %s: %s", *job.ID, eval.Status, eval.StatusDescription)
+		return nil, fmt.Errorf("place job %s: its evaluation is %s: %s", job, eval.Status, eval.StatusDescription)
 	}
 	slices.SortFunc(list, func(a, b *api.AllocationListStub) int { return strings.Compare(a.Name, b.Name) })
 	var allocs []*Alloc
 	for _, stub := range list {
-		allocs = append(allocs, &Alloc{ID: stub.ID, Name: stub.Name, Job: *job.ID, agent: a, node: stub.NodeID})
+		allocs = append(allocs, &Alloc{ID: stub.ID, Name: stub.Name, Job: job, agent: a, node: stub.NodeID})
 	}
 	return allocs, nil
 }
@@ -107,6 +134,20 @@ func (al *Alloc) Healthy(ctx context.Context) error {
 // Ended waits until the allocation has ended, well or not.
 func (al *Alloc) Ended(ctx context.Context) (*api.Allocation, error) {
 	return al.Await(ctx, "ended", terminal)
+}
+
+// Next waits for the allocation that is made in place of this one.
+func (al *Alloc) Next(ctx context.Context) (*Alloc, error) {
+	query := func(q *api.QueryOptions) (*api.Allocation, *api.QueryMeta, error) {
+		return al.agent.API.Allocations().Info(al.ID, q)
+	}
+	now, err := watch(ctx, query, func(now *api.Allocation) bool { return now.NextAllocation != "" })
+	if err != nil {
+		return nil, fmt.Errorf("wait for an allocation in place of %s: %w", al.Name, err)
+	}
+	next := *al
+	next.ID = now.NextAllocation
+	return &next, nil
 }
 
 func terminal(now *api.Allocation) bool {

@@ -39,6 +39,7 @@ var Attempts = []Attempt{
 	{"have Nomad write a token through a link in /secrets, at a restart", Contained, []string{"testEscapeByTokenAtStart", "TestHostAttackLinksInSecrets"}, ""},
 	{"have Nomad renew a token through a link in /secrets", Contained, []string{"testEscapeByRenewal"}, "needs Linux 5.14"},
 	{"have an agent that starts give a directory of the host to everybody", Contained, []string{"testEscapeByAgentStart"}, ""},
+	{"have Nomad write what a job is dispatched with through a link, of another task or of a sticky disk", Contained, []string{"testEscapeByDispatch", "testEscapeByStickyDisk"}, "needs Linux 5.14"},
 	{"have Nomad write a token anywhere, by `filepath` of an identity", Open, []string{"testEscapeByFilepath"}, "of Nomad 1.11.3 with any driver: it does not check the path"},
 
 	// What holds up or harms others.

@@ -81,16 +81,16 @@ func CopyOne(dir *os.File) (*os.File, error) {
 }
 
 // ForbidLinks mounts a directory, or sets the mount whose root it is, so that nobody
-// on the host follows a symbolic link in it: that fails with ELOOP. Who reads where a
-// link leads can do so.
+// on the host follows a symbolic link in it, or in what is mounted below: that fails with
+// ELOOP. Who reads where a link leads can do so.
 func ForbidLinks(dir *os.File) error {
-	forbid := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSYMFOLLOW}
 	isRoot, err := isRoot(dir)
 	if err != nil {
 		return err
 	}
+	forbid := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSYMFOLLOW}
 	if isRoot {
-		err = unix.MountSetattr(int(dir.Fd()), "", unix.AT_EMPTY_PATH, &forbid)
+		err = set(dir, forbid)
 	} else {
 		err = mountOnItself(dir, forbid)
 	}
@@ -100,13 +100,15 @@ func ForbidLinks(dir *os.File) error {
 	return nil
 }
 
+// mountOnItself is as mount(8) with --rbind: what is mounted or unmounted below is so in
+// both mounts.
 func mountOnItself(dir *os.File, attr unix.MountAttr) error {
-	tree, err := CopyOne(dir)
+	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return err
 	}
+	tree := os.NewFile(uintptr(fd), dir.Name())
 	defer tree.Close()
-	attr.Propagation = unix.MS_PRIVATE
 	if err := set(tree, attr); err != nil {
 		return err
 	}
