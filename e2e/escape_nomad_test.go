@@ -35,8 +35,8 @@ func identity(name, more string) string {
 	return fmt.Sprintf("identity {\nname = %q\naud = [\"somebody\"]\nfile = true\n%s\n}\n", name, more)
 }
 
-// again has a task started once more after it has failed.
-const again = "restart {\nattempts = 1\nmode = \"fail\"\ndelay = \"0s\"\n}\n"
+// restarted has a task started once more after it has failed.
+const restarted = "restart {\nattempts = 1\nmode = \"fail\"\ndelay = \"0s\"\n}\n"
 
 // Nomad writes a token when it starts a task again, before the driver knows of that.
 func testEscapeByTokenAtStart(l *lab) {
@@ -45,7 +45,7 @@ func testEscapeByTokenAtStart(l *lab) {
 		script: `cd /secrets
 if [ -L nomad_x.jwt ]; then readlink nomad_x.jwt; test -s nomad_y.jwt && echo written; exit 0; fi
 rm nomad_x.jwt nomad_y.jwt && ln -s ` + target + ` nomad_x.jwt && exit 1`,
-		more: identity("x", "") + identity("y", "") + again,
+		more: identity("x", "") + identity("y", "") + restarted,
 	}}})
 	now, err := al.Ended(l.ctx)
 	must.NoError(l, err)
@@ -101,6 +101,24 @@ done; ls /alloc; ` + loop})
 	l.exec(al, "sh", "-c", "touch /alloc/new /alloc/data/new && mv /alloc/new /alloc/newer")
 }
 
+// Nomad shows files of an allocation, after it has looked where a path leads. In between
+// the task exchanges a directory for a link: each 50th time or so, that has worked.
+func testEscapeByReading(l *lab) {
+	const exchange = `my ($d, $l) = ("d", "l"); $| = 1; print "ready\n"; while (1) { syscall(316, -100, $d, -100, $l, 2); select(undef, undef, undef, 0.00002) }`
+	al := l.running(task{config: attempt("debian", "cd /local && mkdir d && echo innocent >d/shadow && ln -s /etc l && exec perl -e '"+exchange+"'")})
+	l.waitLog(al, agent.Stdout, "ready\n")
+	// Over one connection: an agent has 100 for each client.
+	all := "http://127.0.0.1:4646/v1/client/fs/cat/" + al.ID + "?path=main/local/d/shadow&n=[1-500]"
+	caught := 0
+	for caught < 3 { // where it has been a link just when Nomad opened it
+		must.NoError(l, l.ctx.Err())
+		text := l.onHost("curl", "--silent", all)
+		must.StrNotContains(l, text, "root:")
+		must.StrContains(l, text, "innocent\n")
+		caught += strings.Count(text, "open "+allocDir(al)+"/main/local/d/shadow: too many levels")
+	}
+}
+
 // Nomad writes a token where the job says, which its servers do not check.
 func testEscapeByFilepath(l *lab) {
 	const target = "/var/tmp/anywhere"
@@ -109,12 +127,17 @@ func testEscapeByFilepath(l *lab) {
 	l.onHost("rm", target)
 }
 
+// again has a job tried once more, in a new allocation.
+func again(hcl string) string {
+	return strings.Replace(hcl, "reschedule {\n      attempts  = 0", "reschedule {\ninterval = \"1h\"\ndelay = \"5s\"\ndelay_function = \"constant\"\nattempts = 1", 1)
+}
+
 // dispatch runs a job that is dispatched with a text, and returns its first allocation.
 func (l *lab) dispatch(j job, text string) *agent.Alloc {
 	l.Helper()
 	j.group = "ephemeral_disk {\nsticky = true\n}\n" + j.group
 	hcl := strings.Replace(l.hcl(j), "type = \"batch\"", "type = \"batch\"\nparameterized {\npayload = \"required\"\n}", 1)
-	hcl = strings.Replace(hcl, "reschedule {\n      attempts  = 0", "reschedule {\ninterval = \"1h\"\ndelay = \"5s\"\ndelay_function = \"constant\"\nattempts = 1", 1)
+	hcl = again(hcl)
 	allocs, err := l.agent.Dispatch(l.ctx, hcl, text)
 	must.NoError(l, err)
 	l.removeAtEnd(allocs)
@@ -153,6 +176,21 @@ func testEscapeByStickyDisk(l *lab) {
 	now, err := next.Ended(l.ctx)
 	must.NoError(l, err)
 	must.One(l, l.exitCode(now)) // it had p again
+}
+
+// A sticky disk moves to the next allocation of any other job, with its links.
+func testStickyDisk(l *lab) {
+	hcl := l.hcl(job{group: "ephemeral_disk {\nsticky = true\n}", tasks: []task{{
+		script: "cat /local/l /alloc/data/l && exit; echo local >/local/f; echo data >/alloc/data/f; ln -s f /local/l; ln -s /alloc/data/f /alloc/data/l; exit 1",
+	}}})
+	al := l.startHCL(again(hcl))[0]
+	next, err := al.Next(l.ctx)
+	must.NoError(l, err)
+	l.removeAtEnd([]*agent.Alloc{next})
+	now, err := next.Ended(l.ctx)
+	must.NoError(l, err)
+	must.Zero(l, l.exitCode(now))
+	must.Eq(l, "local\ndata\n", l.waitLog(next, agent.Stdout, "data\n"))
 }
 
 // Tasks of dispatched jobs use links as others do, and nothing is left of them.

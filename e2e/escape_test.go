@@ -35,6 +35,8 @@ var escapes = []test{
 	{"Nomad writes what a job is dispatched with through a link", testEscapeByDispatch},
 	{"Nomad moves a link to the next allocation", testEscapeByStickyDisk},
 	{"a dispatched job", testDispatched},
+	{"a sticky disk", testStickyDisk},
+	{"Nomad reads through a link", testEscapeByReading},
 	{"Nomad writes a token where the job says", testEscapeByFilepath},
 }
 

@@ -1,6 +1,8 @@
 package nspawn
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -83,6 +85,14 @@ func (d Dirs) writables() string { return filepath.Join(d.State, "machines") }
 // writable is the directory of the machine's writable layer, mode 0700, unless
 // that is in memory.
 func (d Dirs) writable(name string) string { return filepath.Join(d.writables(), name) }
+
+// unlinkedUsers has a file for each machine for which a directory is mounted on itself.
+func (d Dirs) unlinkedUsers(path string) string {
+	return filepath.Join(d.Run, "unlinked-users", fmt.Sprintf("%x", sha256.Sum256([]byte(path))))
+}
+
+// unlinkedBy has a symbolic link to each of these directories.
+func (d Dirs) unlinkedBy(name string) string { return filepath.Join(d.machine(name), "unlinked") }
 
 // unlinked has a symbolic link to each directory of ForbidLinks.
 func (d Dirs) unlinked() string { return filepath.Join(d.Run, "unlinked") }

@@ -177,3 +177,40 @@ func mountsAt(t *testing.T, dir string) (count int) {
 	}
 	return count
 }
+
+// A directory that machines share is as Nomad left it when the last of them has gone.
+func TestHostUnlinked(t *testing.T) {
+	m := newManager(t)
+	alloc, binds := newAllocation(t)
+	var specs []Spec
+	for range 2 {
+		spec := newMachine(t, m, "while :; do sleep 1000; done")
+		spec.Untrusted, spec.Binds = alloc, binds
+		for i := range binds {
+			binds[i].Unlinked = i < 2
+		}
+		mustStart(t, m, spec)
+		specs = append(specs, spec)
+	}
+	says(t, m, specs[0].Machine, "mkdir /local/d /alloc/data/d && ln -s /etc /local/l && ln -s /etc /alloc/data/l && cat /local/l/passwd /alloc/data/l/passwd")
+	links := func() (followed []bool) {
+		for _, path := range []string{"/task/local/l/passwd", "/alloc/data/l/passwd"} {
+			_, err := os.ReadFile(alloc + path)
+			must.True(t, err == nil || errors.Is(err, unix.ELOOP), must.Sprint(err))
+			followed = append(followed, err == nil)
+		}
+		return followed
+	}
+	must.Eq(t, []bool{false, false}, links())
+	must.Eq(t, 2, mountsAt(t, alloc))
+	open, err := os.Create(alloc + "/alloc/logs/log") // as Nomad has it
+	must.NoError(t, err)
+	defer open.Close()
+	must.NoError(t, m.Remove(t.Context(), specs[0].Machine))
+	must.Eq(t, []bool{false, false}, links())
+	must.NoError(t, m.Remove(t.Context(), specs[1].Machine))
+	must.Eq(t, []bool{true, true}, links())
+	must.Eq(t, 0, mountsAt(t, alloc))
+	must.NoError(t, os.Rename(alloc+"/task/local", alloc+"/task/moved"))
+	must.NoError(t, os.Rename(alloc+"/task/moved", alloc+"/task/local"))
+}

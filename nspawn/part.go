@@ -36,6 +36,7 @@ func (m *Manager) parts() []part {
 		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
 		{name: "network", make: m.makeNetwork, remove: m.removeNetwork, owners: m.networks.Owners},
 		{name: "names", make: m.makeNames},
+		{name: "unlinked directories", make: m.makeUnlinked, remove: m.removeUnlinked},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},
 		{name: "devices", make: m.makeDevices},

@@ -91,8 +91,8 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 func Directories(task *drivers.TaskConfig) []machine.Bind {
 	dirs := task.TaskDir()
 	binds := []machine.Bind{
-		{Source: dirs.SharedAllocDir, Destination: containerDir(task, "NOMAD_ALLOC_DIR", "/alloc"), Keep: machine.KeepEntries},
-		{Source: dirs.LocalDir, Destination: containerDir(task, "NOMAD_TASK_DIR", "/local"), Owned: true},
+		{Source: dirs.SharedAllocDir, Destination: containerDir(task, "NOMAD_ALLOC_DIR", "/alloc"), Keep: machine.KeepEntries, Unlinked: true},
+		{Source: dirs.LocalDir, Destination: containerDir(task, "NOMAD_TASK_DIR", "/local"), Owned: true, Unlinked: true},
 		{Source: dirs.SecretsDir, Destination: containerDir(task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Keep: machine.KeepFromLinks},
 	}
 	for _, name := range allocdir.SharedAllocDirs {

@@ -18,6 +18,9 @@ type Bind struct {
 	Owned bool
 	// Keep is what the host keeps of it, whose root follows paths there.
 	Keep Keep
+	// Unlinked is a directory in which, as long as the machine is there, the host's root
+	// follows no symbolic link.
+	Unlinked bool
 }
 
 // Keep says what no machine can change in a directory that it sees, by no mount of its
@@ -30,8 +33,8 @@ const (
 	KeepEntries Keep = "entries"
 	// KeepAll: no machine writes there. The directory is one of KeepEntries.
 	KeepAll Keep = "all"
-	// KeepFromLinks: machines do what they like, but the host's root follows no symbolic
-	// link there.
+	// KeepFromLinks: machines do what they like, but the host's root never follows a
+	// symbolic link there, also when the machine is gone.
 	KeepFromLinks Keep = "from links"
 )
 
