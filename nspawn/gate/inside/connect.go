@@ -14,11 +14,18 @@ const lookAgain = 500
 
 // connect returns a connection to the plugin. While no plugin listens, it waits, as
 // long as it takes: a start or a reboot is delayed then, and the task does not end.
+//
+// It watches the directory only if it has to wait: to end a watch takes the kernel many
+// milliseconds (synchronize_srcu).
 func connect(dir string) int {
+	path := filepath.Join(dir, Socket)
+	if connection, err := dial(path); err == nil {
+		return connection
+	}
 	watch := watchDirectory(dir)
 	defer unix.Close(watch)
 	for {
-		if connection, err := dial(filepath.Join(dir, Socket)); err == nil {
+		if connection, err := dial(path); err == nil {
 			return connection
 		}
 		await(watch)
