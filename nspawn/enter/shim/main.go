@@ -2,7 +2,13 @@
 // program of its own because a start of the plugin's takes longer than all else of
 // an exec: 50 of 65 ms, for the initialization of Nomad's packages.
 //
+// It has one thread that works, so the runtime need not find out for how many there is
+// time: for that it reads the list of all mounts.
+//
 // `make build` builds it and, with the build tag shim, puts it into the plugin.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (
