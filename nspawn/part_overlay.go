@@ -23,7 +23,7 @@ func overlayWork(machine, index string) string { return ".nomad-nspawn-" + machi
 // openOverlay returns an overlay as a detached mount.
 func (m *Manager) openOverlay(d *draft, overlay Overlay, index string) (*os.File, error) {
 	name, root := d.spec.Machine, m.dirs.root(d.spec.Machine)
-	merged := rootfs.Overlay{Target: m.dirs.machine(name), UIDBase: d.base}
+	merged := rootfs.Overlay{Target: m.dirs.mounted(name, layersMount), Within: d.stage.Do, UIDBase: d.base}
 	if !d.spec.Root.InPlace {
 		merged.Root = root // which has the machine's owners already
 	}

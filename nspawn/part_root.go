@@ -22,7 +22,8 @@ func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
 	}
 	overlay := rootfs.Overlay{
 		Lower:   d.lower,
-		Target:  m.dirs.machine(d.spec.Machine),
+		Target:  m.dirs.mounted(d.spec.Machine, layersMount),
+		Within:  d.stage.Do,
 		UIDBase: d.base,
 		Open:    d.openLayer,
 	}
@@ -47,6 +48,9 @@ func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
 	}
 	return d.stage.Do(func() error { return secureAndFurnish(root, d.spec, int(d.base)) })
 }
+
+// layersMount is where the layers of overlays are mounted while these are made.
+const layersMount = "layers"
 
 // secureAndFurnish first makes directories of what the image has instead of some:
 // nothing is to be put behind a link that will not be there.

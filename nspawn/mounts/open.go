@@ -58,8 +58,13 @@ func openAt(at int, name, title string, how unix.OpenHow) (*os.File, error) {
 // Copy returns a detached copy of the mount that an open file is on, from that file
 // down, with all that is mounted below. What is mounted in one of them later does not
 // appear in the other.
-func Copy(file *os.File) (*os.File, error) {
-	fd, err := unix.OpenTree(int(file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+func Copy(file *os.File) (*os.File, error) { return clone(file, unix.AT_RECURSIVE) }
+
+// CopyOne is Copy without what is mounted below, as for layers of an overlay.
+func CopyOne(file *os.File) (*os.File, error) { return clone(file, 0) }
+
+func clone(file *os.File, recursive uint) (*os.File, error) {
+	fd, err := unix.OpenTree(int(file.Fd()), "", unix.AT_EMPTY_PATH|recursive|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("copy the mount of %s: %w", file.Name(), err)
 	}
@@ -69,15 +74,6 @@ func Copy(file *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("make the copy of mount %s private: %w", file.Name(), err)
 	}
 	return tree, nil
-}
-
-// CopyOne is Copy without what is mounted below, as for layers of an overlay.
-func CopyOne(dir *os.File) (*os.File, error) {
-	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("copy the mount of %s: %w", dir.Name(), err)
-	}
-	return os.NewFile(uintptr(fd), dir.Name()), nil
 }
 
 // ForbidLinks mounts a directory, or sets the mount whose root it is, so that nobody

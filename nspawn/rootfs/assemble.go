@@ -19,11 +19,9 @@ import (
 //
 // Until kernel 6.15 overlayfs takes a layer only if it is mounted in the
 // caller's mount namespace (clone_private_mount() refuses detached mounts). So
-// the layers are mounted in a namespace of a thread's own, which dies with the
-// thread: no other process sees them, and even a crash leaves nothing behind.
-// There they get short names, so no path of the host, however long or whatever
-// is in it, reaches the option string of overlayfs with its one page and its
-// special characters.
+// the layers are mounted in a private namespace, by short names: no path of the host,
+// however long or whatever is in it, reaches the option string of overlayfs with its
+// one page and its special characters.
 func (o Overlay) assemble() (tree int, err error) {
 	var users *os.File
 	if o.UIDBase != 0 {
@@ -32,19 +30,33 @@ func (o Overlay) assemble() (tree int, err error) {
 		}
 		defer users.Close()
 	}
-	err = withPrivateMounts(func() error {
-		tree, err = o.mountPrivately(users)
-		return err
-	})
-	return tree, err
-}
-
-// mountPrivately runs in the private mount namespace, whose mount at Target and
-// working directory are its to use.
-func (o Overlay) mountPrivately(users *os.File) (tree int, err error) {
 	layers, err := o.openLayers(users)
 	defer closeAll(layers)
 	if err != nil {
+		return -1, err
+	}
+	within := o.Within
+	if within == nil {
+		within = withPrivateMounts
+	}
+	err = within(func() error {
+		tree, err = o.mountPrivately(layers)
+		return err
+	})
+	if refused := (refusal{}); errors.As(err, &refused) {
+		return -1, fmt.Errorf("mount overlay of %d layers: %w", len(o.Lower), o.explain(refused.error))
+	}
+	return tree, err
+}
+
+// refusal is the kernel's error for an overlay. What explains it is not in sight of the
+// private mount namespace.
+type refusal struct{ error }
+
+// mountPrivately runs in the private mount namespace, whose mount at Target and
+// working directory are its to use.
+func (o Overlay) mountPrivately(layers []int) (tree int, err error) {
+	if err := os.MkdirAll(o.Target, 0o700); err != nil {
 		return -1, err
 	}
 	if err := unix.Mount("tmpfs", o.Target, "tmpfs", 0, "mode=0700"); err != nil {
@@ -147,6 +159,10 @@ func attachAll(layers []int) error {
 		if err := unix.Mkdir(name, 0o700); err != nil {
 			return fmt.Errorf("make mount point of layer: %w", err)
 		}
+		private := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(layer, "", unix.AT_EMPTY_PATH, &private); err != nil {
+			return fmt.Errorf("make layer private: %w", err)
+		}
 		if err := unix.MoveMount(layer, "", unix.AT_FDCWD, name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("mount layer: %w", err)
 		}
@@ -192,7 +208,7 @@ func (o Overlay) merge(options string) (tree int, err error) {
 	// nodev: device nodes of an image are never needed, systemd-nspawn mounts a
 	// /dev of its own.
 	if err := unix.Mount("overlay", "merged", "overlay", unix.MS_NODEV, options); err != nil {
-		return -1, fmt.Errorf("mount overlay of %d layers: %w", len(o.Lower), o.explain(err))
+		return -1, refusal{err}
 	}
 	tree, err = unix.OpenTree(unix.AT_FDCWD, "merged", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {

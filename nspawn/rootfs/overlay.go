@@ -48,6 +48,11 @@ type Overlay struct {
 	// directories of the host, with no symbolic link in them.
 	Open func(dir string) (*os.File, error)
 
+	// Within does work in a mount namespace whose Target is free to be mounted at while
+	// it does. Without, that is a copy of the host's, which costs more the more is
+	// mounted there.
+	Within func(work func() error) error
+
 	chowned bool // owners are changed in it
 }
 
