@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
@@ -23,7 +24,7 @@ func (m *Manager) lookProgram() (string, error) {
 	if err := m.preparePins(); err != nil {
 		return "", err
 	}
-	path := filepath.Join(m.dirs.pins(), fmt.Sprintf("launch-%x", sha256.Sum256(program)))
+	path := filepath.Join(m.dirs.pins(), programName())
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -48,6 +49,9 @@ func (m *Manager) lookProgram() (string, error) {
 	}
 	return path, nil
 }
+
+// programName tells the program from those of other versions of ours. It takes milliseconds.
+var programName = sync.OnceValue(func() string { return fmt.Sprintf("launch-%x", sha256.Sum256(enter.Shim())) })
 
 // ownProgram is our own executable, which takes longer to start. It has to run in any image.
 func ownProgram() (string, error) {

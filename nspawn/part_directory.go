@@ -41,6 +41,9 @@ func namesOf(pattern string) (names []string, err error) {
 // mounts in it, which the host's systemd sees, and nspawn's own directories there.
 func (m *Manager) removeDirectory(_ context.Context, name string) error {
 	dir := m.dirs.machine(name)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return removeEmpty(name) // as before most starts: the list of mounts may be long
+	}
 	below, err := mounts.Below(dir)
 	if err != nil {
 		return err
