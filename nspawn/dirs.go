@@ -8,6 +8,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/stage"
 )
 
 // Dirs are the places on the host where a machine keeps its files. All paths
@@ -46,7 +47,8 @@ func (d Dirs) claim(name string) string { return filepath.Join(d.machine(name), 
 // journal is a symbolic link that leads where that in the host's journal does.
 func (d Dirs) journal(name string) string { return filepath.Join(d.machine(name), "journal") }
 
-// pins are files that pin the mount namespaces of machines, see package stage.
+// pins is the directory of the files that pin the mount namespaces of machines, and the
+// root of the namespace where they do, see package stage.
 func (d Dirs) pins() string { return filepath.Join(d.Run, "namespaces") }
 
 func (d Dirs) pin(name string) string { return filepath.Join(d.pins(), name+pinSuffix) }
@@ -109,7 +111,8 @@ func (d Dirs) Images() string { return filepath.Join(d.State, "images") }
 // host is what the machine of a spec, whose UIDs begin at base, is run with.
 func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
 	start := launch.Launch{
-		Program: t.program, Namespace: d.pin(s.Machine), Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
+		Program: t.program, Keeper: stage.KeeperOf(d.pin(s.Machine)), Namespace: "/" + filepath.Base(d.pin(s.Machine)),
+		Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
 	}
 	return machine.Host{
 		Launcher:    start.Args(nil),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,37 +41,95 @@ var topLinks = []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"}
 // procReadOnly are the files of /proc that change the host.
 var procReadOnly = []string{"sys", "irq", "bus", "sysrq-trigger"}
 
-// build makes the root of the namespace that this thread is in, and goes there.
-func build(dir string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("stop mount propagation: %w", err)
+// set is what of the host a stage shows, as it was when the stage was made.
+type set struct {
+	own   *os.File   // the machine's own directory
+	proc  []*os.File // twice
+	trees []tree
+	links map[string]string // targets by the name of the link, relative to the root
+}
+
+// tree is a detached mount and where it is seen.
+type tree struct {
+	*os.File
+	path string
+}
+
+// gather opens all of it, on the host. The caller closes it, also after an error.
+func gather(dir string) (s set, err error) {
+	if s.own, err = copyOf(shown{path: dir}); err != nil {
+		return s, err
 	}
-	own, err := copyOf(shown{path: dir})
+	proc, err := mounts.Open("/proc", "")
 	if err != nil {
-		return err
+		return s, err
 	}
-	defer own.Close()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m,nr_inodes=4096"); err != nil {
+	defer proc.Close()
+	for range 2 {
+		tree, err := mounts.CopyOne(proc)
+		if err != nil {
+			return s, err
+		}
+		s.proc = append(s.proc, tree)
+	}
+	list := slices.Clone(parts)
+	s.links = map[string]string{}
+	for _, path := range topLinks {
+		target, err := os.Readlink(path)
+		if err == nil {
+			s.links[relative(path)] = target
+		} else if !errors.Is(err, os.ErrNotExist) { // a directory, where /usr is not merged
+			list = append(list, shown{path: path})
+		}
+	}
+	if path := resolvConfDir(); path != "" {
+		list = append(list, shown{path: path, optional: true})
+	}
+	for _, part := range list {
+		file, err := copyOf(part)
+		if errors.Is(err, os.ErrNotExist) && part.optional {
+			continue
+		}
+		if err != nil {
+			return s, err
+		}
+		s.trees = append(s.trees, tree{file, part.path})
+	}
+	return s, nil
+}
+
+func (s set) close() {
+	s.own.Close()
+	for _, file := range s.proc {
+		file.Close()
+	}
+	for _, tree := range s.trees {
+		tree.Close()
+	}
+}
+
+// build makes the root of the namespace that this thread is in, and goes there.
+func (s set) build(dir string) error {
+	if err := unix.Mount("tmpfs", "/"+buildDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m,nr_inodes=4096"); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
-	if err := unix.Chdir(dir); err != nil {
+	if err := unix.Chdir("/" + buildDir); err != nil {
 		return fmt.Errorf("enter tmpfs: %w", err)
 	}
-	for _, part := range parts {
-		if err := show(part); err != nil {
+	for name, target := range s.links {
+		if err := os.Symlink(target, name); err != nil {
 			return err
 		}
 	}
-	if err := showTopLinks(); err != nil {
+	for _, tree := range s.trees {
+		if err := attach(tree.File, relative(tree.path)); err != nil {
+			return err
+		}
+	}
+	if err := s.showProc(); err != nil {
 		return err
 	}
-	if err := showProc(); err != nil {
-		return err
-	}
-	if err := attach(own, relative(dir)); err != nil {
-		return err
-	}
-	if err := showResolvConf(); err != nil {
+	if err := attach(s.own, relative(dir)); err != nil {
 		return err
 	}
 	for path, mode := range map[string]string{
@@ -80,13 +139,7 @@ func build(dir string) error {
 			return err
 		}
 	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("change root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the host's root: %w", err)
-	}
-	return unix.Chdir("/")
+	return enterRoot()
 }
 
 func mountTmpfs(path, options string) error {
@@ -100,18 +153,6 @@ func mountTmpfs(path, options string) error {
 }
 
 func relative(path string) string { return strings.TrimPrefix(path, "/") }
-
-func show(part shown) error {
-	tree, err := copyOf(part)
-	if errors.Is(err, os.ErrNotExist) && part.optional {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	return attach(tree, relative(part.path))
-}
 
 func copyOf(part shown) (*os.File, error) {
 	file, err := mounts.Open(part.path, "")
@@ -141,36 +182,12 @@ func attach(tree *os.File, path string) error {
 	return mounts.Attach(tree, at)
 }
 
-func showTopLinks() error {
-	for _, path := range topLinks {
-		target, err := os.Readlink(path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-		case err == nil:
-			err = os.Symlink(target, relative(path))
-		default: // a directory, where /usr is not merged
-			err = show(shown{path: path})
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("show %s: %w", path, err)
-		}
-	}
-	return nil
-}
-
 // showProc shows the host's /proc with what changes the host read-only. The kernel lets
 // a user namespace mount a /proc of its own only where it sees one whole: that is at a
 // path that no image can guess.
-func showProc() error {
-	for _, at := range []string{"proc", ".proc-" + rand.Text()} {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-		if err != nil {
-			return fmt.Errorf("copy the mount of /proc: %w", err)
-		}
-		tree := os.NewFile(uintptr(fd), "/proc")
-		err = attach(tree, at)
-		tree.Close()
-		if err != nil {
+func (s set) showProc() error {
+	for i, at := range []string{"proc", ".proc-" + rand.Text()} {
+		if err := attach(s.proc[i], at); err != nil {
 			return err
 		}
 	}
@@ -204,18 +221,18 @@ func cover(file *os.File) error {
 	return mounts.Attach(tree, file)
 }
 
-// showResolvConf shows the directory that /etc/resolv.conf leads to, if that is one of
+// resolvConfDir returns the directory that /etc/resolv.conf leads to, if that is one of
 // a program in /run: nspawn copies it for some values of --resolv-conf=.
-func showResolvConf() error {
+func resolvConfDir() string {
 	target, err := filepath.EvalSymlinks("/etc/resolv.conf")
 	if err != nil {
-		return nil // nothing to copy
+		return "" // nothing to copy
 	}
 	dir := filepath.Dir(target)
 	if !strings.HasPrefix(dir, "/run/") || strings.HasPrefix(dir+"/", "/run/systemd/") {
-		return nil
+		return ""
 	}
-	return show(shown{path: dir, optional: true})
+	return dir
 }
 
 // seal makes the new root itself read-only: all that is needed is there. The directory

@@ -3,6 +3,7 @@ package stage
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -15,26 +16,95 @@ func TestMain(m *testing.M) {
 	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNS)
 }
 
-func newPinned(t *testing.T) string {
+func newPins(t *testing.T) string {
+	t.Helper()
 	hosttest.RequireRoot(t)
 	pins := filepath.Join(t.TempDir(), "pins")
 	must.NoError(t, PrepareDir(pins))
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(pins, unix.MNT_DETACH)) })
 	must.NoError(t, PrepareDir(pins)) // which is nothing more
-	dir := t.TempDir()
-	must.NoError(t, os.Mkdir(dir+"/mounts", 0o700))
 	must.NoError(t, os.MkdirAll("/run/systemd/nspawn", 0o755))
-	s, err := New(dir, pins+"/one")
-	must.NoError(t, err)
-	defer s.Close()
-	must.NoError(t, s.Seal())
-	return pins + "/one"
+	return pins
 }
 
+func newStage(t *testing.T, pin string) *Stage {
+	t.Helper()
+	dir := t.TempDir()
+	must.NoError(t, os.Mkdir(dir+"/mounts", 0o700))
+	s, err := New(dir, pin)
+	must.NoError(t, err)
+	return s
+}
+
+func mountTable(t *testing.T) string {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	must.NoError(t, err)
+	return string(table)
+}
+
+// TestHostPin: stages appear in no list of mounts that systemd reads.
 func TestHostPin(t *testing.T) {
+	pins := newPins(t)
+	before := mountTable(t)
 	for range 20 {
-		pin := newPinned(t)
+		pin := pins + "/one"
+		s := newStage(t, pin)
+		must.NoError(t, s.Seal())
+		must.EqOp(t, before, mountTable(t))
+		s.Close()
 		must.NoError(t, Unpin(pin))
 		must.NoError(t, Unpin(pin))
 	}
+	must.EqOp(t, before, mountTable(t))
+}
+
+// TestHostCopyOfTheKeeper: a stage is not made of what is mounted on the host.
+func TestHostCopyOfTheKeeper(t *testing.T) {
+	pins := newPins(t)
+	keeper, err := os.Open(KeeperOf(pins + "/any"))
+	must.NoError(t, err)
+	defer keeper.Close()
+	thread := newThread()
+	defer thread.end()
+	must.NoError(t, thread.do(func() error { return enter(keeper) }))
+	table, err := os.ReadFile(strings.TrimSuffix(thread.namespace(), "ns/mnt") + "mountinfo")
+	must.NoError(t, err)
+	must.EqOp(t, 1, strings.Count(string(table), "\n"), must.Sprint(string(table)))
+}
+
+// TestHostUnpin: the namespace can be entered as long as it is pinned, and its mounts end
+// with the pin.
+func TestHostUnpin(t *testing.T) {
+	pin := newPins(t) + "/one"
+	s := newStage(t, pin)
+	must.NoError(t, s.Do(func() error { return unix.Mount("tmpfs", "/tmp", "tmpfs", 0, "") }))
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	must.NoError(t, err)
+	defer unix.Close(watch)
+	must.NoError(t, s.Do(func() error {
+		_, err := unix.InotifyAddWatch(watch, "/tmp", unix.IN_UNMOUNT)
+		return err
+	}))
+	s.Close()
+	again := newThread()
+	must.NoError(t, again.do(func() error {
+		for _, namespace := range []string{KeeperOf(pin), "/one"} {
+			file, err := os.Open(namespace)
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			if err := enter(file); err != nil {
+				return err
+			}
+		}
+		_, err := os.Stat("/run/systemd/nspawn")
+		return err
+	}))
+	again.end()
+	must.NoError(t, Unpin(pin))
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(watch), Events: unix.POLLIN}}, 10_000)
+	must.NoError(t, err)
+	must.EqOp(t, 1, n, must.Sprint("its mounts are still there"))
 }
