@@ -26,7 +26,10 @@ func mustPrepare(t *testing.T, m *Manager, spec Spec) *draft {
 	t.Helper()
 	tool, err := m.lookTool(t.Context())
 	must.NoError(t, err)
-	d, err := m.prepare(t.Context(), spec, tool, func(string) {})
+	stage, err := m.newStage()
+	must.NoError(t, err)
+	defer stage.Close()
+	d, err := m.prepare(t.Context(), spec, tool, stage, func(string) {})
 	must.NoError(t, err)
 	return d
 }

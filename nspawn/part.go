@@ -62,16 +62,13 @@ type draft struct {
 	names machine.Names // the spec's, with the addresses of a network that is given
 
 	tool  tool
-	stage *stage.Stage
+	stage *stage.Stage // the caller's
 }
 
 // close lets go of what is only needed to prepare the machine.
 func (d *draft) close() {
 	if d.users != nil {
 		d.users.Close()
-	}
-	if d.stage != nil {
-		d.stage.Close()
 	}
 }
 
@@ -104,8 +101,8 @@ func (d *draft) isUntrusted(path string) bool {
 }
 
 // prepare makes the parts of a machine.
-func (m *Manager) prepare(ctx context.Context, s Spec, t tool, notice func(string)) (*draft, error) {
-	d := &draft{spec: s, tool: t, notice: notice}
+func (m *Manager) prepare(ctx context.Context, s Spec, t tool, stage *stage.Stage, notice func(string)) (*draft, error) {
+	d := &draft{spec: s, tool: t, stage: stage, notice: notice}
 	defer d.close()
 	if err := checkDestinations(s); err != nil {
 		return nil, err

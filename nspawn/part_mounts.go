@@ -34,16 +34,21 @@ func (m *Manager) makeMounts(ctx context.Context, d *draft) error {
 		}
 		defer tree.Close()
 		trees[i] = tree
-		if s.inside < 0 {
-			err = d.place(tree, m.dirs.mounted(d.spec.Machine, s.name))
-		} else {
-			err = d.placeInside(trees[s.inside], list[s.inside], s, tree)
-		}
-		if err != nil {
-			return fmt.Errorf("mount %s of the machine: %w", s.destination, err)
-		}
 	}
-	return nil
+	return d.stage.Do(func() error {
+		for i, s := range list {
+			var err error
+			if s.inside < 0 {
+				err = place(trees[i], m.dirs.mounted(d.spec.Machine, s.name))
+			} else {
+				err = placeInside(trees[s.inside], list[s.inside], s, trees[i], int(d.base))
+			}
+			if err != nil {
+				return fmt.Errorf("mount %s of the machine: %w", s.destination, err)
+			}
+		}
+		return nil
+	})
 }
 
 // makeMountPoints makes them in a root that is only this machine's.
@@ -172,29 +177,27 @@ func nameUnmappable(path string, err error) error {
 }
 
 // placeInside mounts a tree in that of another one, which is mounted already.
-func (d *draft) placeInside(top *os.File, outer, s shown, tree *os.File) error {
+func placeInside(top *os.File, outer, s shown, tree *os.File, owner int) error {
 	name := strings.TrimPrefix(s.destination, strings.TrimSuffix(outer.destination, "/")+"/")
 	info, err := tree.Stat()
 	if err != nil {
 		return err
 	}
+	at, err := makePointBeneath(top, name, info.IsDir(), owner)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	point, err := at.Stat()
+	if err != nil {
+		return err
+	}
 	// What covers itself, as the log directory in the shared one, has to do that.
 	self := s.bind != nil && outer.bind != nil && s.bind.Source == filepath.Join(outer.bind.Source, name)
-	return d.stage.Do(func() error {
-		at, err := makePointBeneath(top, name, info.IsDir(), int(d.base))
-		if err != nil {
-			return err
-		}
-		defer at.Close()
-		point, err := at.Stat()
-		if err != nil {
-			return err
-		}
-		if self && !os.SameFile(point, info) {
-			return fmt.Errorf("%s has been exchanged for something else", s.bind.Source)
-		}
-		return mounts.Attach(tree, at)
-	})
+	if self && !os.SameFile(point, info) {
+		return fmt.Errorf("%s has been exchanged for something else", s.bind.Source)
+	}
+	return mounts.Attach(tree, at)
 }
 
 // makePointBeneath opens a mount point, which it makes of the machine's root if it is

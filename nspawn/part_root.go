@@ -38,7 +38,7 @@ func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
 	}
 	defer tree.Close()
 	root := m.dirs.root(d.spec.Machine)
-	if err := d.place(tree, root); err != nil {
+	if err := d.stage.Do(func() error { return place(tree, root) }); err != nil {
 		return err
 	}
 	if d.disk != "" {
@@ -89,7 +89,7 @@ func (m *Manager) makeRootInPlace(d *draft) error {
 		return err
 	}
 	defer tree.Close()
-	return d.place(tree, m.dirs.root(d.spec.Machine))
+	return d.stage.Do(func() error { return place(tree, m.dirs.root(d.spec.Machine)) })
 }
 
 // openLayer returns a directory of the host as a detached mount, without what is

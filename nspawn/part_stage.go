@@ -2,6 +2,7 @@ package nspawn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,32 +13,47 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// makeStage makes the mount namespace that nspawn will run in.
-func (m *Manager) makeStage(_ context.Context, d *draft) (err error) {
+// newStage makes the mount namespace that nspawn will run in. It knows no machine yet.
+func (m *Manager) newStage() (*stage.Stage, error) {
 	// The mount point is on the host, below a mount that is read-only in the stage.
 	if err := os.MkdirAll("/run/systemd/nspawn", 0o755); err != nil {
-		return fmt.Errorf("make the directory of systemd-nspawn: %w", err)
+		return nil, fmt.Errorf("make the directory of systemd-nspawn: %w", err)
 	}
 	if err := m.preparePins(); err != nil {
-		return err
+		return nil, err
 	}
-	if d.stage, err = stage.New(m.dirs.machine(d.spec.Machine), m.dirs.pin(d.spec.Machine)); err != nil {
+	return stage.New(m.dirs.pins())
+}
+
+// makeStage makes the stage the machine's.
+func (m *Manager) makeStage(_ context.Context, d *draft) error {
+	name := d.spec.Machine
+	if err := d.stage.Pin(m.dirs.machine(name), m.dirs.pin(name)); err != nil {
 		return err
 	}
 	shim, err := m.shimFor(d)
 	if err != nil {
 		return err
 	}
-	if err := d.placeCopy(shim, m.dirs.mounted(d.spec.Machine, shimMount)); err != nil {
-		return err
-	}
+	ours := []struct{ path, mount string }{{shim, shimMount}, {m.dirs.gate(name), gateMount}}
 	for _, file := range d.names.Files() {
-		path := m.dirs.named(d.spec.Machine, file.Path)
-		if err := d.placeCopy(path, m.dirs.mounted(d.spec.Machine, filepath.Join(namesMount, filepath.Base(path)))); err != nil {
+		path := m.dirs.named(name, file.Path)
+		ours = append(ours, struct{ path, mount string }{path, filepath.Join(namesMount, filepath.Base(path))})
+	}
+	trees := make([]*os.File, len(ours))
+	for i, one := range ours {
+		if trees[i], err = copyOf(one.path); err != nil {
 			return err
 		}
+		defer trees[i].Close()
 	}
-	return d.placeCopy(m.dirs.gate(d.spec.Machine), m.dirs.mounted(d.spec.Machine, gateMount))
+	return d.stage.Do(func() error {
+		var errs []error
+		for i, one := range ours {
+			errs = append(errs, place(trees[i], m.dirs.mounted(name, one.mount)))
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // shimFor returns the program that the machine begins with. The root of a machine
@@ -65,46 +81,39 @@ const (
 	namesMount = "names"
 )
 
-// placeCopy mounts in the stage what is at a path of ours.
-func (d *draft) placeCopy(from, path string) error {
-	file, err := mounts.Open(from, "")
+// copyOf returns what is at a path of ours as a detached mount.
+func copyOf(path string) (*os.File, error) {
+	file, err := mounts.Open(path, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer file.Close()
-	tree, err := mounts.Copy(file)
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	return d.place(tree, path)
+	return mounts.Copy(file)
 }
 
-// place mounts a detached tree in the stage, where nspawn finds it.
-func (d *draft) place(tree *os.File, path string) error {
+// place mounts a detached tree where nspawn finds it, in the stage that this thread is in.
+func place(tree *os.File, path string) error {
 	info, err := tree.Stat()
 	if err != nil {
 		return err
 	}
-	return d.stage.Do(func() error {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if info.IsDir() {
-			err = os.Mkdir(path, 0o755)
-		} else {
-			err = os.WriteFile(path, nil, 0o644)
-		}
-		if err != nil {
-			return err
-		}
-		at, err := mounts.Open(path, "")
-		if err != nil {
-			return err
-		}
-		defer at.Close()
-		return mounts.Attach(tree, at)
-	})
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if info.IsDir() {
+		err = os.Mkdir(path, 0o755)
+	} else {
+		err = os.WriteFile(path, nil, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	at, err := mounts.Open(path, "")
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	return mounts.Attach(tree, at)
 }
 
 // makeSeal comes last: nothing can be mounted any more.

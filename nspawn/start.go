@@ -12,6 +12,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -41,13 +42,18 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 	}
 	defer lock.Close()
 	var (
-		tool    tool
-		toolErr error
-		looking sync.WaitGroup
+		tool              tool
+		stage             *stage.Stage
+		toolErr, stageErr error
+		looking           sync.WaitGroup
 	)
 	looking.Go(func() { tool, toolErr = m.lookTool(ctx) })
+	looking.Go(func() { stage, stageErr = m.newStage() })
 	err = m.remove(ctx, s.Machine)
 	looking.Wait()
+	if stage != nil {
+		defer stage.Close()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("clear what an earlier start left: %w", err)
 	}
@@ -58,10 +64,10 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 			err = errors.Join(err, m.remove(undo, s.Machine))
 		}
 	}()
-	if toolErr != nil {
-		return nil, toolErr
+	if err := errors.Join(toolErr, stageErr); err != nil {
+		return nil, err
 	}
-	d, err := m.prepare(ctx, s, tool, notice)
+	d, err := m.prepare(ctx, s, tool, stage, notice)
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,6 @@ var procReadOnly = []string{"sys", "irq", "bus", "sysrq-trigger"}
 
 // set is what of the host a stage shows, as it was when the stage was made.
 type set struct {
-	own   *os.File   // the machine's own directory
 	proc  []*os.File // twice
 	trees []tree
 	links map[string]string // targets by the name of the link, relative to the root
@@ -56,10 +55,7 @@ type tree struct {
 }
 
 // gather opens all of it, on the host. The caller closes it, also after an error.
-func gather(dir string) (s set, err error) {
-	if s.own, err = copyOf(shown{path: dir}); err != nil {
-		return s, err
-	}
+func gather() (s set, err error) {
 	proc, err := mounts.Open("/proc", "")
 	if err != nil {
 		return s, err
@@ -99,7 +95,6 @@ func gather(dir string) (s set, err error) {
 }
 
 func (s set) close() {
-	s.own.Close()
 	for _, file := range s.proc {
 		file.Close()
 	}
@@ -109,7 +104,7 @@ func (s set) close() {
 }
 
 // build makes the root of the namespace that this thread is in, and goes there.
-func (s set) build(dir string) error {
+func (s set) build() error {
 	if err := unix.Mount("tmpfs", "/"+buildDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m,nr_inodes=4096"); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
@@ -129,17 +124,21 @@ func (s set) build(dir string) error {
 	if err := s.showProc(); err != nil {
 		return err
 	}
-	if err := attach(s.own, relative(dir)); err != nil {
+	if err := mountTmpfs("tmp", "mode=1777"); err != nil {
 		return err
 	}
-	for path, mode := range map[string]string{
-		"tmp": "mode=1777", "run/systemd/nspawn": "mode=0755", filepath.Join(relative(dir), attachDir): "mode=0755,nr_inodes=65536",
-	} {
-		if err := mountTmpfs(path, mode); err != nil {
-			return err
-		}
+	if err := mountTmpfs("run/systemd/nspawn", "mode=0755"); err != nil {
+		return err
 	}
 	return enterRoot()
+}
+
+// showMachine shows the machine's own directory in the namespace that this thread is in.
+func showMachine(own *os.File, dir string) error {
+	if err := attach(own, dir); err != nil {
+		return err
+	}
+	return mountTmpfs(filepath.Join(dir, attachDir), "mode=0755,nr_inodes=65536")
 }
 
 func mountTmpfs(path, options string) error {
@@ -147,7 +146,7 @@ func mountTmpfs(path, options string) error {
 		return err
 	}
 	if err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return fmt.Errorf("mount tmpfs at /%s: %w", path, err)
+		return fmt.Errorf("mount tmpfs at /%s: %w", relative(path), err)
 	}
 	return nil
 }
@@ -169,7 +168,7 @@ func copyOf(part shown) (*os.File, error) {
 	return tree, err
 }
 
-// attach mounts a directory at a path of the new root, which is made.
+// attach mounts a directory at a path, which is made.
 func attach(tree *os.File, path string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err

@@ -1,9 +1,12 @@
 package stage
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -63,22 +66,60 @@ func PrepareDir(dir string) error {
 // mounts of the host whenever it changes: at each start and each removal, before it
 // does anything else. A stage begins as a copy of the keeper, so it costs the same
 // however much is mounted on the host.
+//
+// The keeper is the one of the lowest number of those made on each CPU: what is made on
+// any of them later can be mounted there, see numberOf.
 func makeKeeper(dir, file string) error {
-	return onAnyCPU(func(cpu int) error {
-		t := newThread()
-		defer t.end()
-		err := t.do(func() error {
-			if err := unshare(cpu); err != nil {
-				return err
-			}
-			return moveTo(dir)
-		})
+	cpus, err := ownCPUs()
+	if err != nil {
+		return err
+	}
+	var made []candidate
+	for _, cpu := range cpus {
+		c, err := newCandidate(cpu)
 		if err != nil {
 			return err
 		}
+		defer c.close()
+		made = append(made, c)
+	}
+	slices.SortStableFunc(made, func(a, b candidate) int { return cmp.Compare(numberOf(a.namespace), numberOf(b.namespace)) })
+	for _, c := range made {
+		if err := c.thread.do(func() error { return moveTo(dir) }); err != nil {
+			return err
+		}
 		// Last, when it is complete: a file that pins it is taken for one that does.
-		return unix.Mount(t.namespace(), file, "", unix.MS_BIND, "")
-	})
+		// The host's own number may be higher: it may be a container.
+		err = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", c.namespace.Fd()), file, "", unix.MS_BIND, "")
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	return err
+}
+
+// candidate is a mount namespace, with a thread in it, that may become the keeper.
+type candidate struct {
+	thread    *thread
+	namespace *os.File
+}
+
+func newCandidate(cpu int) (c candidate, err error) {
+	if c.thread, err = newThread(); err != nil {
+		return c, err
+	}
+	if err = c.thread.do(func() error { return unshareOn(cpu) }); err == nil {
+		c.namespace, err = c.thread.namespace()
+	}
+	if err != nil {
+		c.thread.end()
+	}
+	return c, err
+}
+
+func (c candidate) close() {
+	c.namespace.Close()
+	c.thread.end()
 }
 
 // moveTo makes a mount point the root of the namespace that this thread is in, with

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,12 +28,13 @@ func newPins(t *testing.T) string {
 	return pins
 }
 
-func newStage(t *testing.T, pin string) *Stage {
+func mustNew(t *testing.T, pin string) *Stage {
 	t.Helper()
 	dir := t.TempDir()
 	must.NoError(t, os.Mkdir(dir+"/mounts", 0o700))
-	s, err := New(dir, pin)
+	s, err := New(filepath.Dir(pin))
 	must.NoError(t, err)
+	must.NoError(t, s.Pin(dir, pin))
 	return s
 }
 
@@ -49,7 +51,7 @@ func TestHostPin(t *testing.T) {
 	before := mountTable(t)
 	for range 20 {
 		pin := pins + "/one"
-		s := newStage(t, pin)
+		s := mustNew(t, pin)
 		must.NoError(t, s.Seal())
 		must.EqOp(t, before, mountTable(t))
 		s.Close()
@@ -65,10 +67,13 @@ func TestHostCopyOfTheKeeper(t *testing.T) {
 	keeper, err := os.Open(KeeperOf(pins + "/any"))
 	must.NoError(t, err)
 	defer keeper.Close()
-	thread := newThread()
+	thread, err := newThread()
+	must.NoError(t, err)
 	defer thread.end()
 	must.NoError(t, thread.do(func() error { return enter(keeper) }))
-	table, err := os.ReadFile(strings.TrimSuffix(thread.namespace(), "ns/mnt") + "mountinfo")
+	own, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", thread.namespaces.Fd()))
+	must.NoError(t, err)
+	table, err := os.ReadFile(filepath.Join(filepath.Dir(own), "mountinfo"))
 	must.NoError(t, err)
 	must.EqOp(t, 1, strings.Count(string(table), "\n"), must.Sprint(string(table)))
 }
@@ -77,7 +82,7 @@ func TestHostCopyOfTheKeeper(t *testing.T) {
 // with the pin.
 func TestHostUnpin(t *testing.T) {
 	pin := newPins(t) + "/one"
-	s := newStage(t, pin)
+	s := mustNew(t, pin)
 	must.NoError(t, s.Do(func() error { return unix.Mount("tmpfs", "/tmp", "tmpfs", 0, "") }))
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	must.NoError(t, err)
@@ -87,7 +92,8 @@ func TestHostUnpin(t *testing.T) {
 		return err
 	}))
 	s.Close()
-	again := newThread()
+	again, err := newThread()
+	must.NoError(t, err)
 	must.NoError(t, again.do(func() error {
 		for _, namespace := range []string{KeeperOf(pin), "/one"} {
 			file, err := os.Open(namespace)

@@ -24,79 +24,121 @@ import (
 )
 
 // Stage is a mount namespace with a thread of ours in it, until Close.
-type Stage struct{ thread *thread }
+type Stage struct {
+	thread *thread
+	keeper *os.File
+}
 
-// New makes a stage for a machine, pinned by a file in a directory that was prepared, see
-// PrepareDir. The machine's own directory is seen in it at its own path, read-only, but
-// for its sub-directory mounts, which is a place to attach to.
-func New(dir, pin string) (*Stage, error) {
-	s := &Stage{thread: newThread()}
-	if err := s.make(dir, pin); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("make the machine's mount namespace: %w", errors.Join(err, Unpin(pin)))
+// New makes a stage that shows no machine yet. Pins is a directory that was prepared, see
+// PrepareDir.
+func New(pins string) (*Stage, error) {
+	s, err := newStage(filepath.Join(pins, keeperName))
+	if err != nil {
+		return nil, fmt.Errorf("make a mount namespace: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Stage) make(dir, pin string) error {
-	set, err := gather(dir)
+func newStage(file string) (*Stage, error) {
+	set, err := gather()
 	defer set.close()
+	if err != nil {
+		return nil, err
+	}
+	keeper, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	thread, err := newThread()
+	if err != nil {
+		keeper.Close()
+		return nil, err
+	}
+	s := &Stage{thread: thread, keeper: keeper}
+	err = s.Do(func() error {
+		if err := s.copyKeeper(); err != nil {
+			return err
+		}
+		return set.build()
+	})
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// copyKeeper moves this thread to a copy of the keeper that can be mounted in the keeper.
+func (s *Stage) copyKeeper() error {
+	if err := enter(s.keeper); err != nil {
+		return err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	lowest := numberOf(s.keeper)
+	if number, err := s.number(); err != nil || number >= lowest {
+		return err
+	}
+	cpus, err := ownCPUs()
 	if err != nil {
 		return err
 	}
-	if err := s.pin(pin); err != nil {
-		return err
+	for _, cpu := range cpus {
+		if err := unshareOn(cpu); err != nil {
+			return err
+		}
+		if number, err := s.number(); err != nil || number >= lowest {
+			return err
+		}
 	}
-	return s.Do(func() error { return set.build(dir) })
+	return errors.New("it is numbered before the one that is to keep it, on each CPU that this process may run on")
 }
 
-// Do does work in the namespace.
-func (s *Stage) Do(work func() error) error { return s.thread.do(work) }
+func (s *Stage) number() (uint64, error) {
+	namespace, err := s.thread.namespace()
+	if err != nil {
+		return 0, err
+	}
+	defer namespace.Close()
+	return numberOf(namespace), nil
+}
 
-// Close ends the thread.
-func (s *Stage) Close() { s.thread.end() }
-
-// Seal makes the root of the namespace read-only, when all is attached.
-func (s *Stage) Seal() error {
-	if err := s.Do(seal); err != nil {
-		return fmt.Errorf("make the root of the machine's mount namespace read-only: %w", err)
+// Pin shows a machine's own directory at its own path, read-only, but for its
+// sub-directory mounts, which is a place to attach to. From then on the stage lives as
+// long as the file, which is in the directory of pins.
+func (s *Stage) Pin(dir, file string) error {
+	if err := s.pin(dir, file); err != nil {
+		return fmt.Errorf("make the mount namespace of %s: %w", filepath.Base(dir), errors.Join(err, Unpin(file)))
 	}
 	return nil
 }
 
-// pin makes the namespace, a copy of the keeper, and mounts it in that at a file.
-func (s *Stage) pin(path string) error {
-	keeper, err := os.Open(KeeperOf(path))
+func (s *Stage) pin(dir, file string) error {
+	own, err := copyOf(shown{path: dir})
 	if err != nil {
 		return err
 	}
-	defer keeper.Close()
-	pin, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY|unix.O_CLOEXEC, 0o600)
+	defer own.Close()
+	pin, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	pin.Close()
-	err = onAnyCPU(func(cpu int) error {
-		err := s.Do(func() error {
-			if err := enter(keeper); err != nil {
-				return fmt.Errorf("enter the keeper: %w", err)
-			}
-			return unshare(cpu)
-		})
-		if err != nil {
+	return s.Do(func() error {
+		if err := showMachine(own, dir); err != nil {
 			return err
 		}
-		return s.mountIn(keeper, filepath.Base(path))
+		if err := s.mountAt(filepath.Base(file)); err != nil {
+			return fmt.Errorf("pin it at %s: %w", file, err)
+		}
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("pin it at %s: %w", path, err)
-	}
-	return nil
 }
 
-// mountIn mounts the namespace at a file of the keeper.
-func (s *Stage) mountIn(keeper *os.File, name string) error {
-	namespace, err := os.Open(s.thread.namespace())
+// mountAt mounts the namespace, which this thread is in, at a file of the keeper.
+func (s *Stage) mountAt(name string) error {
+	namespace, err := s.thread.namespace()
 	if err != nil {
 		return err
 	}
@@ -107,20 +149,35 @@ func (s *Stage) mountIn(keeper *os.File, name string) error {
 	}
 	tree := os.NewFile(uintptr(fd), namespace.Name())
 	defer tree.Close()
-	return s.Do(func() error {
-		if err := enter(keeper); err != nil {
-			return err
-		}
-		at, err := mounts.Open("/"+name, "")
-		if err != nil {
-			return err
-		}
-		defer at.Close()
-		if err := mounts.Attach(tree, at); err != nil {
-			return err
-		}
-		return enter(namespace)
-	})
+	if err := enter(s.keeper); err != nil {
+		return err
+	}
+	at, err := mounts.Open("/"+name, "")
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if err := mounts.Attach(tree, at); err != nil {
+		return err
+	}
+	return enter(namespace)
+}
+
+// Do does work in the namespace.
+func (s *Stage) Do(work func() error) error { return s.thread.do(work) }
+
+// Close ends the thread.
+func (s *Stage) Close() {
+	s.thread.end()
+	s.keeper.Close()
+}
+
+// Seal makes the root of the namespace read-only, when all is attached.
+func (s *Stage) Seal() error {
+	if err := s.Do(seal); err != nil {
+		return fmt.Errorf("make the root of the machine's mount namespace read-only: %w", err)
+	}
+	return nil
 }
 
 // Unpin lets go of a namespace, and of all that is mounted in it once nobody is in it.
