@@ -122,6 +122,9 @@ const readerTimeout = 5 * time.Second
 // awaitReader opens a FIFO for writing, which waits for its reader: without one,
 // the task would block after 64 KiB of output.
 func awaitReader(fifo *os.File) (*os.File, error) {
+	if file, err := reopen(fifo, unix.O_WRONLY|unix.O_NONBLOCK); !errors.Is(err, unix.ENXIO) {
+		return file, err // as nearly always, the reader is there
+	}
 	type result struct {
 		file *os.File
 		err  error
