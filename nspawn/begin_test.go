@@ -165,3 +165,18 @@ func TestIdentity(t *testing.T) {
 	must.NoError(t, err)
 	must.StrHasPrefix(t, fmt.Sprintf("%d ", os.Getpid()), identity)
 }
+
+// The payload has no variable that is meant for the shim, and has the job's of that name.
+func TestHostShimKeepsItsVariable(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		for want, environment := range map[string]map[string]string{"none\n": nil, "3\n": {"GOMAXPROCS": "3"}} {
+			spec := newMachine(t, m, "echo ${GOMAXPROCS-none}")
+			spec.Mode, spec.Environment = mode, environment
+			out := mustStart(t, m, spec)
+			must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+			must.NoError(t, m.Remove(t.Context(), spec.Machine))
+			must.EqOp(t, want, <-out.stdout)
+		}
+	}
+}

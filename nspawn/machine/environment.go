@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -28,6 +29,7 @@ func environmentProperties(s Spec, h Host) []systemd.Property {
 			// nspawn's own messages belong into the journal of the unit, not
 			// between the lines of the payload.
 			"SYSTEMD_LOG_TARGET=journal",
+			inside.OneCPU, // for the launcher
 		}, s.Root.variables(), s.Isolation.variables())),
 	}
 }

@@ -88,7 +88,7 @@ func Argv(s Spec, h Host) []string {
 		addressFamilyArgs(h),
 		s.Network.args(s.Mode),
 		bindArgs(s, h),
-		[]string{"--", inside.ShimPath, inside.GateArg},
+		[]string{"--setenv=" + inside.OneCPU, "--", inside.ShimPath, inside.GateArg},
 	)
 }
 

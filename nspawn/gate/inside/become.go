@@ -42,14 +42,14 @@ func (todo *Instructions) become() *Failure {
 	if err := os.Chdir(dir); err != nil {
 		return refuse("change to the working directory as user %q: %v", todo.User, err)
 	}
-	env := who.Environment(merge(without(os.Environ(), "HOME", "USER", "LOGNAME"), todo.Env))
+	env := who.Environment(merge(without(os.Environ(), "HOME", "USER", "LOGNAME", cpusVariable), todo.Env))
 	files := candidates(todo.Argv[0], env)
 	return explain(todo.Argv[0], files, execute(files, todo.Argv, env), env)
 }
 
 // becomeInit: the first argument of an init is its path.
 func (todo *Instructions) becomeInit() *Failure {
-	env := merge(os.Environ(), todo.Env)
+	env := merge(without(os.Environ(), cpusVariable), todo.Env)
 	errno := unix.ENOENT
 	for _, file := range inits {
 		argv := append([]string{file}, todo.Argv...)

@@ -12,6 +12,13 @@ const Socket = "socket"
 // GateArg is the first argument with which the program has to call [Main].
 const GateArg = "gate"
 
+// Go's runtime starts sooner on one CPU, and the programs that lead to a payload need no
+// more. The shim keeps the variable to itself.
+const (
+	cpusVariable = "GOMAXPROCS"
+	OneCPU       = cpusVariable + "=1"
+)
+
 // The shim and the plugin each send one JSON value: [Hello], then [Instructions]. The
 // shim answers with a [Failure], or with the end of the connection, which execve(2)
 // closes. A guest that reboots may run an older shim than the plugin's own: fields may
