@@ -22,7 +22,7 @@ func (m *Manager) lookTool(ctx context.Context) (tool, error) {
 	if err != nil {
 		return tool{}, err
 	}
-	release, err := m.bus.Version(ctx)
+	release, err := m.bus.KnownVersion(ctx)
 	if err != nil {
 		return tool{}, err
 	}

@@ -367,3 +367,25 @@ func BenchmarkUnit(b *testing.B) {
 		must.NoError(b, err)
 	}
 }
+
+// Systemd is asked for its version again when it comes back to the bus, perhaps as another.
+func TestKnownVersion(t *testing.T) {
+	fake := systemdtest.New(t)
+	conn := fake.Conn()
+	known := func() string {
+		version, err := conn.KnownVersion(t.Context())
+		must.NoError(t, err)
+		return version
+	}
+	must.EqOp(t, systemdtest.Version, known())
+	fake.SetVersion("300")
+	must.EqOp(t, systemdtest.Version, known())
+	fake.Reexec()
+	for begin := time.Now(); known() != "300"; {
+		must.Less(t, 10*time.Second, time.Since(begin))
+	}
+	fake.SetVersion("301")
+	fake.StopBus()
+	fake.StartBus()
+	must.EqOp(t, "301", known())
+}

@@ -13,6 +13,26 @@ func (c *Conn) Version(ctx context.Context) (string, error) {
 	return c.managerProperty(ctx, "Version")
 }
 
+// KnownVersion is Version, and asks only once while systemd keeps its name on the bus: with
+// another version it would have to take it anew.
+func (c *Conn) KnownVersion(ctx context.Context) (string, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return "", err
+	}
+	arrived := s.arrival()
+	if version, ok := s.versions.Load(arrived); ok {
+		return version.(string), nil
+	}
+	version, err := c.Version(ctx)
+	if err != nil {
+		return "", err
+	}
+	s.versions.Clear()
+	s.versions.Store(arrived, version)
+	return version, nil
+}
+
 // Features returns what systemd was built with, such as "+PAM +AUDIT -SELINUX".
 func (c *Conn) Features(ctx context.Context) (string, error) {
 	return c.managerProperty(ctx, "Features")

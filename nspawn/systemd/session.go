@@ -31,6 +31,8 @@ type session struct {
 	jobs     map[*waiter]struct{}
 	watchers map[dbus.ObjectPath]map[chan<- struct{}]struct{}
 
+	versions sync.Map // systemd's version by arrived; see Conn.KnownVersion
+
 	wideMu sync.Mutex
 	wide   bool // the rule for all units was added
 }

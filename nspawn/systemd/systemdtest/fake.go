@@ -24,6 +24,7 @@ type Fake struct {
 
 	mu          sync.Mutex
 	conn        *dbus.Conn // nil while off the bus
+	version     string
 	subscribers map[dbus.Sender]bool
 	units       map[string]*unit
 	machines    map[string]systemd.Machine
@@ -51,6 +52,7 @@ func New(t testing.TB) *Fake {
 		hold:     make(chan struct{}),
 		ended:    make(chan struct{}),
 		lastPID:  1000,
+		version:  Version,
 	}
 	close(f.hold)
 	f.Join()
@@ -96,7 +98,7 @@ func (f *Fake) Join() {
 	conn, err := dbus.Connect(f.Address())
 	must.NoError(f.t, err)
 	must.NoError(f.t, conn.Export(manager{f}, systemdPath, managerIface))
-	must.NoError(f.t, conn.Export(managerProperties{}, systemdPath, propertyIface))
+	must.NoError(f.t, conn.Export(managerProperties{f}, systemdPath, propertyIface))
 	must.NoError(f.t, conn.ExportSubtree(unitProperties{f}, unitPrefix, propertyIface))
 	must.NoError(f.t, conn.Export(machined{f}, machinePath, machinedIface))
 	must.NoError(f.t, conn.ExportSubtree(machineProperties{f}, machinePath, propertyIface))
@@ -110,6 +112,13 @@ func (f *Fake) Join() {
 		must.NoError(f.t, err)
 		must.Eq(f.t, dbus.RequestNameReplyPrimaryOwner, reply)
 	}
+}
+
+// SetVersion lets systemd have another version from now on.
+func (f *Fake) SetVersion(version string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.version = version
 }
 
 // Reexec does what "systemctl daemon-reexec" does: systemd leaves the bus for a

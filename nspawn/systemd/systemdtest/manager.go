@@ -209,12 +209,14 @@ func (m manager) ListUnitsByPatterns(states, patterns []string) ([]sd.UnitStatus
 }
 
 // managerProperties has the properties of org.freedesktop.systemd1.Manager.
-type managerProperties struct{}
+type managerProperties struct{ *Fake }
 
-func (managerProperties) Get(iface, name string) (dbus.Variant, *dbus.Error) {
+func (m managerProperties) Get(iface, name string) (dbus.Variant, *dbus.Error) {
 	switch name {
 	case "Version":
-		return dbus.MakeVariant(Version), nil
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return dbus.MakeVariant(m.version), nil
 	case "Features":
 		return dbus.MakeVariant(Features), nil
 	}
