@@ -13,6 +13,8 @@
 //	start_cow_ratio    start_default by start_bare
 //	start_child_ratio, start_cow_child_ratio   both by start_child
 //	start_image_size_ratio   start_default of an image of 300 MB by one of 2 MB
+//	start_mounts       start_default with 400 more mounts on the host
+//	start_mounts_ratio   that by start_default
 //	start_…_call       until StartTask has returned
 //	exec_nsenter       `nsenter --all true`, which confines nothing
 //	exec_task, exec_streaming   `true` through the plugin

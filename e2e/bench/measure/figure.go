@@ -19,7 +19,7 @@ func target(name string) (most float64, ok bool) {
 	switch name {
 	case "start_ratio", "start_cow_ratio":
 		return 1.25, true
-	case "start_image_size_ratio":
+	case "start_image_size_ratio", "start_mounts_ratio":
 		return 1.15, true
 	case "pull_parallel_downloads", "unpack_ratio":
 		return 1, true

@@ -65,7 +65,7 @@ func measureInHost(ctx context.Context, opts options, r *report) error {
 	}
 	defer p.client.Kill()
 	for _, measurement := range []func(context.Context, *plugin, options, *report) error{
-		measureIdle, measureStarts, measureExec, measureMany, measurePulls,
+		measureIdle, measureStarts, measureMounts, measureExec, measureMany, measurePulls,
 	} {
 		if err := measurement(ctx, p, opts, r); err != nil {
 			return err
