@@ -146,9 +146,13 @@ func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec nspawn.Spec) {
 // plugin is killed in the middle of a start, Nomad makes the same call to the next
 // one, and the task must not run twice.
 func (d *Driver) startedBefore(cfg *drivers.TaskConfig) (bool, error) {
+	machine := nspawn.MachineName(cfg.AllocID, cfg.Name)
+	if !d.machines.Exists(machine) {
+		return false, nil
+	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
-	record, err := d.machines.Record(ctx, nspawn.MachineName(cfg.AllocID, cfg.Name))
+	record, err := d.machines.Record(ctx, machine)
 	if errors.Is(err, nspawn.ErrLost) {
 		return false, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -58,6 +59,22 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
 	return nil
+}
+
+// clear removes what an earlier start left. The machine's directory is the first thing of
+// it that is made, and the last that is removed: where there is none, there is no unit,
+// and systemd need not be asked.
+func (m *Manager) clear(ctx context.Context, machine string) error {
+	if !m.Exists(machine) {
+		return m.removeParts(ctx, machine)
+	}
+	return m.remove(ctx, machine)
+}
+
+// Exists reports whether a machine is there, or a start or a removal of it was interrupted.
+func (m *Manager) Exists(machine string) bool {
+	_, err := os.Lstat(m.dirs.machine(machine))
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.UnitState) error {

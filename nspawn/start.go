@@ -49,7 +49,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 	)
 	looking.Go(func() { tool, toolErr = m.lookTool(ctx) })
 	looking.Go(func() { stage, stageErr = m.newStage() })
-	err = m.remove(ctx, s.Machine)
+	err = m.clear(ctx, s.Machine)
 	looking.Wait()
 	if stage != nil {
 		defer stage.Close()

@@ -1,0 +1,25 @@
+package nspawn
+
+import (
+	"os"
+	"testing"
+
+	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/systemd"
+)
+
+// A start takes a machine without a directory for one that is not there. Where somebody
+// has removed only that, the start fails, and the next one succeeds.
+func TestHostUnitWithoutDirectory(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "exec sleep 1000")
+	mustStart(t, m, spec)
+	must.True(t, m.Exists(spec.Machine))
+	must.NoError(t, os.RemoveAll(m.dirs.machine(spec.Machine)))
+	must.False(t, m.Exists(spec.Machine))
+	_, err := start(t, m, spec)
+	must.ErrorIs(t, err, systemd.ErrUnitExists)
+	must.Eq(t, nil, traces(t, m, spec.Machine))
+	mustStart(t, m, spec)
+}
