@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -36,16 +37,26 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	h := newHandle(handle.Config, state)
 	ctx, cancel := context.WithTimeout(d.ctx, recoverTimeout)
 	defer cancel()
-	_, err := d.machines.Status(ctx, h.machine)
-	if errors.Is(err, nspawn.ErrLost) {
+	status, err := d.machines.Status(ctx, h.machine)
+	if errors.Is(err, nspawn.ErrLost) || d.isAnothers(ctx, h) {
 		return d.recoverRemoved(handle.Config, state)
 	}
 	if err != nil {
 		d.logger.Warn("recover task: it is taken to run until the bus tells", "task_id", handle.Config.ID, "error", err)
 	}
-	d.reconnect(ctx, h)
+	if status.Exit == nil {
+		d.reconnect(ctx, h)
+	}
 	d.watch(h, d.machines.Follow(h.machine, state.Mode, state.begin()))
 	return nil
+}
+
+// isAnothers reports whether the machine is one of a later start of the task: an agent
+// that dies in the middle of a start only knows the one before.
+func (d *Driver) isAnothers(ctx context.Context, h *taskHandle) bool {
+	record, err := d.machines.Record(ctx, h.machine)
+	id := record.Fields[job.TaskIDField]
+	return err == nil && id != "" && id != h.config.ID
 }
 
 // recoverRemoved recovers a task whose machine is gone. An agent that dies after

@@ -84,7 +84,11 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err := handle.SetDriverState(&state); err != nil {
 		d.logger.Error("record the network of a task", "task_id", cfg.ID, "error", err)
 	}
-	d.watch(newHandle(cfg, state), follower)
+	h := newHandle(cfg, state)
+	if ours {
+		d.reconnect(ctx, h)
+	}
+	d.watch(h, follower)
 	return handle, network.result(task), nil
 }
 

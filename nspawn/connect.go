@@ -153,5 +153,5 @@ func (m *Manager) Connection(ctx context.Context, s Spec) (links.Connection, err
 		return links.Connection{}, err
 	}
 	defer namespace.Close()
-	return links.Find(namespace, s.Link())
+	return m.networks.Find(namespace, m.networkOf(s))
 }

@@ -1,6 +1,8 @@
 package job
 
 import (
+	"errors"
+
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
@@ -36,6 +38,9 @@ func (c TaskConfig) applyNames(in Input, spec *machine.Spec) error {
 		spec.Hostname = isolation.HostsConfig.Hostname
 	}
 	if !namesAreOurs(spec) || isShown(spec, machine.HostsFile) {
+		if len(c.ExtraHosts) > 0 {
+			return errors.New("extra_hosts: /etc/hosts is not the driver's to write, as the job binds another or runs an image in place that is read-only")
+		}
 		return nil
 	}
 	hosts := names.Hosts{Hostname: spec.Hostname}

@@ -57,7 +57,10 @@ func (c TaskConfig) applyPorts(in Input, network *machine.Network) error {
 	case network.Kind != links.Veth && network.Kind != links.Zone && network.Kind != links.Bridge:
 		found.refuse("ports: the host does not reach a machine by network_%s, which has an address of its own: use that", network.Kind)
 	}
+	seen := map[string]bool{}
 	for _, option := range list {
+		found.unless(!seen[option.label] || len(c.PortMap) > 0, "%s: %q stands here twice", option.at, option.label)
+		seen[option.label] = true
 		mapping, err := newMapping(in, option)
 		if err != nil {
 			found.refuse("%s: %w", option.at, err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
@@ -25,17 +27,17 @@ func (h *Host) Reserve(machine string, mappings []ports.Mapping) error {
 	if h == nil || len(mappings) == 0 {
 		return nil
 	}
+	if err := h.release(machine); err != nil {
+		return err
+	}
 	reservation, err := ports.Reserve(mappings)
 	if err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if old := h.reserved[machine]; old != nil {
-		err = old.Close()
-	}
 	h.reserved[machine] = reservation
-	return err
+	return nil
 }
 
 // Connect connects a machine whose payload has not begun. It returns when the
@@ -45,6 +47,7 @@ func (h *Host) Connect(ctx context.Context, namespace *os.File, s Spec) (links.C
 	if err != nil {
 		return links.Connection{}, fmt.Errorf("connect machine %s: %w", s.Machine, err)
 	}
+	s.Taken = func(address netip.Addr) bool { return table.Has(address, s.Machine) }
 	c, err := host.Connect(ctx, namespace, s.Spec)
 	if err != nil {
 		return c, err
@@ -58,7 +61,28 @@ func (h *Host) Connect(ctx context.Context, namespace *os.File, s Spec) (links.C
 	if err := h.openFirewalls(ctx); err != nil {
 		c.Warning = errors.Join(c.Warning, fmt.Errorf("other firewalls of the host may drop packets of the machine: %w", err))
 	}
+	for _, finding := range h.Findings() {
+		c.Warning = errors.Join(c.Warning, errors.New(finding))
+	}
 	return c, nil
+}
+
+// Find returns the connection of a machine that runs and that another plugin has
+// connected. Its addresses are those that the other one has recorded: what it has by now
+// is its own to say.
+func (h *Host) Find(namespace *os.File, s Spec) (links.Connection, error) {
+	table, err := h.openTable()
+	if err != nil {
+		return links.Connection{}, err
+	}
+	c, err := links.Find(namespace, s.Spec)
+	recorded := table.Addresses(s.Machine)
+	for _, has := range []*netip.Prefix{&c.IPv4, &c.IPv6} {
+		if !slices.Contains(recorded, has.Addr()) {
+			*has = netip.Prefix{}
+		}
+	}
+	return c, err
 }
 
 // Restore gives a machine that runs what it has by the connection, as far as it is
@@ -128,9 +152,15 @@ func (h *Host) Remove(ctx context.Context, machine string) error {
 	if h == nil {
 		return nil
 	}
-	_, table, err := h.open()
-	if err != nil { // No machine has had anything here, on a host without nftables. Findings has the error.
-		return nil
+	if err := h.release(machine); err != nil {
+		return err
+	}
+	table, err := h.openTable()
+	if errors.Is(err, errNoTables) {
+		return nil // no machine has ever had anything
+	}
+	if err != nil {
+		return err
 	}
 	had, err := table.Remove(machine)
 	if err != nil {
@@ -143,19 +173,22 @@ func (h *Host) Remove(ctx context.Context, machine string) error {
 	if err != nil {
 		return err
 	}
-	h.mu.Lock()
-	reservation := h.reserved[machine]
-	delete(h.reserved, machine)
-	h.mu.Unlock()
-	if reservation != nil {
-		if err := reservation.Close(); err != nil {
-			return err
-		}
-	}
 	if !had {
 		return nil
 	}
 	return h.closeFirewalls(ctx, table)
+}
+
+// release gives the ports of a machine back.
+func (h *Host) release(machine string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	reservation := h.reserved[machine]
+	if reservation == nil {
+		return nil
+	}
+	delete(h.reserved, machine)
+	return reservation.Close()
 }
 
 // Owners returns the machines that have something.
@@ -163,9 +196,12 @@ func (h *Host) Owners() ([]string, error) {
 	if h == nil {
 		return nil, nil
 	}
-	_, table, err := h.open()
-	if err != nil {
+	table, err := h.openTable()
+	if errors.Is(err, errNoTables) {
 		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	forwarded, err := table.Owners()
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"nomad-driver-nspawn/nspawn/network/firewall"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
@@ -59,14 +61,45 @@ func (h *Host) open() (*links.Host, *ports.Table, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.table == nil {
+	if h.links == nil {
 		h.broken = h.make()
 	}
 	return h.links, h.table, h.broken
 }
 
+// openTable opens only the table, which tells what earlier plugins have made.
+func (h *Host) openTable() (*ports.Table, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.makeTable()
+	return h.table, err
+}
+
+// errNoTables says that the kernel of this host has no nftables.
+var errNoTables = errors.New("the kernel has no nftables")
+
+// makeTable is for the holder of mu.
+func (h *Host) makeTable() error {
+	if h.table != nil {
+		return nil
+	}
+	table, err := ports.Open()
+	for _, lacks := range []error{unix.EPROTONOSUPPORT, unix.EOPNOTSUPP, unix.EINVAL} {
+		if errors.Is(err, lacks) {
+			return fmt.Errorf("%w: %w", errNoTables, err)
+		}
+	}
+	if err == nil {
+		h.table = table
+	}
+	return err
+}
+
 // make is open for the holder of mu.
 func (h *Host) make() error {
+	if err := h.makeTable(); err != nil {
+		return err
+	}
 	pool, err := links.ChoosePool(h.pool)
 	if err != nil {
 		return err
@@ -82,11 +115,7 @@ func (h *Host) make() error {
 	if err := links.EnableForwarding(); err != nil && !errors.As(err, &h.router) {
 		return err
 	}
-	table, err := ports.Open()
-	if err != nil {
-		return err
-	}
-	h.links, h.table = made, table
+	h.links = made
 	return nil
 }
 
@@ -104,7 +133,12 @@ func (h *Host) openFirewalls(ctx context.Context) error {
 	return h.openLocked(ctx)
 }
 
+// firewallTimeout bounds the work of other programs, which may hang.
+const firewallTimeout = 3 * time.Second
+
 func (h *Host) openLocked(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
+	defer cancel()
 	h.findings, err = firewall.Open(ctx, prefixes)
 	h.opened = err == nil
 	return err
@@ -119,6 +153,8 @@ func (h *Host) closeFirewalls(ctx context.Context, table *ports.Table) error {
 		return err
 	}
 	h.opened, h.findings = false, nil
+	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
+	defer cancel()
 	return firewall.Close(ctx, prefixes)
 }
 
@@ -149,7 +185,7 @@ func (h *Host) Watch(ctx context.Context, notice func(repaired string, err error
 	var watches sync.WaitGroup
 	watches.Go(func() {
 		again(ctx, notice, func() error {
-			_, table, err := h.open()
+			table, err := h.openTable()
 			if err != nil {
 				return err
 			}
@@ -164,7 +200,7 @@ func (h *Host) Watch(ctx context.Context, notice func(repaired string, err error
 	})
 	watches.Go(func() {
 		again(ctx, notice, func() error {
-			_, table, err := h.open()
+			table, err := h.openTable()
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"github.com/vishvananda/netlink"
 )
 
 const (
@@ -43,7 +44,30 @@ func (h *Host) lease(ctx context.Context, container *space, s Spec, c Connection
 		return Connection{}, fmt.Errorf("get an address for %s by DHCP, does a server answer there? "+
 			"A zone needs systemd-networkd on the host: %w", c.Interface, err)
 	}
+	if err := c.trust(s); err != nil {
+		return Connection{}, err
+	}
 	return c, container.assign(c)
+}
+
+// trust refuses an address that no honest server gives, as whoever is on the network may
+// answer: in a zone it is of the host's network, and never the host's own.
+func (c Connection) trust(s Spec) error {
+	wrong := fmt.Errorf("take address %s that somebody on %s has given by DHCP: it is not one of that network", c.IPv4, s.Of)
+	if !c.IPv4.Addr().IsGlobalUnicast() {
+		return wrong
+	}
+	if s.Kind != Zone {
+		return nil
+	}
+	bridge, err := netlink.LinkByName(c.Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", c.Bridge, err)
+	}
+	if !isNeighbor(bridge, c.IPv4) {
+		return wrong
+	}
+	return nil
 }
 
 // Renew extends the lease of an address that a machine has had from Connect, also

@@ -2,6 +2,7 @@ package links
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -50,4 +51,13 @@ func TestKeep(t *testing.T) {
 	must.ErrorContains(t, <-failures, "renew lease of 10.66.0.50/24 on host0 of machine web")
 	container.IP(t, "addr flush dev host0")
 	must.ErrorContains(t, Keep(t.Context(), open, "web", c, unexpected), "find address 10.66.0.50/24 on host0: it is gone")
+}
+
+// TestTrust wants no address of a DHCP server that leads elsewhere.
+func TestTrust(t *testing.T) {
+	for _, address := range []string{"127.0.0.1/32", "224.0.0.1/4", "169.254.1.1/16"} {
+		c := Connection{IPv4: netip.MustParsePrefix(address)}
+		must.ErrorContains(t, c.trust(Spec{Kind: Bridge, Of: "br0"}), address)
+	}
+	must.NoError(t, Connection{IPv4: netip.MustParsePrefix("192.0.2.5/24")}.trust(Spec{Kind: Bridge, Of: "br0"}))
 }

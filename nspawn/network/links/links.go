@@ -48,6 +48,9 @@ type Spec struct {
 	// the pool, and others ask by DHCP.
 	Address netip.Prefix
 	Gateway netip.Addr
+	// Taken reports whether an address of the pool still belongs to another machine,
+	// also to one whose link is gone. It may be nil.
+	Taken func(netip.Addr) bool
 }
 
 // Connection is how a container is connected.

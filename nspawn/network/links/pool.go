@@ -106,10 +106,10 @@ func (h *Host) indexOf(address netip.Addr) (uint32, bool) {
 
 var errExhausted = errors.New("every address of the pool is in use; name a larger IPv4 network in the plugin's config")
 
-// free returns the first index that no link of the host has. It begins at one
+// free returns the first index that no link of the host has, and no other machine. It begins at one
 // that follows from the machine's name, so that an address that was given up is
 // seldom the next one to be taken.
-func (h *Host) free(host *space, machine string) (uint32, error) {
+func (h *Host) free(host *space, s Spec) (uint32, error) {
 	list, err := host.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return 0, fmt.Errorf("list addresses: %w", err)
@@ -121,10 +121,11 @@ func (h *Host) free(host *space, machine string) (uint32, error) {
 			used[index] = true
 		}
 	}
-	hash := sha256.Sum256([]byte(machine))
+	hash := sha256.Sum256([]byte(s.Machine))
 	first := binary.BigEndian.Uint32(hash[:])
 	for n := range h.size() {
-		if index := (first + n) % h.size(); !used[index] {
+		index := (first + n) % h.size()
+		if !used[index] && (s.Taken == nil || !s.Taken(h.pair(index).container4.Addr())) {
 			return index, nil
 		}
 	}

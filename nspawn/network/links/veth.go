@@ -76,7 +76,7 @@ const hostEnd, containerEnd = "host", "container"
 func (h *Host) makeVeth(host, container *space, s Spec) (end, pair, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	index, err := h.free(host, s.Machine)
+	index, err := h.free(host, s)
 	if err != nil {
 		return end{}, pair{}, err
 	}

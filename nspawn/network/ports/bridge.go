@@ -71,7 +71,7 @@ const frameIPv4, frameARP, frameIPv6 = 0x0800, 0x0806, 0x86dd
 
 // bridgeRules accept what a container sends under its own addresses, and what it
 // needs to get one, and drop everything else: forged addresses, announcements of
-// routers, and protocols of bridges.
+// routers, answers of DHCP, and protocols of bridges.
 func bridgeRules() [][]expr.Any {
 	accept, drop := &expr.Verdict{Kind: expr.VerdictAccept}, &expr.Verdict{Kind: expr.VerdictDrop}
 	const second = register4 + unix.IFNAMSIZ/4 // after the name of a link
@@ -99,6 +99,7 @@ func bridgeRules() [][]expr.Any {
 		{link, &expr.Payload{DestRegister: second, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}, not(macs), drop},
 		frame(frameARP, link, load(senderIP, second, 4), in(sources4), accept),
 		frame(frameARP, load(senderIP, register, 4), equal(v4), accept),
+		append(frame(frameIPv4, transport(unix.IPPROTO_UDP, 0, 2, 0, 67)...), drop), // as a DHCP server
 		frame(frameIPv4, link, load(source4, second, 4), in(sources4), accept),
 		append(append(dhcp, transport(unix.IPPROTO_UDP, 2, 2, 0, 67)...), accept),
 		frame(frameIPv6, append(transport(unix.IPPROTO_ICMPV6, 0, 1, router), drop)...),

@@ -40,13 +40,8 @@ func endFlows(r rows) error {
 		return nil
 	}
 	gone := map[netip.Addr]bool{}
-	for _, f := range families {
-		for _, set := range []string{f.machines, f.direct} {
-			for _, element := range r[set] {
-				address, _ := netip.AddrFromSlice(element.Key) // of the length that the set has
-				gone[address] = true
-			}
-		}
+	for _, address := range r.addresses() {
+		gone[address] = true
 	}
 	return deleteFlows(func(flow *netlink.ConntrackFlow) bool {
 		address, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)

@@ -15,7 +15,13 @@ import (
 // unless route_localnet is set; the table's guard chain keeps closed what that
 // opens in the other direction. An answer to ::1 is looked up by link, so the
 // link needs a route for it. Both end with the link.
+//
+// That of a network that others share stays as it is: who sends there could reach the
+// host's loopback wherever the guard chain is missing.
 func openLoopback(m Machine) error {
+	if m.Direct {
+		return nil
+	}
 	if m.IPv4.IsValid() {
 		path := "/proc/sys/net/ipv4/conf/" + m.Link + "/route_localnet"
 		if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {

@@ -70,6 +70,9 @@ func (m Machine) rows() (rows, error) {
 		if !address.IsValid() {
 			continue
 		}
+		if !address.IsGlobalUnicast() { // as 127.0.0.1 of a DHCP server that is not to be trusted
+			return nil, fmt.Errorf("address %s is not one of a machine", address)
+		}
 		guest := address.AsSlice()
 		if m.Direct {
 			add(f.direct, guest, nil)

@@ -355,3 +355,21 @@ func TestFromNomad(t *testing.T) {
 		must.Eq(t, want, got.String(), must.Sprint(given))
 	}
 }
+
+// TestAddRefuses wants no address forwarded to that is not a machine's own.
+func TestAddRefuses(t *testing.T) {
+	w := newWorld(t)
+	must.NoError(t, w.add("web"))
+	w.machines["thief"] = Machine{Name: "thief", IPv4: w.machines["web"].IPv4, Link: "nv-sibling"}
+	var used *InUseError
+	must.ErrorAs(t, w.add("thief", Mapping{Host: 8080, Container: 80}), &used)
+	must.Eq(t, &InUseError{Port: "address 10.99.1.2", Owner: "web"}, used)
+	must.True(t, w.table.Has(w.machines["web"].IPv4, "thief"))
+	must.False(t, w.table.Has(w.machines["web"].IPv4, "web"))
+	for _, address := range []string{"127.0.0.1", "224.0.0.1", "0.0.0.0", "169.254.1.1"} {
+		w.machines["liar"] = Machine{Name: "liar", IPv4: netip.MustParseAddr(address), Link: "nv-sibling"}
+		must.ErrorContains(t, w.add("liar", Mapping{Host: 8080, Container: 80}), address+" is not one of a machine")
+	}
+	w.remove(t, "web")
+	must.NoError(t, w.add("thief", Mapping{Host: 8080, Container: 80}))
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -61,6 +62,9 @@ func (t *Table) Add(m Machine) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := t.shared(m); err != nil {
+		return err
+	}
 	if len(m.Mappings) > 0 && m.Link != "" {
 		if err := openLoopback(m); err != nil {
 			return fmt.Errorf("forward ports of the host's loopback to machine %s: %w", m.Name, err)
@@ -82,6 +86,60 @@ func (t *Table) Add(m Machine) error {
 	}
 	t.machines[m.Name] = wanted
 	return nil
+}
+
+// shared returns an *InUseError if another machine has an address of this one: the kernel
+// would leave the address to the other, and take it away with the other.
+func (t *Table) shared(m Machine) error {
+	for _, address := range []netip.Addr{m.IPv4, m.IPv6} {
+		if owner := t.owner(address); owner != "" && owner != m.Name {
+			return &InUseError{Port: "address " + address.String(), Owner: owner}
+		}
+	}
+	return nil
+}
+
+// owner is the machine that has an address, as far as this table knows.
+func (t *Table) owner(address netip.Addr) string {
+	if !address.IsValid() {
+		return ""
+	}
+	for name, machine := range t.machines {
+		for _, has := range machine.addresses() {
+			if has == address {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// addresses are those that a machine has in the table.
+func (r rows) addresses() (list []netip.Addr) {
+	for _, f := range families {
+		for _, set := range []string{f.machines, f.direct} {
+			for _, element := range r[set] {
+				address, _ := netip.AddrFromSlice(element.Key) // of the length that the set has
+				list = append(list, address)
+			}
+		}
+	}
+	return list
+}
+
+// Has reports whether a machine other than the named one has an address.
+func (t *Table) Has(address netip.Addr, name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	owner := t.owner(address)
+	return owner != "" && owner != name
+}
+
+// Addresses returns the addresses that a machine has.
+func (t *Table) Addresses(name string) []netip.Addr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.machines[name].addresses()
 }
 
 // addAnew is Add where the table is missing, or a port is taken: by an earlier
