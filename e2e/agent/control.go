@@ -73,9 +73,14 @@ func (a *Agent) KillPlugin(ctx context.Context) error {
 
 // awaitNode waits until the node is registered and ready.
 func (a *Agent) awaitNode(ctx context.Context) error {
-	nodes, err := watch(ctx, a.API.Nodes().List, func(nodes []*api.NodeListStub) bool {
+	isReady := func(nodes []*api.NodeListStub) bool {
 		return len(nodes) == 1 && nodes[0].Status == api.NodeStatusReady
-	})
+	}
+	nodes, err := watch(ctx, a.API.Nodes().List, isReady)
+	// A server that has just become the leader says so, after some seconds of waiting.
+	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Not ready to serve consistent reads") {
+		nodes, err = watch(ctx, a.API.Nodes().List, isReady)
+	}
 	if err != nil {
 		return fmt.Errorf("wait for the node to be ready: %w", err)
 	}
