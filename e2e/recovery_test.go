@@ -163,6 +163,7 @@ func testHostRebooted(l *lab) {
 	l.onHost("systemctl", "stop", unitOf(al))
 	l.onHost("systemctl", "reset-failed", unitOf(al))
 	l.onHost("umount", "--recursive", runDir+"/namespaces")
+	l.onHost("umount", allocDir(al)+"/alloc", allocDir(al)+"/main/local")
 	l.onHost("sh", "-c", "rm -r "+runDir+"/*")
 	must.NoError(l, l.agent.Start(l.ctx))
 
