@@ -101,9 +101,17 @@ func TestLoopbackStaysClosed(t *testing.T) {
 	must.Eq(t, "secret from ::1", w.host.Ask("tcp", "[::1]:9000"))
 }
 
-// TestForgery sends packets from one container under the address of the other.
+// TestForgery sends packets from one container under the address of the other, by our
+// link and by one of systemd-nspawn's.
 func TestForgery(t *testing.T) {
+	for _, prefix := range []string{"nv-", "ve-"} {
+		t.Run(prefix, func(t *testing.T) { testForgery(t, prefix) })
+	}
+}
+
+func testForgery(t *testing.T, prefix string) {
 	w := newWorld(t)
+	w.host.IP(t, "link set nv-sibling name "+prefix+"sib")
 	seen := make(chan string, 10)
 	for _, to := range []string{"10.99.1.1:9000", "[fd00:1::1]:9000"} {
 		var conn net.PacketConn

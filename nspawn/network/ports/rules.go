@@ -202,15 +202,25 @@ func guardRules() [][]expr.Any {
 	}
 	loopback = append(loopback, v4.is()...)
 	loopback = append(loopback, load(v4.destination, register, 1), equal([]byte{127}), &expr.Verdict{Kind: expr.VerdictDrop})
-	forged := []expr.Any{ // iifname "nv-*" fib saddr . iif oif missing drop
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register},
-		equal([]byte(LinkPrefix)),
-		&expr.Fib{Register: register, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
-		equal(make([]byte, 4)),
-		&expr.Verdict{Kind: expr.VerdictDrop},
+	rules := [][]expr.Any{loopback}
+	for _, f := range families { // ip saddr 0.0.0.0 accept: who asks for an address has none yet
+		rules = append(rules, append(f.is(), load(f.source, register, f.length), equal(make([]byte, f.length)), &expr.Verdict{Kind: expr.VerdictAccept}))
 	}
-	return [][]expr.Any{loopback, forged}
+	for _, prefix := range guarded { // iifname "nv-*" fib saddr . iif oif missing drop
+		rules = append(rules, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register},
+			equal([]byte(prefix)),
+			&expr.Fib{Register: register, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+			equal(make([]byte, 4)),
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		})
+	}
+	return rules
 }
+
+// guarded begin the names of links to containers: ours, and those that systemd-nspawn
+// makes for booted guests and zones.
+var guarded = []string{LinkPrefix, "ve-", "vz-"}
 
 func (f family) is() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register}, equal([]byte{f.protocol})}
