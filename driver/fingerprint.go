@@ -56,6 +56,11 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 func (d *Driver) startUpkeep(ctx context.Context) {
 	config := d.currentConfig()
 	go d.reaper.Run(ctx, config.DanglingMachines)
+	context.AfterFunc(ctx, func() {
+		if err := d.networks.ReleaseAll(); err != nil {
+			d.logger.Warn("give ports back", "error", err)
+		}
+	})
 	if config.Enabled {
 		go d.networks.Watch(ctx, func(repaired string, err error) {
 			if repaired != "" {

@@ -89,8 +89,38 @@ func (m *Manager) KeepConnected(ctx context.Context, s Spec, c links.Connection,
 		notice(err)
 	}
 	open := func() (*os.File, error) { return m.openLeaderNetwork(ctx, s.Machine) }
-	if err := links.Keep(ctx, open, s.Machine, c, notice); err != nil && ctx.Err() == nil {
+	for {
+		err := links.Keep(ctx, open, s.Machine, c, notice)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
 		notice(err)
+		if c, err = m.leaseAgain(ctx, s, c, open); err != nil {
+			return
+		}
+	}
+}
+
+// leaseAgainDelay is the time between two tries to get an address again.
+const leaseAgainDelay = 10 * time.Second
+
+// leaseAgain goes on until the machine has an address again, or ctx ends: nobody else
+// asks for one, and the server may be back at any time.
+func (m *Manager) leaseAgain(ctx context.Context, s Spec, c links.Connection, open func() (*os.File, error)) (links.Connection, error) {
+	for {
+		namespace, err := open()
+		if err == nil {
+			next, err := m.networks.Lease(ctx, namespace, m.networkOf(s), c)
+			namespace.Close()
+			if err == nil {
+				return next, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return c, ctx.Err()
+		case <-time.After(leaseAgainDelay):
+		}
 	}
 }
 

@@ -67,6 +67,21 @@ func (h *Host) Connect(ctx context.Context, namespace *os.File, s Spec) (links.C
 	return c, nil
 }
 
+// Lease gives a machine that has lost its address by DHCP another one.
+func (h *Host) Lease(ctx context.Context, namespace *os.File, s Spec, c links.Connection) (links.Connection, error) {
+	host, table, err := h.open()
+	if err != nil {
+		return c, err
+	}
+	if c, err = host.Lease(ctx, namespace, s.Spec, c); err != nil {
+		return c, fmt.Errorf("connect machine %s again: %w", s.Machine, err)
+	}
+	if _, err := table.Remove(s.Machine); err != nil { // what it has by the address before
+		return c, err
+	}
+	return c, add(table, s, s.machine(c))
+}
+
 // Find returns the connection of a machine that runs and that another plugin has
 // connected. Its addresses are those that the other one has recorded: what it has by now
 // is its own to say.
@@ -189,6 +204,19 @@ func (h *Host) release(machine string) error {
 	}
 	delete(h.reserved, machine)
 	return reservation.Close()
+}
+
+// ReleaseAll gives back the ports of all machines, which go on to be forwarded: another
+// plugin reserves them now.
+func (h *Host) ReleaseAll() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var errs []error
+	for _, reservation := range h.reserved {
+		errs = append(errs, reservation.Close())
+	}
+	clear(h.reserved)
+	return errors.Join(errs...)
 }
 
 // Owners returns the machines that have something.

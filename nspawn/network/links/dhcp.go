@@ -50,6 +50,16 @@ func (h *Host) lease(ctx context.Context, container *space, s Spec, c Connection
 	return c, container.assign(c)
 }
 
+// Lease gives a container that has lost its address by DHCP another one.
+func (h *Host) Lease(ctx context.Context, namespace *os.File, s Spec, c Connection) (Connection, error) {
+	container, err := openContainer(namespace)
+	if err != nil {
+		return Connection{}, err
+	}
+	defer container.Close()
+	return h.lease(ctx, container, s, c)
+}
+
 // trust refuses an address that no honest server gives, as whoever is on the network may
 // answer: in a zone it is of the host's network, and never the host's own.
 func (c Connection) trust(s Spec) error {

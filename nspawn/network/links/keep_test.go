@@ -51,6 +51,16 @@ func TestKeep(t *testing.T) {
 	must.ErrorContains(t, <-failures, "renew lease of 10.66.0.50/24 on host0 of machine web")
 	container.IP(t, "addr flush dev host0")
 	must.ErrorContains(t, Keep(t.Context(), open, "web", c, unexpected), "find address 10.66.0.50/24 on host0: it is gone")
+
+	host.IP(t, "link set br0 up")
+	namespace, err := open()
+	must.NoError(t, err)
+	defer namespace.Close()
+	var again Connection
+	host.Do(func() { again, err = h.Lease(t.Context(), namespace, Spec{Machine: "web", Kind: Bridge, Of: "br0"}, c) })
+	must.NoError(t, err)
+	must.Eq(t, c.IPv4, again.IPv4)
+	must.StrContains(t, container.Run(t, "ip", "addr", "show", "dev", "host0"), "inet 10.66.0.50/24")
 }
 
 // TestTrust wants no address of a DHCP server that leads elsewhere.
