@@ -281,7 +281,7 @@ func startFaults() (tests []test) {
 		appear := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, step.file) }
 		tests = append(tests, test{"plugin killed at " + step.name, func(l *lab) { testStart(l, asService(command), appear, killPlugin) }})
 	}
-	mounted := func(l *lab) error { return hostproc.Mounted(l.ctx, l.agent.Host, runDir+"/namespaces/") }
+	mounted := func(l *lab) error { return hostproc.Appear(l.ctx, l.agent.Host, runDir+"/namespaces/*.mnt") }
 	started := func(l *lab) error {
 		return hostproc.Appear(l.ctx, l.agent.Host, "/run/systemd/transient/nomad-nspawn-*.service")
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -74,7 +75,7 @@ func (m *Manager) removeUnlinked(_ context.Context, machine string) error {
 		return err
 	}
 	defer lock.Close()
-	for _, record := range records {
+	for _, record := range slices.Backward(records) { // what is deeper first
 		path, err := os.Readlink(record)
 		if err != nil {
 			return fmt.Errorf("read which directory machine %s has mounted: %w", machine, err)
@@ -102,7 +103,24 @@ func (m *Manager) leaveUnlinked(path, machine string) error {
 	if ignoreNotExist(err) != nil {
 		return err
 	}
-	return mounts.Unmount(path)
+	if err := mounts.Unmount(path); err != nil {
+		return err
+	}
+	removeAlone(path)
+	return nil
+}
+
+// removeAlone removes an empty directory that is alone in the one above it, and that one:
+// Nomad removes all of an allocation, and cannot remove what is mounted. One that is in
+// use has others beside it.
+func removeAlone(dir string) {
+	above := filepath.Dir(dir)
+	if beside, err := os.ReadDir(above); err != nil || len(beside) != 1 {
+		return
+	}
+	if unix.Rmdir(dir) == nil {
+		_ = unix.Rmdir(above)
+	}
 }
 
 func (m *Manager) lockUnlinked() (*os.File, error) { return m.lock("/unlinked") } // no machine is named so

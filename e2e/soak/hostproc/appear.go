@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -56,30 +55,5 @@ func appearIn(ctx context.Context, fd int, dirs []string, name string) ([]string
 			return nil, err
 		}
 		_, _ = unix.Read(fd, events) // only their coming counts
-	}
-}
-
-// Mounted waits until something is mounted on the host whose path has the prefix.
-func Mounted(ctx context.Context, h *host.Host, prefix string) error {
-	path := filepath.Join(filepath.Dir(h.Root()), "mountinfo")
-	// Not by package os: Go's own poller would take the events away.
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("watch mounts: %w", err)
-	}
-	defer unix.Close(fd)
-	for {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("watch mounts: %w", err)
-		}
-		if strings.Contains(string(text), " "+prefix) {
-			return nil
-		}
-		// The kernel tells changes since the file was opened or told the last
-		// time (proc_pid_mounts(5)).
-		if err := Poll(ctx, fd, unix.POLLPRI); err != nil {
-			return fmt.Errorf("wait for a mount below %s: %w", prefix, err)
-		}
 	}
 }
