@@ -209,6 +209,9 @@ func (h *Host) release(machine string) error {
 // ReleaseAll gives back the ports of all machines, which go on to be forwarded: another
 // plugin reserves them now.
 func (h *Host) ReleaseAll() error {
+	if h == nil {
+		return nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error

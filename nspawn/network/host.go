@@ -54,10 +54,12 @@ func (h *Host) SetPool(pool netip.Prefix) {
 	h.pool = pool
 }
 
+var errNoNetworks = errors.New("this plugin has no networks")
+
 // open makes what connections need on the host, once.
 func (h *Host) open() (*links.Host, *ports.Table, error) {
 	if h == nil {
-		return nil, nil, errors.New("this plugin has no networks")
+		return nil, nil, errNoNetworks
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -69,6 +71,9 @@ func (h *Host) open() (*links.Host, *ports.Table, error) {
 
 // openTable opens only the table, which tells what earlier plugins have made.
 func (h *Host) openTable() (*ports.Table, error) {
+	if h == nil {
+		return nil, errNoNetworks
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	err := h.makeTable()
