@@ -116,14 +116,19 @@ func (s NetworkState) network() (nspawn.Network, links.Connection) {
 	return network, c
 }
 
+// connected is what was recorded of a task's network, as far as it makes a spec.
+func (h *taskHandle) connected() (nspawn.Spec, links.Connection) {
+	network, c := h.state.Network.network()
+	return nspawn.Spec{Machine: h.machine, Mode: h.state.Mode, Network: network}, c
+}
+
 // keepConnected looks after the network of a task until its machine ends. A guest is
 // connected again at each reboot.
 func (d *Driver) keepConnected(h *taskHandle) {
-	if h.state.Network.Kind == "" {
+	spec, c := h.connected()
+	if spec.Network.Kind == "" {
 		return
 	}
-	network, c := h.state.Network.network()
-	spec := nspawn.Spec{Machine: h.machine, Mode: h.state.Mode, Network: network}
 	ctx, cancel := context.WithCancel(d.ctx)
 	if stop := h.disconnect.Swap(&cancel); stop != nil {
 		(*stop)()
@@ -142,11 +147,10 @@ func (d *Driver) keepConnected(h *taskHandle) {
 
 // reconnect restores what is missing of the network of a task of another plugin.
 func (d *Driver) reconnect(ctx context.Context, h *taskHandle) {
-	if h.state.Network.Kind == "" {
+	spec, c := h.connected()
+	if spec.Network.Kind == "" {
 		return
 	}
-	network, c := h.state.Network.network()
-	spec := nspawn.Spec{Machine: h.machine, Mode: h.state.Mode, Network: network}
 	if err := d.machines.Reconnect(ctx, spec, c); err != nil {
 		d.logger.Warn("recover task: restore its network", "task_id", h.config.ID, "error", err)
 		d.emit(h.config, fmt.Sprintf("Network: %v", err))

@@ -123,7 +123,7 @@ func (d *draft) openMemory(memory machine.Memory) (*os.File, error) {
 	options := maps.Clone(memory.Options)
 	options["uid"] = strconv.FormatUint(uint64(d.base+memory.UID), 10)
 	options["gid"] = strconv.FormatUint(uint64(d.base+memory.GID), 10)
-	return mounts.Tmpfs(options)
+	return mounts.Tmpfs(options, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 }
 
 func (d *draft) openBind(ctx context.Context, bind Bind) (*os.File, error) {

@@ -2,6 +2,7 @@ package job
 
 import (
 	"cmp"
+	"errors"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -71,6 +72,12 @@ func (c TaskConfig) applyDevices(in Input, spec *machine.Spec) error {
 func below(dir, name string) bool {
 	rel, err := filepath.Rel(dir, name)
 	return err == nil && rel != "." && filepath.IsLocal(rel)
+}
+
+// checkPattern wants a pattern for matchesAny.
+func checkPattern(at, pattern string) error {
+	_, err := path.Match(pattern, "")
+	return errors.Join(required(at, pattern), prefixed(at+": ", err))
 }
 
 // matchesAny reports whether one of the patterns of path.Match has the name.

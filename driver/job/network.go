@@ -83,11 +83,12 @@ func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	veth := c.NetworkVeth != nil && *c.NetworkVeth
 	switch {
 	case network.Namespace != "":
-		for _, option := range append(set, networkOption{name: "network_veth"}) {
-			found.unless(option.value == "" && (option.name != "network_veth" || !veth),
-				"%s: the group's network mode gives the task a network; leave the mode at host for another", option.name)
+		const given = "%s: the group's network mode gives the task a network; leave the mode at host for another"
+		for _, option := range set {
+			found.refuse(given, option.name)
 		}
-		found.unless(len(c.NetworkVethExtra) == 0, "network_veth_extra: the group's network mode gives the task a network; leave the mode at host for another")
+		found.unless(!veth, given, "network_veth")
+		found.unless(len(c.NetworkVethExtra) == 0, given, "network_veth_extra")
 	case len(set) > 0:
 		found.add(c.applyLink(in, network, set, veth))
 	case c.NetworkVeth == nil || veth:

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"reflect"
 	"regexp"
 	"slices"
@@ -134,8 +133,7 @@ func (p policyOptions) mistakes(block string) mistakes {
 		found.add(prefixed(at("allowed_images", i)+": ", checkAllowedImage(image)))
 	}
 	for i, pattern := range p.AllowDevices {
-		_, err := path.Match(pattern, "")
-		found.add(required(at("allow_devices", i), pattern), absolute(at("allow_devices", i), pattern), prefixed(at("allow_devices", i)+": ", err))
+		found.add(checkPattern(at("allow_devices", i), pattern), absolute(at("allow_devices", i), pattern))
 	}
 	found.add(p.networkMistakes()...)
 	unknown := capabilities.Supported().Difference(capabilities.New(p.AllowCaps))

@@ -2,7 +2,6 @@ package job
 
 import (
 	"fmt"
-	"path"
 
 	"nomad-driver-nspawn/nspawn/network/links"
 )
@@ -41,8 +40,7 @@ func (p policyOptions) networkMistakes() (found mistakes) {
 		{"allow_network_zones", p.AllowNetworkZones},
 	} {
 		for i, pattern := range rule.patterns {
-			_, err := path.Match(pattern, "")
-			found.add(required(at(rule.name, i), pattern), prefixed(at(rule.name, i)+": ", err))
+			found.add(checkPattern(at(rule.name, i), pattern))
 		}
 	}
 	return found

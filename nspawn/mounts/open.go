@@ -141,9 +141,9 @@ func Attach(tree, at *os.File) error {
 	return nil
 }
 
-// Tmpfs makes a file system in memory with options of tmpfs(5), as a detached mount
-// without set-user-ID programs and devices.
-func Tmpfs(options map[string]string) (*os.File, error) {
+// Tmpfs makes a file system in memory with options of tmpfs(5), as a detached mount with
+// attributes (MOUNT_ATTR_…, fsmount(2)).
+func Tmpfs(options map[string]string, attributes int) (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open tmpfs: %w", err)
@@ -157,7 +157,7 @@ func Tmpfs(options map[string]string) (*os.File, error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, fmt.Errorf("make tmpfs: %w", err)
 	}
-	tree, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	tree, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return nil, fmt.Errorf("mount tmpfs: %w", err)
 	}

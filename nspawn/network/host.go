@@ -189,11 +189,7 @@ const watchAgain = time.Second
 func (h *Host) Watch(ctx context.Context, notice func(repaired string, err error)) {
 	var watches sync.WaitGroup
 	watches.Go(func() {
-		again(ctx, notice, func() error {
-			table, err := h.openTable()
-			if err != nil {
-				return err
-			}
+		h.again(ctx, notice, func(table *ports.Table) error {
 			return table.Watch(ctx, func(repaired bool, err error) {
 				if repaired {
 					notice("table inet "+ports.TableName+", of which somebody had removed rules", err)
@@ -204,11 +200,7 @@ func (h *Host) Watch(ctx context.Context, notice func(repaired string, err error
 		})
 	})
 	watches.Go(func() {
-		again(ctx, notice, func() error {
-			table, err := h.openTable()
-			if err != nil {
-				return err
-			}
+		h.again(ctx, notice, func(table *ports.Table) error {
 			return firewall.Watch(ctx, func() {
 				if err := h.reopenFirewalls(ctx, table); err != nil {
 					notice("", err)
@@ -230,10 +222,13 @@ func (h *Host) reopenFirewalls(ctx context.Context, table *ports.Table) error {
 }
 
 // again calls watch until ctx ends, and tells each new error.
-func again(ctx context.Context, notice func(string, error), watch func() error) {
+func (h *Host) again(ctx context.Context, notice func(string, error), watch func(*ports.Table) error) {
 	last := ""
 	for ctx.Err() == nil {
-		err := watch()
+		table, err := h.openTable()
+		if err == nil {
+			err = watch(table)
+		}
 		if ctx.Err() != nil {
 			return
 		}

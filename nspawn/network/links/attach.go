@@ -47,7 +47,7 @@ func (h *Host) addPort(host, container *space, s Spec, find func(port netlink.Li
 	if err := noIPv6(outside.name()); err != nil {
 		return Connection{}, err
 	}
-	inside, err := container.end(s.name(guestName))
+	inside, err := container.end(s.interfaceName())
 	if err != nil {
 		return Connection{}, err
 	}
@@ -239,10 +239,11 @@ func moveInterface(host, container *space, s Spec, link netlink.Link) (Connectio
 	if err != nil {
 		return Connection{}, err
 	}
-	if name := s.name(s.Of); name != s.Of {
+	name := s.interfaceName()
+	if name != s.Of {
 		if err := container.LinkSetName(inside.Link, name); err != nil {
 			return Connection{}, fmt.Errorf("rename interface %s to %s: %w", s.Of, name, err)
 		}
 	}
-	return Connection{Interface: s.name(s.Of), MAC: link.Attrs().HardwareAddr}, nil
+	return Connection{Interface: name, MAC: link.Attrs().HardwareAddr}, nil
 }

@@ -18,7 +18,11 @@ func Look(namespace *os.File) (c Connection, err error) {
 		return c, err
 	}
 	defer container.Close()
-	list, err := container.AddrList(nil, netlink.FAMILY_ALL)
+	return container.look()
+}
+
+func (s *space) look() (c Connection, err error) {
+	list, err := s.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return c, fmt.Errorf("list addresses of a network namespace: %w", err)
 	}
@@ -34,7 +38,7 @@ func Look(namespace *os.File) (c Connection, err error) {
 			*of = netip.PrefixFrom(ip, bits)
 		}
 	}
-	routes, err := container.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := s.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return c, fmt.Errorf("list routes of a network namespace: %w", err)
 	}
@@ -49,15 +53,15 @@ func Look(namespace *os.File) (c Connection, err error) {
 
 // Find returns the connection of a machine that another plugin has connected.
 func Find(namespace *os.File, s Spec) (Connection, error) {
-	c, err := Look(namespace)
-	if err != nil {
-		return c, err
-	}
 	container, err := openContainer(namespace)
 	if err != nil {
-		return c, err
+		return Connection{}, err
 	}
 	defer container.Close()
+	c, err := container.look()
+	if err != nil {
+		return c, err
+	}
 	inside, err := container.end(s.interfaceName())
 	if err != nil {
 		return c, err

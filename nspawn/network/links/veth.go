@@ -23,7 +23,7 @@ func (h *Host) connectVeth(ctx context.Context, host, container *space, s Spec) 
 		return Connection{}, err
 	}
 	c := Connection{
-		Interface: s.name(guestName), Link: outside.name(), MAC: h.mac(s.Machine, containerEnd),
+		Interface: s.interfaceName(), Link: outside.name(), MAC: h.mac(s.Machine, containerEnd),
 		IPv4: addresses.container4, Gateways: []netip.Addr{addresses.host4.Addr()},
 	}
 	if hasIPv6(c.Link) {
@@ -100,11 +100,11 @@ func (h *Host) makePair(host, container *space, s Spec) (end, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = name, h.mac(s.Machine, hostEnd)
 	err := host.LinkAdd(&netlink.Veth{
-		LinkAttrs: attrs, PeerName: s.name(guestName), PeerHardwareAddr: h.mac(s.Machine, containerEnd),
+		LinkAttrs: attrs, PeerName: s.interfaceName(), PeerHardwareAddr: h.mac(s.Machine, containerEnd),
 		PeerNamespace: netlink.NsFd(container.file.Fd()),
 	})
 	if err != nil {
-		return end{}, fmt.Errorf("create veth link %s to %s: %w", name, s.name(guestName), err)
+		return end{}, fmt.Errorf("create veth link %s to %s: %w", name, s.interfaceName(), err)
 	}
 	outside, err := host.end(name)
 	if err != nil {
