@@ -65,6 +65,7 @@ const readyTimeout = time.Minute
 type Options struct {
 	Suite  string // of the host, see host.Options
 	Name   string // of the host
+	LAN    string // that it shares with other hosts
 	Plugin string // path of the driver's executable on this machine
 	// Config are files of the agent's configuration, merged in this order.
 	Config []string
@@ -74,7 +75,7 @@ type Options struct {
 type Agent struct {
 	Host *host.Host
 	API  *api.Client
-	Node string // ID of the agent's only node
+	Node string // ID of the agent's own node
 }
 
 // Up boots a host with the guest images busybox and debian, starts the agent
@@ -84,7 +85,7 @@ func Up(ctx context.Context, opts Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := host.Up(ctx, host.Options{Suite: opts.Suite, Name: opts.Name, Binds: binds})
+	h, err := host.Up(ctx, host.Options{Suite: opts.Suite, Name: opts.Name, LAN: opts.LAN, Binds: binds})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -71,20 +72,26 @@ func (a *Agent) KillPlugin(ctx context.Context) error {
 	return err
 }
 
-// awaitNode waits until the node is registered and ready.
+// awaitNode waits until the agent's own node is registered and ready.
 func (a *Agent) awaitNode(ctx context.Context) error {
-	isReady := func(nodes []*api.NodeListStub) bool {
-		return len(nodes) == 1 && nodes[0].Status == api.NodeStatusReady
+	self, err := a.API.Agent().Self()
+	if err != nil {
+		return fmt.Errorf("ask the agent for its node: %w", err)
 	}
-	nodes, err := watch(ctx, a.API.Nodes().List, isReady)
+	a.Node = self.Stats["client"]["node_id"]
+	isReady := func(nodes []*api.NodeListStub) bool {
+		return slices.ContainsFunc(nodes, func(node *api.NodeListStub) bool {
+			return node.ID == a.Node && node.Status == api.NodeStatusReady
+		})
+	}
+	_, err = watch(ctx, a.API.Nodes().List, isReady)
 	// A server that has just become the leader says so, after some seconds of waiting.
 	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Not ready to serve consistent reads") {
-		nodes, err = watch(ctx, a.API.Nodes().List, isReady)
+		_, err = watch(ctx, a.API.Nodes().List, isReady)
 	}
 	if err != nil {
 		return fmt.Errorf("wait for the node to be ready: %w", err)
 	}
-	a.Node = nodes[0].ID
 	return nil
 }
 
