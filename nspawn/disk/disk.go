@@ -83,7 +83,7 @@ func (m Mounts) Detach(machine string) error {
 				errs = append(errs, fmt.Errorf("detach machine %s from its disk image: %w", machine, err))
 				continue
 			}
-			errs = append(errs, place.tidy())
+			errs = append(errs, place.unmountUnused())
 		}
 		return errors.Join(errs...)
 	})
@@ -115,7 +115,7 @@ func (m Mounts) refuseBusy(wanted place, image Image) error {
 		if len(users) > 0 {
 			return &BusyError{Holder: users[0]}
 		}
-		if err := place.tidy(); err != nil {
+		if err := place.unmountUnused(); err != nil {
 			return err
 		}
 	}
@@ -207,13 +207,13 @@ func (p place) mount(ctx context.Context, machine string, image Image) (err erro
 		err = os.WriteFile(p.user(machine), nil, 0o600)
 	}
 	if err != nil {
-		return errors.Join(err, p.tidy())
+		return errors.Join(err, p.unmountUnused())
 	}
 	return nil
 }
 
-// tidy removes what nobody uses.
-func (p place) tidy() error {
+// unmountUnused removes what nobody uses.
+func (p place) unmountUnused() error {
 	users, err := p.users()
 	if err != nil || len(users) > 0 {
 		return err

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// accounts are the stretches of UIDs and GIDs the host itself has in use.
-type accounts []stretch
+// accounts are the ranges of UIDs and GIDs the host itself has in use.
+type accounts []idRange
 
-// stretch is the IDs from first to last.
-type stretch struct{ first, last uint64 }
+// idRange is the IDs from first to last.
+type idRange struct{ first, last uint64 }
 
 // overlap tells whether one of the RangeSize IDs from base on is in use.
 func (a accounts) overlap(base uint32) bool {
@@ -32,7 +32,7 @@ func readAccounts(root string) (accounts, error) {
 	var all accounts
 	for _, source := range []struct {
 		file  string
-		parse func(fields []string) (stretch, bool)
+		parse func(fields []string) (idRange, bool)
 	}{
 		{"/etc/passwd", parseAccount},
 		{"/etc/group", parseAccount},
@@ -53,20 +53,20 @@ func readAccounts(root string) (accounts, error) {
 }
 
 // parseAccount takes passwd(5) "name:x:uid:…" and group(5) "name:x:gid:…".
-func parseAccount(fields []string) (stretch, bool) {
+func parseAccount(fields []string) (idRange, bool) {
 	if len(fields) < 3 {
-		return stretch{}, false
+		return idRange{}, false
 	}
 	id, err := strconv.ParseUint(fields[2], 10, 32)
-	return stretch{id, id}, err == nil
+	return idRange{id, id}, err == nil
 }
 
 // parseDelegated takes subuid(5) "name:first:count".
-func parseDelegated(fields []string) (stretch, bool) {
+func parseDelegated(fields []string) (idRange, bool) {
 	if len(fields) < 3 {
-		return stretch{}, false
+		return idRange{}, false
 	}
 	first, err1 := strconv.ParseUint(fields[1], 10, 32)
 	count, err2 := strconv.ParseUint(fields[2], 10, 32)
-	return stretch{first, first + count - 1}, err1 == nil && err2 == nil && count > 0
+	return idRange{first, first + count - 1}, err1 == nil && err2 == nil && count > 0
 }

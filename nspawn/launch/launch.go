@@ -44,7 +44,7 @@ const failed = 1
 // Main never returns. It has to be called before there are other goroutines.
 func Main() {
 	err := launch(os.Args)
-	complain(err.Error())
+	logError(err.Error())
 	os.Exit(failed)
 }
 
@@ -104,9 +104,9 @@ func move(namespace string) error {
 	return err
 }
 
-// complain writes to the journal, where the messages of systemd-nspawn are looked
+// logError writes to the journal, where the messages of systemd-nspawn are looked
 // for. What it cannot tell, the exit status does.
-func complain(message string) {
+func logError(message string) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return

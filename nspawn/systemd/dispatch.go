@@ -14,7 +14,7 @@ func (s *session) dispatch(signals <-chan *dbus.Signal) {
 		case busName + ".NameOwnerChanged":
 			var name, before, now string
 			if dbus.Store(signal.Body, &name, &before, &now) == nil && name == systemdName && now != "" {
-				go s.welcome()
+				go s.onSystemdReturn()
 			}
 		case managerIface + ".JobRemoved":
 			var id uint32
@@ -35,9 +35,9 @@ func (s *session) dispatch(signals <-chan *dbus.Signal) {
 	}
 }
 
-// welcome subscribes again to a systemd that has just taken its name and lets
+// onSystemdReturn subscribes again to a systemd that has just taken its name and lets
 // everybody know: its signals since it left are lost.
-func (s *session) welcome() {
+func (s *session) onSystemdReturn() {
 	ctx, cancel := context.WithTimeout(s.raw.Context(), callTimeout)
 	defer cancel()
 	if err := s.subscribe(ctx); err != nil {

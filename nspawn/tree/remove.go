@@ -49,7 +49,7 @@ func remove(dir string) error {
 	if err := r.each(top, r.remove); err != nil {
 		return err
 	}
-	return insist(top, ".", func() error { return unix.Rmdir(dir) })
+	return retryWithoutAttributes(top, ".", func() error { return unix.Rmdir(dir) })
 }
 
 // refuseMounts looks for mounts before anything is touched. One that comes
@@ -100,7 +100,7 @@ func (r *remover) moveUp(dir *os.File, name string) error {
 	err := unlink(dir, name)
 	for errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		r.moved++
-		err = insist(dir, name, func() error {
+		err = retryWithoutAttributes(dir, name, func() error {
 			return unix.Renameat2(int(dir.Fd()), name, int(r.top.Fd()), ".removing-"+strconv.Itoa(r.moved), unix.RENAME_NOREPLACE)
 		})
 	}
@@ -134,7 +134,7 @@ func (r *remover) each(dir *os.File, take func(dir *os.File, name string) error)
 // unlink removes an entry of dir that is not a directory, or an empty
 // directory. A mount point fails with EBUSY.
 func unlink(dir *os.File, name string) error {
-	return insist(dir, name, func() error {
+	return retryWithoutAttributes(dir, name, func() error {
 		err := unix.Unlinkat(int(dir.Fd()), name, 0)
 		if errors.Is(err, unix.EISDIR) {
 			err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
@@ -143,24 +143,24 @@ func unlink(dir *os.File, name string) error {
 	})
 }
 
-// insist does op, which removes or moves entry name of dir, and again without
+// retryWithoutAttributes does op, which removes or moves entry name of dir, and again without
 // the file attributes that forbid it.
-func insist(dir *os.File, name string, op func() error) error {
+func retryWithoutAttributes(dir *os.File, name string, op func() error) error {
 	err := op()
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	permit(int(dir.Fd()))
+	clearAttributes(int(dir.Fd()))
 	if entry, err := openPlain(dir, name); err == nil {
-		permit(int(entry.Fd()))
+		clearAttributes(int(entry.Fd()))
 		entry.Close()
 	}
 	return op()
 }
 
-// permit takes the attributes from a file that forbid its removal. Whether that
+// clearAttributes takes the attributes from a file that forbid its removal. Whether that
 // worked shows in trying to remove it.
-func permit(fd int) {
+func clearAttributes(fd int) {
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	if err == nil && flags&(flagImmutable|flagAppendOnly) != 0 {
 		_ = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags&^(flagImmutable|flagAppendOnly))

@@ -16,7 +16,7 @@ const maxID = 65535
 // setAttributes gives what has been made its owner, mode, extended attributes
 // and time. The order matters: a change of the owner takes away setuid and
 // setgid bits and security.capability (chown(2), capabilities(7)).
-func setAttributes(at spot, hdr *tar.Header) error {
+func setAttributes(at entryAt, hdr *tar.Header) error {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return fmt.Errorf("owner %d:%d is not in the range of a machine, 0 to %d "+
 			"(what systemd-nspawn -U has run is changed back by its --private-users=0 --private-users-ownership=chown)", hdr.Uid, hdr.Gid, maxID)
@@ -40,14 +40,14 @@ func setAttributes(at spot, hdr *tar.Header) error {
 
 // setDefaults gives a directory that has no entry its owner and mode, whatever
 // the umask is and a setgid directory above would have it be.
-func setDefaults(dir spot) error {
+func setDefaults(dir entryAt) error {
 	if err := chown(dir, 0, 0); err != nil {
 		return err
 	}
 	return chmod(dir, 0o755)
 }
 
-func chown(at spot, uid, gid int) error {
+func chown(at entryAt, uid, gid int) error {
 	if err := unix.Fchownat(at.dir, at.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("change owner to %d:%d: %w", uid, gid, err)
 	}
@@ -55,14 +55,14 @@ func chown(at spot, uid, gid int) error {
 }
 
 // chmod changes the mode of what is no symbolic link.
-func chmod(at spot, mode uint32) error {
+func chmod(at entryAt, mode uint32) error {
 	if err := unix.Fchmodat(at.dir, at.name, mode, 0); err != nil {
 		return fmt.Errorf("change mode to %04o: %w", mode, err)
 	}
 	return nil
 }
 
-func setTime(at spot, t time.Time) error {
+func setTime(at entryAt, t time.Time) error {
 	stamp, err := unix.TimeToTimespec(t)
 	if err != nil {
 		return fmt.Errorf("set time to %s: %w", t, err)
@@ -78,7 +78,7 @@ func setTime(at spot, t time.Time) error {
 // star that GNU tar and all image builders follow.
 const xattrRecord = "SCHILY.xattr."
 
-func setXattrs(at spot, hdr *tar.Header) error {
+func setXattrs(at entryAt, hdr *tar.Header) error {
 	for record, value := range hdr.PAXRecords {
 		name, ok := strings.CutPrefix(record, xattrRecord)
 		if !ok || name != "security.capability" && !strings.HasPrefix(name, "user.") {

@@ -108,7 +108,7 @@ type dirTime struct {
 }
 
 func (u *unpacker) unpack(ctx context.Context, in *stream) error {
-	if err := setDefaults(spot{u.root, "."}); err != nil {
+	if err := setDefaults(entryAt{u.root, "."}); err != nil {
 		return err
 	}
 	for {
@@ -194,7 +194,7 @@ func (u *unpacker) setTimes(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("open directory %.200q: %w", d.path, err)
 		}
-		err = setTime(spot{dir, "."}, d.time)
+		err = setTime(entryAt{dir, "."}, d.time)
 		unix.Close(dir)
 		if err != nil {
 			return fmt.Errorf("directory %.200q: %w", d.path, err)

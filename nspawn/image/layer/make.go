@@ -12,7 +12,7 @@ import (
 
 // make makes what the entry describes, with all its attributes but the times of
 // a directory.
-func (u *unpacker) make(at spot, hdr *tar.Header) error {
+func (u *unpacker) make(at entryAt, hdr *tar.Header) error {
 	var err error
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
@@ -34,7 +34,7 @@ func (u *unpacker) make(at spot, hdr *tar.Header) error {
 	return setAttributes(at, hdr)
 }
 
-func (u *unpacker) makeFile(at spot, size int64) error {
+func (u *unpacker) makeFile(at entryAt, size int64) error {
 	if limit := u.opts.MaxBytes; limit > 0 && size > limit-u.stats.Bytes {
 		return fmt.Errorf("its %d bytes make the tree larger than the limit of %d", size, limit)
 	}
@@ -95,7 +95,7 @@ func writeAt(file int, data []byte, offset int64) error {
 
 // makeDirectory makes a directory, or keeps the one that is there. In place of a
 // whiteout, it hides what the layers below have in theirs.
-func (u *unpacker) makeDirectory(at spot) error {
+func (u *unpacker) makeDirectory(at entryAt) error {
 	err := unix.Mkdirat(at.dir, at.name, 0o700)
 	if err == nil {
 		return nil
@@ -119,7 +119,7 @@ func (u *unpacker) makeDirectory(at spot) error {
 	return nil
 }
 
-func (u *unpacker) makeSymlink(at spot, target string) error {
+func (u *unpacker) makeSymlink(at entryAt, target string) error {
 	err := u.makeWay(at, func() error { return unix.Symlinkat(target, at.dir, at.name) })
 	if err != nil {
 		return fmt.Errorf("make symbolic link to %.200q: %w", target, err)
@@ -128,7 +128,7 @@ func (u *unpacker) makeSymlink(at spot, target string) error {
 }
 
 // makeNode makes a device node or a FIFO.
-func (u *unpacker) makeNode(at spot, hdr *tar.Header) error {
+func (u *unpacker) makeNode(at entryAt, hdr *tar.Header) error {
 	mode, device := uint32(unix.S_IFIFO), uint64(0)
 	if hdr.Typeflag != tar.TypeFifo {
 		mode = unix.S_IFBLK
@@ -151,14 +151,14 @@ func (u *unpacker) makeNode(at spot, hdr *tar.Header) error {
 }
 
 // makeLink makes a hard link. If target is a symbolic link, it is to that.
-func (u *unpacker) makeLink(at spot, target string) error {
+func (u *unpacker) makeLink(at entryAt, target string) error {
 	if err := u.link(at, target); err != nil {
 		return fmt.Errorf("make hard link to %.200q: %w", target, err)
 	}
 	return nil
 }
 
-func (u *unpacker) link(at spot, target string) error {
+func (u *unpacker) link(at entryAt, target string) error {
 	target, err := cleanName(target)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func (u *unpacker) link(at spot, target string) error {
 		return err
 	}
 	defer unix.Close(dir)
-	old := spot{dir, name}
+	old := entryAt{dir, name}
 	file, err := old.stat()
 	if err != nil {
 		return err

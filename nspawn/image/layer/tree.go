@@ -24,8 +24,8 @@ type tree struct {
 	stale   bool   // dirPath may lead elsewhere by now
 }
 
-// spot is a name in an open directory.
-type spot struct {
+// entryAt is a name in an open directory.
+type entryAt struct {
 	dir  int
 	name string
 }
@@ -55,17 +55,17 @@ func split(p string) (parent, name string) {
 }
 
 // locate returns the place of the entry at p. It makes the directories above.
-func (u *unpacker) locate(p string) (spot, error) {
+func (u *unpacker) locate(p string) (entryAt, error) {
 	parent, name := split(p)
 	if u.stale || u.dirPath != parent {
 		u.forget()
 		dir, err := u.openAll(parent, 0)
 		if err != nil {
-			return spot{}, fmt.Errorf("open directory %.200q: %w", parent, err)
+			return entryAt{}, fmt.Errorf("open directory %.200q: %w", parent, err)
 		}
 		u.dir, u.dirPath = dir, parent
 	}
-	return spot{u.dir, name}, nil
+	return entryAt{u.dir, name}, nil
 }
 
 func (t *tree) forget() {
@@ -111,7 +111,7 @@ func (u *unpacker) openAll(p string, links int) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(above)
-	if err := u.makeMissing(spot{above, name}, parent, links); err != nil {
+	if err := u.makeMissing(entryAt{above, name}, parent, links); err != nil {
 		return -1, err
 	}
 	return u.open(p, 0)
@@ -119,7 +119,7 @@ func (u *unpacker) openAll(p string, links int) (int, error) {
 
 // makeMissing makes a directory that has no entry, or not yet. parent is the path
 // of the directory above.
-func (u *unpacker) makeMissing(at spot, parent string, links int) error {
+func (u *unpacker) makeMissing(at entryAt, parent string, links int) error {
 	there, err := at.stat()
 	switch {
 	case errors.Is(err, unix.ENOENT), err == nil && isWhiteout(there):
@@ -137,7 +137,7 @@ func (u *unpacker) makeMissing(at spot, parent string, links int) error {
 }
 
 // followMissing makes the directory a symbolic link leads to.
-func (u *unpacker) followMissing(link spot, parent string, links int) error {
+func (u *unpacker) followMissing(link entryAt, parent string, links int) error {
 	if links > maxLinks {
 		return unix.ELOOP
 	}
@@ -157,7 +157,7 @@ func (u *unpacker) followMissing(link spot, parent string, links int) error {
 	return unix.Close(dir)
 }
 
-func (s spot) stat() (unix.Stat_t, error) {
+func (s entryAt) stat() (unix.Stat_t, error) {
 	var stat unix.Stat_t
 	err := unix.Fstatat(s.dir, s.name, &stat, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
@@ -167,12 +167,12 @@ func (s spot) stat() (unix.Stat_t, error) {
 }
 
 // path returns a path for system calls that take no directory and name.
-func (s spot) path() string {
+func (s entryAt) path() string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", s.dir, s.name)
 }
 
 // makeWay makes something at s, and again with what was there out of the way.
-func (u *unpacker) makeWay(s spot, makeIt func() error) error {
+func (u *unpacker) makeWay(s entryAt, makeIt func() error) error {
 	err := makeIt()
 	if !errors.Is(err, unix.EEXIST) {
 		return err
@@ -184,7 +184,7 @@ func (u *unpacker) makeWay(s spot, makeIt func() error) error {
 }
 
 // remove removes what is at s, a directory with all that is in it.
-func (t *tree) remove(s spot) error {
+func (t *tree) remove(s entryAt) error {
 	if s.name == "." {
 		return errors.New("the top of the tree can only be a directory")
 	}
@@ -195,7 +195,7 @@ func (t *tree) remove(s spot) error {
 		}
 		return nil
 	}
-	dir, err := os.OpenRoot(spot{s.dir, "."}.path())
+	dir, err := os.OpenRoot(entryAt{s.dir, "."}.path())
 	if err != nil {
 		return fmt.Errorf("replace directory: %w", err)
 	}

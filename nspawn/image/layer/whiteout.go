@@ -27,11 +27,11 @@ func isWhiteout(file unix.Stat_t) bool {
 // whiteout makes the whiteout that the entry at stands for. A whiteout is about
 // the layers below only, so what this layer has of that name stays, wherever in
 // the stream it is; but if it is a directory, nothing from below may show in it.
-func whiteout(at spot) error {
+func whiteout(at entryAt) error {
 	if at.name == opaqueName {
-		return setOpaque(spot{at.dir, "."})
+		return setOpaque(entryAt{at.dir, "."})
 	}
-	hidden := spot{at.dir, strings.TrimPrefix(at.name, whiteoutPrefix)}
+	hidden := entryAt{at.dir, strings.TrimPrefix(at.name, whiteoutPrefix)}
 	if isWhiteoutName(hidden.name) { // AUFS keeps its own things under such names
 		return nil
 	}
@@ -53,7 +53,7 @@ func whiteout(at spot) error {
 }
 
 // setOpaque has a directory hide what the layers below have in theirs.
-func setOpaque(dir spot) error {
+func setOpaque(dir entryAt) error {
 	if err := unix.Lsetxattr(dir.path(), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
 		return fmt.Errorf("make directory opaque: %w", err)
 	}

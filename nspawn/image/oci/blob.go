@@ -52,8 +52,8 @@ func readDocument(r io.ReadCloser) ([]byte, error) {
 	return raw, err
 }
 
-// exact reads a blob and compares it with its descriptor.
-type exact struct {
+// verifyingReader reads a blob and compares it with its descriptor.
+type verifyingReader struct {
 	io.ReadCloser
 	ctx  context.Context
 	want v1.Descriptor
@@ -63,7 +63,7 @@ type exact struct {
 
 // sized returns a reader that compares the size; the digest is compared below.
 func sized(ctx context.Context, blob io.ReadCloser, want v1.Descriptor) io.ReadCloser {
-	return &exact{ReadCloser: blob, ctx: ctx, want: want}
+	return &verifyingReader{ReadCloser: blob, ctx: ctx, want: want}
 }
 
 // verified returns a reader that compares size and digest.
@@ -72,10 +72,10 @@ func verified(ctx context.Context, blob io.ReadCloser, want v1.Descriptor) (io.R
 	if err != nil {
 		return nil, err
 	}
-	return &exact{ReadCloser: blob, ctx: ctx, want: want, hash: hash}, nil
+	return &verifyingReader{ReadCloser: blob, ctx: ctx, want: want, hash: hash}, nil
 }
 
-func (e *exact) Read(p []byte) (int, error) {
+func (e *verifyingReader) Read(p []byte) (int, error) {
 	if err := e.ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -99,7 +99,7 @@ func (e *exact) Read(p []byte) (int, error) {
 }
 
 // compare returns io.EOF if the digest is right.
-func (e *exact) compare() error {
+func (e *verifyingReader) compare() error {
 	if got := hex.EncodeToString(e.hash.Sum(nil)); got != e.want.Digest.Hex {
 		return fmt.Errorf("digest is %s:%s, not %s", e.want.Digest.Algorithm, got, e.want.Digest)
 	}

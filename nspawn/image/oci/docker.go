@@ -102,7 +102,7 @@ func (a *archive) layer(ctx context.Context, name string, diffID v1.Hash) (Layer
 	}
 	defer file.Close()
 	digest := diffID
-	reader := &exact{ReadCloser: file, ctx: ctx, want: v1.Descriptor{Size: size}}
+	reader := &verifyingReader{ReadCloser: file, ctx: ctx, want: v1.Descriptor{Size: size}}
 	start := make([]byte, 4)
 	if _, err := io.ReadFull(reader, start); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return Layer{}, err

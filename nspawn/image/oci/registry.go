@@ -43,7 +43,7 @@ func (c Client) pull(ctx context.Context, ref Reference, platform v1.Platform, a
 // sources returns the mirrors of a reference's registry and the registry
 // itself, with soft each of them once more without credentials.
 func (c Client) sources(ref Reference, auth *Auth, soft bool) (sources, error) {
-	wire, err := newWire(c.CAFile, c.PlainHTTP)
+	transport, err := newRetryTransport(c.CAFile, c.PlainHTTP)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (c Client) sources(ref Reference, auth *Auth, soft bool) (sources, error) {
 			return err
 		}
 		keychain := credentials{task: auth, config: c.DockerConfig, soft: soft}
-		puller, err := c.puller(wire, remote.WithAuthFromKeychain(keychain))
+		puller, err := c.puller(transport, remote.WithAuthFromKeychain(keychain))
 		if err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func (c Client) sources(ref Reference, auth *Auth, soft bool) (sources, error) {
 		if !soft {
 			return nil
 		}
-		if puller, err = c.puller(wire); err != nil {
+		if puller, err = c.puller(transport); err != nil {
 			return err
 		}
 		all = append(all, source{repository, puller, true})
@@ -88,11 +88,11 @@ func repositoryAt(place, repository string) (name.Repository, error) {
 	return name.NewRepository(place + "/" + repository)
 }
 
-// puller returns a puller that leaves retries to the wire: the library's own
+// puller returns a puller that leaves retries to the transport: the library's own
 // heed neither contexts nor Retry-After.
-func (c Client) puller(wire *wire, auth ...remote.Option) (*remote.Puller, error) {
+func (c Client) puller(transport *retryTransport, auth ...remote.Option) (*remote.Puller, error) {
 	return remote.NewPuller(append(auth,
-		remote.WithTransport(wire),
+		remote.WithTransport(transport),
 		remote.WithUserAgent(c.UserAgent),
 		remote.WithJobs(maxStreams),
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),

@@ -22,17 +22,17 @@ const (
 	maxRetryAfter = 30 * time.Second       // what a registry can make us wait
 )
 
-// wire is how every request to registries and token servers goes out. It
+// retryTransport is how every request to registries and token servers goes out. It
 // chooses TLS or not, retries, bounds documents, and marks errors of the
 // network as temporary.
-type wire struct {
+type retryTransport struct {
 	base  http.RoundTripper
 	plain []string // hosts without TLS
 }
 
-// newWire returns a wire that trusts the certificates in caFile, if not empty,
+// newRetryTransport returns one that trusts the certificates in caFile, if not empty,
 // besides the system's.
-func newWire(caFile string, plain []string) (*wire, error) {
+func newRetryTransport(caFile string, plain []string) (*retryTransport, error) {
 	base := remote.DefaultTransport.(*http.Transport).Clone()
 	base.DisableCompression = true // blobs are wanted as they are stored
 	base.IdleConnTimeout = 30 * time.Second
@@ -40,10 +40,10 @@ func newWire(caFile string, plain []string) (*wire, error) {
 	if base.TLSClientConfig, err = fetch.TLS(caFile); err != nil {
 		return nil, err
 	}
-	return &wire{base, plain}, nil
+	return &retryTransport{base, plain}, nil
 }
 
-func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+func (w *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req, err := w.withScheme(req)
 	if err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 // withScheme returns the request with http if its host is one without TLS, or
 // refuses it if it has http and its host is not. The library tries http by
 // itself with private addresses.
-func (w *wire) withScheme(req *http.Request) (*http.Request, error) {
+func (w *retryTransport) withScheme(req *http.Request) (*http.Request, error) {
 	plain := slices.Contains(w.plain, req.URL.Host)
 	if plain == (req.URL.Scheme == "http") {
 		return req, nil
@@ -82,7 +82,7 @@ func (w *wire) withScheme(req *http.Request) (*http.Request, error) {
 	return req, nil
 }
 
-func (w *wire) once(req *http.Request) (*http.Response, error) {
+func (w *retryTransport) once(req *http.Request) (*http.Response, error) {
 	resp, err := w.base.RoundTrip(req)
 	if err != nil {
 		return nil, networkError(err)

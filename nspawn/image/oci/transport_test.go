@@ -48,7 +48,7 @@ func TestRetries(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			tries := 0
-			w := &wire{base: roundTrip(func(*http.Request) (*http.Response, error) {
+			w := &retryTransport{base: roundTrip(func(*http.Request) (*http.Response, error) {
 				tries++
 				return response(http.StatusTooManyRequests, c.retryAfter), nil
 			})}
@@ -73,7 +73,7 @@ func TestRetries(t *testing.T) {
 func TestRetryEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		w := &wire{base: roundTrip(func(*http.Request) (*http.Response, error) {
+		w := &retryTransport{base: roundTrip(func(*http.Request) (*http.Response, error) {
 			time.AfterFunc(time.Second, cancel)
 			return response(http.StatusTooManyRequests, "20"), nil
 		})}

@@ -83,12 +83,12 @@ func (s Store) collect(inv inventory, options CollectOptions) (removed []Usage, 
 	if options.DryRun {
 		return removed, nil
 	}
-	return removed, s.tidy(inv, orphans)
+	return removed, s.removeUnreferenced(inv, orphans)
 }
 
-// tidy removes names of images that are gone, and moves away layers and disks of
+// removeUnreferenced removes names of images that are gone, and moves away layers and disks of
 // no image.
-func (s Store) tidy(inv inventory, orphans []item) error {
+func (s Store) removeUnreferenced(inv inventory, orphans []item) error {
 	for file, found := range inv.names {
 		if inv.images[found.Image] != nil {
 			continue
@@ -150,12 +150,12 @@ func (inv inventory) users() (users map[item]int, total int64) {
 			users[it]++
 		}
 	}
-	for it, stock := range inv.items {
-		if stock.pulled {
+	for it, used := range inv.items {
+		if used.pulled {
 			users[it]++
 		}
 		if users[it] > 0 {
-			total += stock.bytes
+			total += used.bytes
 		}
 	}
 	return users, total

@@ -42,9 +42,9 @@ func TestChoose(t *testing.T) {
 		"same layer twice":   {images: map[string]int{"one:aa": 1}, options: CollectOptions{UnusedFor: 1}, want: []string{"one", "a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inv := inventory{images: map[string]*record{}, items: map[item]stock{}}
+			inv := inventory{images: map[string]*record{}, items: map[item]itemUsage{}}
 			put := func(layer string) {
-				inv.items[item{layers, layer}] = stock{10, slices.Contains(test.pulled, layer)}
+				inv.items[item{layers, layer}] = itemUsage{10, slices.Contains(test.pulled, layer)}
 			}
 			for spec, hours := range test.images {
 				name, of, _ := strings.Cut(spec, ":")

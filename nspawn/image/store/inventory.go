@@ -12,7 +12,7 @@ import (
 // inventory is the state of a store.
 type inventory struct {
 	images map[string]*record // by digest
-	items  map[item]stock
+	items  map[item]itemUsage
 	names  map[string]resolution // by file, zero if damaged
 }
 
@@ -23,15 +23,15 @@ type record struct {
 	pulled bool // A Pull holds it.
 }
 
-// stock is a layer or a disk.
-type stock struct {
+// itemUsage is that of a layer or a disk.
+type itemUsage struct {
 	bytes  int64
 	pulled bool
 }
 
 // inventory takes stock. The lock of the store is held.
 func (s Store) inventory(ctx context.Context) (inventory, error) {
-	inv := inventory{images: map[string]*record{}, items: map[item]stock{}, names: map[string]resolution{}}
+	inv := inventory{images: map[string]*record{}, items: map[item]itemUsage{}, names: map[string]resolution{}}
 	for _, take := range []func(context.Context, inventory) error{s.takeItems, s.takeImages, s.takeNames, s.takeRefs} {
 		if err := take(ctx, inv); err != nil {
 			return inventory{}, err
@@ -67,7 +67,7 @@ func (s Store) takeKind(ctx context.Context, inv inventory, kind kind) error {
 		if err != nil {
 			return err
 		}
-		inv.items[it] = stock{bytes, pulled}
+		inv.items[it] = itemUsage{bytes, pulled}
 	}
 	return nil
 }

@@ -39,8 +39,8 @@ func (s Store) List(ctx context.Context) (Listing, error) {
 		list.Images = append(list.Images, r.Usage)
 	}
 	slices.SortFunc(list.Images, func(a, b Usage) int { return cmp.Compare(a.Digest, b.Digest) })
-	for _, stock := range inv.items {
-		list.Bytes += stock.bytes
+	for _, used := range inv.items {
+		list.Bytes += used.bytes
 	}
 	return list, nil
 }
