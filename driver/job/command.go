@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -17,12 +18,12 @@ type commandOptions struct {
 	ProcessTwo *bool    `codec:"process_two"`
 }
 
-var commandSchema = options{
-	"args":        attr("args", "list(string)"),
-	"boot":        attr("boot", "bool"),
-	"command":     attr("command", "any"),
-	"entrypoint":  attr("entrypoint", "list(string)"),
-	"process_two": attr("process_two", "bool"),
+var commandSchema = schema.Options{
+	"args":        schema.Attr("args", "list(string)"),
+	"boot":        schema.Attr("boot", "bool"),
+	"command":     schema.Attr("command", "any"),
+	"entrypoint":  schema.Attr("entrypoint", "list(string)"),
+	"process_two": schema.Attr("process_two", "bool"),
 }
 
 // Mode tells what the machine's PID 1 is. An image without a command is booted,
@@ -47,19 +48,19 @@ func (c TaskConfig) validateCommand() error {
 	if err != nil {
 		return err
 	}
-	var found mistakes
+	var found schema.Mistakes
 	oci := c.ImageKind() == OCIImage
-	found.unless(len(c.Args) == 0 || len(command) > 0 || oci, "args: there is no command to give them to")
-	found.unless(len(c.Args) == 0 || !isList, "args: put them into the list of command, or make command a string")
+	found.Unless(len(c.Args) == 0 || len(command) > 0 || oci, "args: there is no command to give them to")
+	found.Unless(len(c.Args) == 0 || !isList, "args: put them into the list of command, or make command a string")
 	if c.Mode() == machine.Boot {
-		found.unless(c.ProcessTwo == nil || !*c.ProcessTwo, "process_two: cannot be combined with boot")
-		found.unless(c.User == "", "user: cannot be combined with boot: the image's init is started as root")
-		found.unless(c.WorkingDirectory == "", "working_directory: cannot be combined with boot")
-		found.unless(len(command) == 0 || initArguments(command), "command: with boot these are arguments for the image's init, which %q is not: set boot = false to run it", first(command))
+		found.Unless(c.ProcessTwo == nil || !*c.ProcessTwo, "process_two: cannot be combined with boot")
+		found.Unless(c.User == "", "user: cannot be combined with boot: the image's init is started as root")
+		found.Unless(c.WorkingDirectory == "", "working_directory: cannot be combined with boot")
+		found.Unless(len(command) == 0 || initArguments(command), "command: with boot these are arguments for the image's init, which %q is not: set boot = false to run it", first(command))
 	} else {
-		found.unless(len(command) > 0 && command[0] != "" || len(command) == 0 && oci, "command: is required without boot")
+		found.Unless(len(command) > 0 && command[0] != "" || len(command) == 0 && oci, "command: is required without boot")
 	}
-	return found.err()
+	return found.Err()
 }
 
 // applyCommand sets the command, or the arguments of the image's init. systemd
@@ -112,7 +113,7 @@ func words(option any) (list []string, isList bool, err error) {
 	for i, item := range items {
 		word, err := scalar(item)
 		if err != nil {
-			return nil, true, fmt.Errorf("%s: %w", at("command", i), err)
+			return nil, true, fmt.Errorf("%s: %w", schema.At("command", i), err)
 		}
 		list = append(list, word)
 	}

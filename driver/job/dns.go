@@ -3,6 +3,7 @@ package job
 import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
@@ -11,7 +12,7 @@ type dnsOptions struct {
 	ResolvConf string `codec:"resolv_conf"`
 }
 
-var dnsSchema = options{"resolv_conf": attr("resolv_conf", "string")}
+var dnsSchema = schema.Options{"resolv_conf": schema.Attr("resolv_conf", "string")}
 
 // resolvConfs are the values of --resolv-conf= (systemd-nspawn(1)).
 var resolvConfs = []string{
@@ -19,13 +20,15 @@ var resolvConfs = []string{
 	"replace-uplink", "replace-stub", "bind-host", "bind-static", "bind-uplink", "bind-stub", "delete", "auto",
 }
 
-func (c TaskConfig) validateDNS() error { return oneOf("resolv_conf", c.ResolvConf, resolvConfs) }
+func (c TaskConfig) validateDNS() error {
+	return schema.OneOf("resolv_conf", c.ResolvConf, resolvConfs)
+}
 
 // applyDNS gives the machine a resolv.conf, unless the job or the image decides.
 func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
-	var found mistakes
+	var found schema.Mistakes
 	dns := in.Task.DNS
-	found.unless(c.ResolvConf == "" || dns == nil, "resolv_conf: cannot be combined with the dns block of the group's network")
+	found.Unless(c.ResolvConf == "" || dns == nil, "resolv_conf: cannot be combined with the dns block of the group's network")
 	resolver := names.Resolver{
 		Host: in.DNS, DNS: jobsDNS(dns), Private: spec.Network.Kind != "" || spec.Network.Namespace != "",
 	}
@@ -38,7 +41,7 @@ func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
 		spec.ResolvConf, spec.Names.Resolver = "off", &resolver
 	case !c.Ephemeral:
 		spec.ResolvConf = "auto"
-		found.unless(dns == nil, "ephemeral: the dns block of the group's network cannot be written into an image that is run in place")
+		found.Unless(dns == nil, "ephemeral: the dns block of the group's network cannot be written into an image that is run in place")
 	default:
 		spec.ResolvConf = "off"
 		// A booted system with a network of its own asks its DHCP server.
@@ -47,7 +50,7 @@ func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
 			spec.Root.Files = append(spec.Root.Files, machine.File{Path: machine.ResolvFile, Content: text})
 		}
 	}
-	return found.err()
+	return found.Err()
 }
 
 // jobsDNS is the dns block of the group's network.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -13,14 +14,14 @@ type environmentOptions struct {
 	Environment map[string]string `codec:"environment"`
 }
 
-var environmentSchema = options{"environment": stringMap("environment")}
+var environmentSchema = schema.Options{"environment": schema.StringMap("environment")}
 
 func (c TaskConfig) validateEnvironment() error {
-	var found mistakes
+	var found schema.Mistakes
 	for _, name := range slices.Sorted(maps.Keys(c.Environment)) {
-		found.unless(machine.PossibleEnvironmentName(name), "environment: %q cannot be the name of a variable", name)
+		found.Unless(machine.PossibleEnvironmentName(name), "environment: %q cannot be the name of a variable", name)
 	}
-	return found.err()
+	return found.Err()
 }
 
 // applyEnvironment takes the variables of the image, of Nomad and of the job, each
@@ -34,15 +35,15 @@ func (c TaskConfig) applyEnvironment(in Input, spec *machine.Spec) error {
 	}
 	maps.Copy(env, in.Task.Env)
 	maps.Copy(env, c.Environment)
-	var found mistakes
+	var found schema.Mistakes
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		switch {
 		case !machine.PossibleEnvironmentName(name) || !utf8.ValidString(name):
-			found.refuse("env: %q cannot be the name of a variable", name)
+			found.Refuse("env: %q cannot be the name of a variable", name)
 		case !utf8.ValidString(env[name]) || strings.Contains(env[name], "\x00"):
-			found.refuse("env: the value of %q is not valid UTF-8", name)
+			found.Refuse("env: the value of %q is not valid UTF-8", name)
 		}
 	}
 	spec.Environment = env
-	return found.err()
+	return found.Err()
 }

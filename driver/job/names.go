@@ -3,6 +3,7 @@ package job
 import (
 	"errors"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
@@ -12,22 +13,22 @@ type nameOptions struct {
 	ExtraHosts []string `codec:"extra_hosts"`
 }
 
-var nameSchema = options{
-	"hostname":    attr("hostname", "string"),
-	"extra_hosts": attr("extra_hosts", "list(string)"),
+var nameSchema = schema.Options{
+	"hostname":    schema.Attr("hostname", "string"),
+	"extra_hosts": schema.Attr("extra_hosts", "list(string)"),
 }
 
 func (c TaskConfig) validateNames() error {
-	var found mistakes
+	var found schema.Mistakes
 	if c.Hostname != "" {
-		found.add(prefixed("hostname: ", names.CheckHostname(c.Hostname)))
+		found.Add(schema.Prefixed("hostname: ", names.CheckHostname(c.Hostname)))
 	}
 	for i, entry := range c.ExtraHosts {
 		_, err := names.ParseExtra(entry)
-		found.add(prefixed(at("extra_hosts", i)+": ", err))
+		found.Add(schema.Prefixed(schema.At("extra_hosts", i)+": ", err))
 	}
-	found.unless(len(c.ExtraHosts) == 0 || c.Mode() != machine.Boot, "extra_hosts: a booted guest has an /etc/hosts of its own: put the names there")
-	return found.err()
+	found.Unless(len(c.ExtraHosts) == 0 || c.Mode() != machine.Boot, "extra_hosts: a booted guest has an /etc/hosts of its own: put the names there")
+	return found.Err()
 }
 
 // applyNames gives a command files by which it finds names. A guest has its own, and
@@ -65,12 +66,12 @@ func namesAreOurs(spec *machine.Spec) bool {
 // isShown reports whether the job itself shows something at a path.
 func isShown(spec *machine.Spec, path string) bool {
 	for _, bind := range spec.Binds {
-		if within(bind.Destination, path) {
+		if schema.Within(bind.Destination, path) {
 			return true
 		}
 	}
 	for _, overlay := range spec.Overlays {
-		if within(overlay.Destination, path) {
+		if schema.Within(overlay.Destination, path) {
 			return true
 		}
 	}

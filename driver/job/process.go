@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -16,13 +17,13 @@ type processOptions struct {
 	WorkingDirectory string `codec:"working_directory"`
 }
 
-var processSchema = options{
-	"user":              attr("user", "string"),
-	"working_directory": attr("working_directory", "string"),
+var processSchema = schema.Options{
+	"user":              schema.Attr("user", "string"),
+	"working_directory": schema.Attr("working_directory", "string"),
 }
 
 func (c TaskConfig) validateProcess() error {
-	return absolute("working_directory", c.WorkingDirectory)
+	return schema.Absolute("working_directory", c.WorkingDirectory)
 }
 
 // applyProcess uses what the job says, else what the image says. Nomad's own
