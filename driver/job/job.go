@@ -25,8 +25,6 @@ import (
 type TaskConfig struct {
 	imageOptions
 	loggingOptions
-	dnsOptions
-	processOptions
 	nameOptions
 	commandOptions
 	rootOptions
@@ -40,14 +38,13 @@ type TaskConfig struct {
 	credentialOptions
 	dockerOptions
 	olderOptions
-	environmentOptions
 }
 
 // TaskSchema is the schema of TaskConfig.
 var TaskSchema = schema.Merge(
-	imageSchema, loggingSchema, dnsSchema, processSchema, nameSchema, commandSchema, rootSchema,
+	imageSchema, loggingSchema, nameSchema, commandSchema, rootSchema,
 	mountSchema, networkSchema, portSchema, isolationSchema, limitSchema, ioSchema,
-	deviceSchema, credentialSchema, dockerSchema, olderSchema, environmentSchema,
+	deviceSchema, credentialSchema, dockerSchema, olderSchema,
 )
 
 // Validate reports every mistake that the block shows by itself, all at once.
@@ -55,10 +52,8 @@ func (c TaskConfig) Validate() error {
 	return errors.Join(
 		c.validateImage(),
 		c.validateLogging(),
-		c.validateDNS(),
-		c.validateRoot(),
-		c.validateProcess(),
 		c.validateNames(),
+		c.validateRoot(),
 		c.validateCommand(),
 		c.validateMounts(),
 		c.validateLimits(),
@@ -68,7 +63,6 @@ func (c TaskConfig) Validate() error {
 		c.validateCredentials(),
 		c.validateDocker(),
 		c.validateOlder(),
-		c.validateEnvironment(),
 	)
 }
 
@@ -111,16 +105,13 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		c.applyNetwork,
 		c.applyMounts,
 		c.applyCommand,
-		c.applyProcess,
 		c.applyLimits,
 		c.applyIO,
-		c.applyEnvironment,
 		c.applyIsolation,
 		c.applyRoot,
 		c.applyLogging,
 		c.applyDevices,
 		c.applyCredentials,
-		c.applyDNS,
 		c.applyNames,
 	} {
 		found.Add(apply(in, &spec))

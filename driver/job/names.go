@@ -3,23 +3,35 @@ package job
 import (
 	"errors"
 
+	"github.com/hashicorp/nomad/plugins/drivers"
+
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
 
+// nameOptions say what the container is called, and how it finds the names of others.
 type nameOptions struct {
-	Hostname   string   `codec:"hostname"`
 	ExtraHosts []string `codec:"extra_hosts"`
+	Hostname   string   `codec:"hostname"`
+	ResolvConf string   `codec:"resolv_conf"`
 }
 
 var nameSchema = schema.Options{
-	"hostname":    schema.Attr("hostname", "string"),
 	"extra_hosts": schema.Attr("extra_hosts", "list(string)"),
+	"hostname":    schema.Attr("hostname", "string"),
+	"resolv_conf": schema.Attr("resolv_conf", "string"),
+}
+
+// resolvConfs are the values of --resolv-conf= (systemd-nspawn(1)).
+var resolvConfs = []string{
+	"off", "copy-host", "copy-static", "copy-uplink", "copy-stub", "replace-host", "replace-static",
+	"replace-uplink", "replace-stub", "bind-host", "bind-static", "bind-uplink", "bind-stub", "delete", "auto",
 }
 
 func (c TaskConfig) validateNames() error {
 	var found schema.Mistakes
+	found.Add(schema.OneOf("resolv_conf", c.ResolvConf, resolvConfs))
 	if c.Hostname != "" {
 		found.Add(schema.Prefixed("hostname: ", names.CheckHostname(c.Hostname)))
 	}
@@ -31,9 +43,50 @@ func (c TaskConfig) validateNames() error {
 	return found.Err()
 }
 
-// applyNames gives a command files by which it finds names. A guest has its own, and
-// nothing can be shown in an image that nobody may change.
 func (c TaskConfig) applyNames(in Input, spec *machine.Spec) error {
+	return errors.Join(c.applyDNS(in, spec), c.applyHosts(in, spec))
+}
+
+// applyDNS gives the machine a resolv.conf, unless the job or the image decides.
+func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
+	var found schema.Mistakes
+	dns := in.Task.DNS
+	found.Unless(c.ResolvConf == "" || dns == nil, "resolv_conf: cannot be combined with the dns block of the group's network")
+	resolver := names.Resolver{
+		Host: in.DNS, DNS: jobsDNS(dns), Private: spec.Network.Kind != "" || spec.Network.Namespace != "",
+	}
+	switch {
+	case c.ResolvConf != "":
+		spec.ResolvConf = c.ResolvConf
+	case isShown(spec, machine.ResolvFile):
+		spec.ResolvConf = "off"
+	case namesAreOurs(spec):
+		spec.ResolvConf, spec.Names.Resolver = "off", &resolver
+	case !c.Ephemeral:
+		spec.ResolvConf = "auto"
+		found.Unless(dns == nil, "ephemeral: the dns block of the group's network cannot be written into an image that is run in place")
+	default:
+		spec.ResolvConf = "off"
+		// A booted system with a network of its own asks its DHCP server.
+		if dns != nil || spec.Network.Kind == "" {
+			text, _ := resolver.Text() // A guest may know of other servers.
+			spec.Root.Files = append(spec.Root.Files, machine.File{Path: machine.ResolvFile, Content: text})
+		}
+	}
+	return found.Err()
+}
+
+// jobsDNS is the dns block of the group's network.
+func jobsDNS(config *drivers.DNSConfig) names.DNS {
+	if config == nil {
+		return names.DNS{}
+	}
+	return names.DNS{Servers: config.Servers, Searches: config.Searches, Options: config.Options}
+}
+
+// applyHosts gives the machine its name, and a command an /etc/hosts. A guest has its
+// own, and nothing can be shown in an image that nobody may change.
+func (c TaskConfig) applyHosts(in Input, spec *machine.Spec) error {
 	spec.Hostname = c.Hostname
 	if isolation := in.Task.NetworkIsolation; spec.Hostname == "" && isolation != nil && isolation.HostsConfig != nil {
 		spec.Hostname = isolation.HostsConfig.Hostname
