@@ -10,6 +10,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -43,7 +44,7 @@ func TestResolvePaths(t *testing.T) {
 			{Overlays: []nspawn.Overlay{{Lower: []nspawn.Layer{{Path: source}}, Destination: "/x"}}},
 			{Overlays: []nspawn.Overlay{{Upper: source, Lower: []nspawn.Layer{{Path: "/not/of/the/host", InRoot: true}}, Destination: "/x"}}},
 		} {
-			err := resolvePaths(job.Policy{}, job.TaskConfig{}, &spec, cfg)
+			err := resolvePaths(operator.Policy{}, job.TaskConfig{}, &spec, cfg)
 			if want == "" {
 				must.NoError(t, err)
 			} else {

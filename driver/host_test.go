@@ -20,7 +20,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/enter/container"
@@ -463,11 +463,11 @@ func TestHostReaper(t *testing.T) {
 	}
 	startTask(t, second, known)
 	d := second.Impl().(flushing).Driver
-	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1ns", DryRun: true}))
+	must.NoError(t, d.reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1ns", DryRun: true}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, d.reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1h"}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1ns"}))
+	must.NoError(t, d.reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1ns"}))
 	must.False(t, isRunning(t, d, forgotten))
 	must.True(t, isRunning(t, d, known))
 	must.True(t, isRunning(t, d, other))

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/network/ports"
@@ -58,7 +59,7 @@ func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskCo
 
 // describeMachine returns the machine of a job, or all that is wrong with the job
 // and, by imageErr, with its image.
-func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (nspawn.Spec, error) {
+func describeMachine(policy operator.Policy, task job.TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (nspawn.Spec, error) {
 	dns, err := readHostDNS()
 	if err != nil {
 		return nspawn.Spec{}, err

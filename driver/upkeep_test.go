@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -22,7 +22,7 @@ import (
 func TestStartThatWasNotUndone(t *testing.T) {
 	fake := systemdtest.New(t)
 	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
-	d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: machines, config: job.Config{DisableLogCollection: true}}
+	d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: machines, config: operator.Config{DisableLogCollection: true}}
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()
 	cfg := &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web", AllocDir: t.TempDir()}
@@ -35,7 +35,7 @@ func TestStartThatWasNotUndone(t *testing.T) {
 	must.Error(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	go d.reaper.Run(ctx, job.DanglingMachines{Enabled: true, Period: "1h", CreationGrace: "1h"})
+	go d.reaper.Run(ctx, operator.DanglingMachines{Enabled: true, Period: "1h", CreationGrace: "1h"})
 	for state := range fake.Conn().WatchUnit(ctx, unit) {
 		if state.LoadState == "not-found" {
 			return
@@ -47,7 +47,7 @@ func TestStartThatWasNotUndone(t *testing.T) {
 // that was started in it.
 func TestUpkeepEndsWithTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &Driver{ctx: context.Background(), logger: testlog.HCLogger(t), config: job.DefaultConfig()}
+		d := &Driver{ctx: context.Background(), logger: testlog.HCLogger(t), config: operator.DefaultConfig()}
 		d.config.Enabled = false
 		d.reaper = upkeep.NewReaper(d.machines, d.tasks.known, d.logger)
 		ctx, cancel := context.WithCancel(t.Context())

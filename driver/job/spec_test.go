@@ -16,6 +16,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/tools/txtar"
 
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
@@ -115,9 +116,8 @@ func parseTask(t *testing.T, hcl string) TaskConfig {
 	return task
 }
 
-func parseConfig(t *testing.T, hcl string) Config {
-	var config Config
-	hclutils.NewConfigParser(ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
+func parseConfig(t *testing.T, hcl string) (config operator.Config) {
+	hclutils.NewConfigParser(operator.ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
 	return config
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
@@ -62,9 +63,9 @@ func TestScheduled(t *testing.T) {
 	for range 2 { // with the unit, and without
 		reaper.Schedule(nspawn.MachineName("2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f", "web"))
 		<-reaper.wake
-		must.NoError(t, reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
+		must.NoError(t, reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1h"}))
 		must.SliceEmpty(t, fake.Units())
 	}
-	must.NoError(t, reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1h"}))
 	must.MapEmpty(t, maps.Collect(reaper.unfinished.Range))
 }

@@ -1,8 +1,9 @@
-package job
+package operator
 
 import (
 	"time"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
@@ -34,41 +35,41 @@ func defaultUpkeep() upkeepOptions {
 	}
 }
 
-var upkeepSchema = options{
-	"dangling_machines": presentBlock("dangling_machines", options{
-		"enabled":        withDefault("enabled", "bool", defaults.DanglingMachines.Enabled),
-		"period":         withDefault("period", "string", defaults.DanglingMachines.Period),
-		"creation_grace": withDefault("creation_grace", "string", defaults.DanglingMachines.CreationGrace),
-		"dry_run":        withDefault("dry_run", "bool", defaults.DanglingMachines.DryRun),
+var upkeepSchema = schema.Options{
+	"dangling_machines": schema.PresentBlock("dangling_machines", schema.Options{
+		"enabled":        schema.WithDefault("enabled", "bool", defaults.DanglingMachines.Enabled),
+		"period":         schema.WithDefault("period", "string", defaults.DanglingMachines.Period),
+		"creation_grace": schema.WithDefault("creation_grace", "string", defaults.DanglingMachines.CreationGrace),
+		"dry_run":        schema.WithDefault("dry_run", "bool", defaults.DanglingMachines.DryRun),
 	}),
-	"image_gc": presentBlock("image_gc", options{
-		"enabled":    withDefault("enabled", "bool", defaults.ImageGC.Enabled),
-		"unused_for": withDefault("unused_for", "string", defaults.ImageGC.UnusedFor),
-		"max_size":   attr("max_size", "string"),
+	"image_gc": schema.PresentBlock("image_gc", schema.Options{
+		"enabled":    schema.WithDefault("enabled", "bool", defaults.ImageGC.Enabled),
+		"unused_for": schema.WithDefault("unused_for", "string", defaults.ImageGC.UnusedFor),
+		"max_size":   schema.Attr("max_size", "string"),
 	}),
 }
 
 func (c Config) validateUpkeep() error {
-	var found mistakes
+	var found schema.Mistakes
 	if d := c.DanglingMachines; d.Enabled {
-		found.add(positive("dangling_machines.period", d.Period), positive("dangling_machines.creation_grace", d.CreationGrace))
+		found.Add(schema.CheckDuration("dangling_machines.period", d.Period), schema.CheckDuration("dangling_machines.creation_grace", d.CreationGrace))
 	}
 	if gc := c.ImageGC; gc.Enabled {
-		found.add(positive("image_gc.unused_for", gc.UnusedFor))
+		found.Add(schema.CheckDuration("image_gc.unused_for", gc.UnusedFor))
 		if gc.MaxSize != "" {
-			found.add(size("image_gc.max_size", gc.MaxSize, "20GB"))
+			found.Add(schema.CheckSize("image_gc.max_size", gc.MaxSize, "20GB"))
 		}
 	}
-	return found.err()
+	return found.Err()
 }
 
 // Times returns how often dangling machines are looked for, and how long after its
 // start a machine is left alone.
 func (d DanglingMachines) Times() (period, grace time.Duration) {
-	return duration(d.Period), duration(d.CreationGrace)
+	return schema.Duration(d.Period), schema.Duration(d.CreationGrace)
 }
 
 // Options returns which images the store is to remove.
 func (c ImageGC) Options() store.CollectOptions {
-	return store.CollectOptions{UnusedFor: duration(c.UnusedFor), MaxBytes: int64(bytesOf(c.MaxSize))}
+	return store.CollectOptions{UnusedFor: schema.Duration(c.UnusedFor), MaxBytes: int64(schema.Bytes(c.MaxSize))}
 }

@@ -1,8 +1,9 @@
-package job
+package operator
 
 import (
 	"fmt"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
@@ -30,7 +31,7 @@ func (p Policy) Network(option string, kind links.Kind, of string) error {
 	return fmt.Errorf("%s: %q is not among what the operator allows with %s in the plugin's config (%s)", option, of, rule, listed(allowed))
 }
 
-func (p policyOptions) networkMistakes() (found mistakes) {
+func (p policyOptions) networkMistakes() (found schema.Mistakes) {
 	for _, rule := range []struct {
 		name     string
 		patterns []string
@@ -40,7 +41,7 @@ func (p policyOptions) networkMistakes() (found mistakes) {
 		{"allow_network_zones", p.AllowNetworkZones},
 	} {
 		for i, pattern := range rule.patterns {
-			found.add(checkPattern(at(rule.name, i), pattern))
+			found.Add(checkPattern(schema.At(rule.name, i), pattern))
 		}
 	}
 	return found

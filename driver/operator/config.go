@@ -1,9 +1,18 @@
-package job
+// Package operator is what the operator of a client says in the agent's `plugin` block:
+// how the driver works there, and what it allows jobs. It is pure, as package job is.
+//
+// Config is the block. A Policy is what it allows the jobs of one Nomad namespace: what a
+// job asks for is put to one of its methods, which answers with nil or with the error that
+// the job's author reads. The options of a Policy are in rules.go; its answers are by
+// feature, in files with the names that they have in package job.
+package operator
 
 import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"nomad-driver-nspawn/driver/schema"
 )
 
 // Config is the plugin's configuration, in the agent's `plugin` block. A job
@@ -35,14 +44,14 @@ func DefaultConfig() Config {
 }
 
 // ConfigSchema is the schema of Config.
-var ConfigSchema = schema(agentSchema, policySchema, upkeepSchema, registrySchema)
+var ConfigSchema = schema.Merge(agentSchema, policySchema, upkeepSchema, registrySchema)
 
-var agentSchema = options{
-	"enabled":                withDefault("enabled", "bool", defaults.Enabled),
-	"disable_log_collection": withDefault("disable_log_collection", "bool", defaults.DisableLogCollection),
-	"image_pull_timeout":     withDefault("image_pull_timeout", "string", defaults.ImagePullTimeout),
-	"network_pool":           attr("network_pool", "string"),
-	"pull_activity_timeout":  withDefault("pull_activity_timeout", "string", defaults.PullActivityTimeout),
+var agentSchema = schema.Options{
+	"enabled":                schema.WithDefault("enabled", "bool", defaults.Enabled),
+	"disable_log_collection": schema.WithDefault("disable_log_collection", "bool", defaults.DisableLogCollection),
+	"image_pull_timeout":     schema.WithDefault("image_pull_timeout", "string", defaults.ImagePullTimeout),
+	"network_pool":           schema.Attr("network_pool", "string"),
+	"pull_activity_timeout":  schema.WithDefault("pull_activity_timeout", "string", defaults.PullActivityTimeout),
 }
 
 // defaults are those of the schemas; they are only read.
@@ -50,22 +59,22 @@ var defaults = DefaultConfig()
 
 // Validate reports every mistake at once.
 func (c Config) Validate() error {
-	var found mistakes
-	found.add(
+	var found schema.Mistakes
+	found.Add(
 		c.validateUpkeep(),
 		c.validateRegistry(),
-		positive("image_pull_timeout", c.ImagePullTimeout),
-		positive("pull_activity_timeout", c.PullActivityTimeout),
+		schema.CheckDuration("image_pull_timeout", c.ImagePullTimeout),
+		schema.CheckDuration("pull_activity_timeout", c.PullActivityTimeout),
 		c.validatePolicy(),
 		checkPool(c.NetworkPool),
 	)
-	return found.err()
+	return found.Err()
 }
 
 // PullTimeouts returns how long an image may take to be fetched, and how long
 // nothing may come.
 func (c Config) PullTimeouts() (total, inactivity time.Duration) {
-	return duration(c.ImagePullTimeout), duration(c.PullActivityTimeout)
+	return schema.Duration(c.ImagePullTimeout), schema.Duration(c.PullActivityTimeout)
 }
 
 // AddressPool returns the network that the operator wants the addresses of veth links

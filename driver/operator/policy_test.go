@@ -1,4 +1,4 @@
-package job
+package operator
 
 import (
 	"reflect"
@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
-
-	"nomad-driver-nspawn/nspawn/image/download"
 )
 
 // Rules are merged field by field, so that each must be one that can be unset.
@@ -67,56 +65,6 @@ func TestMistakesOfPolicy(t *testing.T) {
 		must.ErrorContains(t, err, want)
 	}
 	must.Eq(t, 11, strings.Count(err.Error(), "\n")+1)
-}
-
-func TestAllowedImages(t *testing.T) {
-	config := parseConfig(t, `allowed_images = [
-		"docker.io/library", "registry.example.org:5000", "ghcr.io/team/app/",
-		"https://images.example.org/debian/", "http://Example.org:80", "/srv/images"
-	]
-	allow_unverified_images = true`)
-	must.NoError(t, config.Validate())
-	policy := config.Policy("default")
-	for name, allowed := range map[string]bool{
-		"alpine:3": true,
-		"docker.io/library/alpine@sha256:" + strings.Repeat("0", 64): true,
-		"docker.io/libraryx/alpine:3":                                false,
-		"team/app:1":                                                 false,
-		"registry.example.org:5000/a/b:1":                            true,
-		"registry.example.org/a:1":                                   false,
-		"registry.example.org.evil.org:5000/a":                       false,
-		"ghcr.io/team/app:1":                                         true,
-		"ghcr.io/team/app/sub:1":                                     true,
-		"ghcr.io/team/apple:1":                                       false,
-		"https://images.example.org/debian/12/a.tar.xz":              true,
-		"https://images.example.org:443/debian/a.tar.xz":             true,
-		"https://IMAGES.example.org/debian/a.tar.xz":                 true,
-		"http://images.example.org/debian/a.tar.xz":                  false,
-		"https://images.example.org/debianx/a.tar.xz":                false,
-		"https://images.example.org/debian/../a.tar.xz":              false,
-		"https://images.example.org/debian/%2e%2e/a.tar.xz":          false,
-		"https://images.example.org/debian%2fa.tar.xz":               false,
-		"https://images.example.org@evil.org/debian/a.tar.xz":        false,
-		"https://me:secret@images.example.org/debian/a.tar.xz":       true,
-		"https://images.example.org.evil.org/debian/a.tar.xz":        false,
-		"http://example.org/any/a.tar.xz":                            true,
-	} {
-		_, err := taskOf(name).Source(policy)
-		if allowed {
-			must.NoError(t, err, must.Sprint(name))
-		} else {
-			must.ErrorContains(t, err, "allowed_images", must.Sprint(name))
-			must.StrNotContains(t, err.Error(), "secret")
-		}
-	}
-	below := func(path string) func(string) bool { return func(dir string) bool { return within(dir, path) } }
-	must.NoError(t, policy.NamedImage("debian", below("/srv/images/debian")))
-	must.ErrorContains(t, policy.NamedImage("debian", below("/var/lib/machines/debian")), "allowed_images")
-	must.ErrorContains(t, policy.ImagePath("/srv/images/a", below("/srv/images/a")), "image_paths")
-	must.ErrorContains(t, policy.ImagePath("/var/lib/machines/a", below("/var/lib/machines/a")), "allowed_images")
-	must.ErrorContains(t, policy.TaskImage("local/a.tar"), "allowed_images")
-	must.NoError(t, parseConfig(t, `allowed_images = ["local"]`).Policy("").TaskImage("local/a.tar"))
-	must.NoError(t, DefaultConfig().Policy("").WebImage(download.Request{URL: "https://example.org/a//b.tar"}))
 }
 
 func TestDiskOfPolicy(t *testing.T) {

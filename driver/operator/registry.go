@@ -1,9 +1,11 @@
-package job
+package operator
 
 import (
 	"maps"
 	"regexp"
 	"slices"
+
+	"nomad-driver-nspawn/driver/schema"
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 )
@@ -20,26 +22,26 @@ type Registry struct {
 	PlainHTTP    []string            `codec:"plain_http"`
 }
 
-var registrySchema = options{
-	"registry": block("registry", options{
-		"ca_file":       attr("ca_file", "string"),
-		"docker_config": attr("docker_config", "string"),
+var registrySchema = schema.Options{
+	"registry": schema.Block("registry", schema.Options{
+		"ca_file":       schema.Attr("ca_file", "string"),
+		"docker_config": schema.Attr("docker_config", "string"),
 		"mirrors":       hclspec.NewBlockAttrs("mirrors", "list(string)", false), // as stringMap
-		"plain_http":    attr("plain_http", "list(string)"),
+		"plain_http":    schema.Attr("plain_http", "list(string)"),
 	}),
 }
 
 var registryHost = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]+)?$`)
 
 func (c Config) validateRegistry() error {
-	var found mistakes
+	var found schema.Mistakes
 	r := c.Registry
-	found.add(absolute("registry.ca_file", r.CAFile), absolute("registry.docker_config", r.DockerConfig))
+	found.Add(schema.Absolute("registry.ca_file", r.CAFile), schema.Absolute("registry.docker_config", r.DockerConfig))
 	for i, host := range r.PlainHTTP {
-		found.add(matches(at("registry.plain_http", i), host, registryHost, "a host or host:port"))
+		found.Add(schema.Matches(schema.At("registry.plain_http", i), host, registryHost, "a host or host:port"))
 	}
 	for _, host := range slices.Sorted(maps.Keys(r.Mirrors)) {
-		found.add(matches("registry.mirrors", host, registryHost, "a host or host:port"))
+		found.Add(schema.Matches("registry.mirrors", host, registryHost, "a host or host:port"))
 	}
-	return found.err()
+	return found.Err()
 }

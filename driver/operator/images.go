@@ -1,4 +1,4 @@
-package job
+package operator
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
 )
@@ -42,7 +43,7 @@ func checkAllowedImage(rule string) error {
 func (p Policy) RegistryImage(reference oci.Reference) error {
 	name := reference.Registry + "/" + reference.Repository
 	return p.allowedImage(name, func(rule string) bool {
-		return !strings.HasPrefix(rule, "/") && within(strings.TrimSuffix(rule, "/"), name)
+		return !strings.HasPrefix(rule, "/") && schema.Within(strings.TrimSuffix(rule, "/"), name)
 	})
 }
 
@@ -58,7 +59,7 @@ func (p Policy) WebImage(request download.Request) error {
 	}
 	return p.allowedImage(request.String(), func(rule string) bool {
 		allowed, err := webPrefix(rule)
-		return err == nil && allowed.Scheme == asked.Scheme && allowed.Host == asked.Host && within(path.Clean("/"+allowed.Path), asked.Path)
+		return err == nil && allowed.Scheme == asked.Scheme && allowed.Host == asked.Host && schema.Within(path.Clean("/"+allowed.Path), asked.Path)
 	})
 }
 
@@ -107,4 +108,29 @@ func (p Policy) allowedImage(name string, matches func(rule string) bool) error 
 	}
 	return fmt.Errorf("%q is not one that the operator allows with allowed_images in the plugin's config (%s)",
 		name, listed(p.rules.AllowedImages))
+}
+
+// DiskImage answers for a disk image of the web or of the task's directory.
+// Kernel file system drivers do not expect malicious images, and crafted ones
+// have exploited them before.
+func (p Policy) DiskImage() error {
+	return refusal{
+		what:   "image: a disk image of the web or of the task's directory has the kernel read a file system that anybody may have made",
+		option: "allow_disk_images",
+		or:     "put the image below image_paths",
+	}.unless(p.rules.AllowDiskImages)
+}
+
+// UnverifiedImage answers for a download that nothing verifies.
+func (p Policy) UnverifiedImage() error {
+	return refusal{
+		what:   `image_download.verify: "no" takes whatever comes`,
+		option: "allow_unverified_images",
+		or:     "the job give sha256",
+	}.unless(p.rules.AllowUnverifiedImages)
+}
+
+// InPlace answers for an image that the task may change.
+func (p Policy) InPlace() error {
+	return refusal{what: "ephemeral: false lets the job change the image that others start from", option: "allow_in_place"}.unless(p.rules.AllowInPlace)
 }
