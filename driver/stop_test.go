@@ -12,6 +12,7 @@ import (
 
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
@@ -23,11 +24,11 @@ func runningTask(t *testing.T, fake *systemdtest.Fake) (d *Driver, id, unit stri
 	d.machines = machines
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()
-	unit = nspawn.UnitName(nspawn.MachineName(alloc, "web"))
+	unit = machine.UnitName(machine.Name(alloc, "web"))
 	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
 	handle := drivers.NewTaskHandle(stateVersion)
 	handle.Config = &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web"}
-	must.NoError(t, handle.SetDriverState(&TaskState{Mode: nspawn.ProcessTwo}))
+	must.NoError(t, handle.SetDriverState(&TaskState{Mode: machine.ProcessTwo}))
 	must.NoError(t, d.RecoverTask(handle))
 	return d, handle.Config.ID, unit
 }

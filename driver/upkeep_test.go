@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
@@ -26,7 +27,7 @@ func TestStartThatWasNotUndone(t *testing.T) {
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()
 	cfg := &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web", AllocDir: t.TempDir()}
-	unit := nspawn.UnitName(nspawn.MachineName(alloc, "web"))
+	unit := machine.UnitName(machine.Name(alloc, "web"))
 	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
 	fake.Exit(unit, 0)
 	task := parseTask(t, `image = "missing/"`)

@@ -15,14 +15,14 @@ import (
 
 // startUnit starts a machine as far as a plugin gets that dies before it is up:
 // nspawn has been executed.
-func startUnit(t *testing.T, m *Manager, spec Spec) {
+func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
 	d := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, d.base, d.tool))))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, d.base, d.tool))))
 }
 
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
-func mustPrepare(t *testing.T, m *Manager, spec Spec) *draft {
+func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) *draft {
 	t.Helper()
 	tool, err := m.lookTool(t.Context())
 	must.NoError(t, err)
@@ -35,7 +35,7 @@ func mustPrepare(t *testing.T, m *Manager, spec Spec) *draft {
 }
 
 // adopt adopts a machine as the driver does whose predecessor died.
-func adopt(t *testing.T, m *Manager, spec Spec, steps ...Step) (*Follower, error) {
+func adopt(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) (*Follower, error) {
 	follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode, Begin{Instructions: spec.Instructions(), Steps: steps})
 	if err == nil {
 		t.Cleanup(follower.Close)
@@ -47,12 +47,12 @@ func adopt(t *testing.T, m *Manager, spec Spec, steps ...Step) (*Follower, error
 // matter how far nspawn has come.
 func TestHostAdoptHalfStarted(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "exit 7")
 		spec.Mode = mode
 		startUnit(t, m, spec)
-		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGSTOP)))
-		go func() { _ = m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGCONT)) }()
+		must.NoError(t, m.bus.KillUnit(t.Context(), machine.UnitName(spec.Machine), "main", int(unix.SIGSTOP)))
+		go func() { _ = m.bus.KillUnit(t.Context(), machine.UnitName(spec.Machine), "main", int(unix.SIGCONT)) }()
 		taken := 0
 		_, err := adopt(t, m, spec, func(_ context.Context, w Waiting) error {
 			leader, err := m.leader(t.Context(), spec.Machine)

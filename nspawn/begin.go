@@ -11,6 +11,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // Begin is how a machine's payload begins: at the start, and again whenever a guest
@@ -39,13 +40,13 @@ type waiting struct {
 
 // admit returns the machine's processes if the peer is its payload, which waits to begin:
 // one that has begun gets in no more, whatever it makes of itself.
-func (m *Manager) admit(machine string, mode Mode, peer gate.Peer) (leader, payload process, err error) {
+func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader, payload process, err error) {
 	payload, err = readProcess(peer.PID)
 	if err != nil {
 		return leader, payload, err
 	}
 	leader = payload
-	if mode == ProcessTwo {
+	if mode == machine.ProcessTwo {
 		if leader, err = readProcess(payload.parent); err != nil {
 			return leader, payload, err
 		}
@@ -62,13 +63,13 @@ func (m *Manager) admit(machine string, mode Mode, peer gate.Peer) (leader, payl
 	if err != nil {
 		return leader, payload, err
 	}
-	isPayload := leader.inside == 1 && (mode != ProcessTwo || payload.inside == 2)
-	isOurs := nspawn.inside == nspawn.pid && strings.Contains(group+"/", "/"+UnitName(machine)+"/")
+	isPayload := leader.inside == 1 && (mode != machine.ProcessTwo || payload.inside == 2)
+	isOurs := nspawn.inside == nspawn.pid && strings.Contains(group+"/", "/"+machine.UnitName(name)+"/")
 	if !isPayload || !isOurs || peer.UID != root {
-		return leader, payload, fmt.Errorf("process %d, user %d, is not the payload of machine %s", peer.PID, peer.UID, machine)
+		return leader, payload, fmt.Errorf("process %d, user %d, is not the payload of machine %s", peer.PID, peer.UID, name)
 	}
-	if m.hasBegun(machine, mode, leader) {
-		return leader, payload, fmt.Errorf("the payload of machine %s has begun already", machine)
+	if m.hasBegun(name, mode, leader) {
+		return leader, payload, fmt.Errorf("the payload of machine %s has begun already", name)
 	}
 	return leader, payload, nil
 }
@@ -89,9 +90,9 @@ func rootUID(pid int) (int, error) {
 }
 
 // await returns the payload that comes to the gate.
-func (m *Manager) await(ctx context.Context, machine string, mode Mode, g *gate.Gate) (w waiting, err error) {
+func (m *Manager) await(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (w waiting, err error) {
 	w.Visitor, err = g.Await(ctx, func(peer gate.Peer) (err error) {
-		w.leader, w.payload, err = m.admit(machine, mode, peer)
+		w.leader, w.payload, err = m.admit(name, mode, peer)
 		return err
 	})
 	return w, err
@@ -129,8 +130,8 @@ func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Be
 
 // hasBegun reports whether the payload of this leader has begun. One that was told to
 // begin, by a plugin that died since, has begun if it is not the shim any more.
-func (m *Manager) hasBegun(machine string, mode Mode, leader process) bool {
-	record, err := os.ReadFile(m.dirs.begun(machine))
+func (m *Manager) hasBegun(name string, mode machine.Mode, leader process) bool {
+	record, err := os.ReadFile(m.dirs.begun(name))
 	if err != nil {
 		return false
 	}
@@ -178,10 +179,10 @@ const beginAgainDelay = time.Second
 // beginAgain lets a payload begin that waits, or will wait, without a start that waits for
 // it: a guest that reboots, or a machine whose plugin died. It goes on trying until
 // ctx ends, and reports each new error but the end of ctx.
-func (m *Manager) beginAgain(ctx context.Context, machine string, mode Mode, begin Begin, report func(error)) {
+func (m *Manager) beginAgain(ctx context.Context, name string, mode machine.Mode, begin Begin, report func(error)) {
 	last := ""
-	for m.hasGate(machine) {
-		err := m.beginOnce(ctx, machine, mode, begin)
+	for m.hasGate(name) {
+		err := m.beginOnce(ctx, name, mode, begin)
 		var failure *inside.Failure
 		switch {
 		case err == nil, ctx.Err() != nil:
@@ -202,16 +203,16 @@ func (m *Manager) beginAgain(ctx context.Context, machine string, mode Mode, beg
 	}
 }
 
-func (m *Manager) beginOnce(ctx context.Context, machine string, mode Mode, begin Begin) error {
-	g, err := gate.Listen(m.dirs.gate(machine))
+func (m *Manager) beginOnce(ctx context.Context, name string, mode machine.Mode, begin Begin) error {
+	g, err := gate.Listen(m.dirs.gate(name))
 	if err != nil {
 		return err
 	}
-	w, err := m.await(ctx, machine, mode, g)
+	w, err := m.await(ctx, name, mode, g)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return m.begin(ctx, machine, w, begin)
+	return m.begin(ctx, name, w, begin)
 }

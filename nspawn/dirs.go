@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/stage"
@@ -109,7 +110,7 @@ func (d Dirs) disks() string { return filepath.Join(d.Run, "disks") }
 func (d Dirs) Images() string { return filepath.Join(d.State, "images") }
 
 // host is what the machine of a spec, whose UIDs begin at base, is run with.
-func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
+func (d Dirs) host(s machine.Spec, base uint32, t tool) machine.Host {
 	start := launch.Launch{
 		Program: t.program, Keeper: stage.KeeperOf(d.pin(s.Machine)), Namespace: "/" + filepath.Base(d.pin(s.Machine)),
 		Root: d.root(s.Machine), Own: !s.Root.InPlace, Owner: base,
@@ -131,11 +132,21 @@ func (d Dirs) host(s Spec, base uint32, t tool) machine.Host {
 }
 
 // nameBinds show the files by which the machine finds names.
-func (d Dirs) nameBinds(s Spec) (binds []machine.Bind) {
+func (d Dirs) nameBinds(s machine.Spec) (binds []machine.Bind) {
 	for _, file := range s.Names.Files() {
 		binds = append(binds, machine.Bind{
 			Source: d.mounted(s.Machine, filepath.Join(namesMount, filepath.Base(file.Path))), Destination: file.Path, ReadOnly: true,
 		})
 	}
 	return binds
+}
+
+// Describe shows what starting the machine asks of this systemd.
+func Describe(s machine.Spec, systemdVersion int) string {
+	var base uint32
+	if s.Root.UserNamespace {
+		base = 1000 * idmap.RangeSize // for example
+	}
+	t := tool{path: "systemd-nspawn", version: systemdVersion, program: "nomad-driver-nspawn"}
+	return machine.Describe(s, DefaultDirs.host(s, base, t))
 }

@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // furnish puts the spec's files and the mount points of what it shows into the
 // root. The image decides what is at their paths, so they are reached without
 // ever leaving the root.
-func furnish(dir string, s Spec, owner int) error {
+func furnish(dir string, s machine.Spec, owner int) error {
 	tree, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the root of the machine: %w", err)
@@ -29,7 +31,7 @@ func furnish(dir string, s Spec, owner int) error {
 		}
 	}
 	for _, file := range s.Names.Files() { // mount points, whatever the image has there
-		if err := writeFile(tree, File{Path: file.Path}, owner); err != nil {
+		if err := writeFile(tree, machine.File{Path: file.Path}, owner); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", file.Path, err)
 		}
 	}
@@ -55,7 +57,7 @@ func makeMountPoint(tree *os.Root, destination string, isDir bool, owner int) er
 	if err := makeDir(tree, filepath.Dir(name), owner); err != nil {
 		return err
 	}
-	return writeFile(tree, File{Path: destination}, owner)
+	return writeFile(tree, machine.File{Path: destination}, owner)
 }
 
 // makeDir makes a directory and those above it, of the machine's root.
@@ -72,7 +74,7 @@ func makeDir(tree *os.Root, name string, owner int) error {
 	return tree.Chown(name, owner, owner)
 }
 
-func writeFile(tree *os.Root, file File, owner int) error {
+func writeFile(tree *os.Root, file machine.File, owner int) error {
 	name := strings.TrimPrefix(filepath.Clean(file.Path), "/")
 	if _, err := tree.Lstat(name); file.Keep && err == nil {
 		return nil

@@ -65,7 +65,7 @@ func TestHostRemoveGroup(t *testing.T) {
 }
 
 // newInit is a machine of busybox whose PID 1 is the script, as one that is booted.
-func newInit(t *testing.T, m *Manager, script string) Spec {
+func newInit(t *testing.T, m *Manager, script string) machine.Spec {
 	spec := newMachine(t, m, "")
 	image := filepath.Join("/var/lib/machines", "init-"+spec.Machine)
 	run(t, "cp", "-a", hosttest.Busybox, image)
@@ -74,7 +74,7 @@ func newInit(t *testing.T, m *Manager, script string) Spec {
 	path := filepath.Join(image, "sbin/init")
 	_ = os.Remove(path) // a link to busybox
 	must.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755))
-	spec.Mode, spec.Command, spec.Root.Image = Boot, nil, image
+	spec.Mode, spec.Command, spec.Root.Image = machine.Boot, nil, image
 	return spec
 }
 
@@ -97,9 +97,9 @@ func TestHostRebootStorm(t *testing.T) {
 }
 
 // hostile are containers that hold up whatever waits for them.
-func hostile(t *testing.T, m *Manager) map[string]Spec {
+func hostile(t *testing.T, m *Manager) map[string]machine.Spec {
 	self := "cd /sys/fs/cgroup; mkdir x; for p in $(cat cgroup.procs); do echo $p >x/cgroup.procs; done; "
-	specs := map[string]Spec{
+	specs := map[string]machine.Spec{
 		"frozen":        newMachine(t, m, self+"echo 1 >x/cgroup.freeze; sleep 1000"),
 		"frozen place":  newMachine(t, m, "mkdir /sys/fs/cgroup/exec.scope; echo 1 >/sys/fs/cgroup/exec.scope/cgroup.freeze; sleep 1000"),
 		"stopped":       newMachine(t, m, "kill -STOP $$; sleep 1000"),
@@ -121,7 +121,7 @@ func hostile(t *testing.T, m *Manager) map[string]Spec {
 func TestHostWatchdog(t *testing.T) {
 	m := newManager(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	var machines []Spec
+	var machines []machine.Spec
 	for range 2 {
 		for name, spec := range hostile(t, m) {
 			out, err := start(t, m, spec)
@@ -152,7 +152,7 @@ func TestHostWatchdog(t *testing.T) {
 }
 
 // bother does all that a plugin does to a machine, until ctx is done.
-func bother(ctx context.Context, m *Manager, spec Spec) {
+func bother(ctx context.Context, m *Manager, spec machine.Spec) {
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, _ = m.Exec(limit, spec.Machine, enter.Command{Argv: []string{"true"}})

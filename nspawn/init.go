@@ -12,6 +12,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // errDeaf says that a signal would be lost on the payload.
@@ -34,23 +35,23 @@ func (e *unknownInitError) Error() string {
 // it (pid_namespaces(7)); the same goes for a guest that waits at the gate. Such a guest
 // has not begun to do anything. What others take cannot be seen, as they may wait by
 // sigtimedwait(2): they get what the job names, or are powered off in their own way.
-func (m *Manager) signalInit(ctx context.Context, machine string, init process, sig unix.Signal) error {
+func (m *Manager) signalInit(ctx context.Context, name string, init process, sig unix.Signal) error {
 	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", init.pid))
 	if err != nil {
 		return os.ErrProcessDone
 	}
 	program = strings.TrimSuffix(program, " (deleted)")
-	name := filepath.Base(program)
+	base := filepath.Base(program)
 	switch {
-	case program == inside.ShimPath, name == "systemd" && !init.takes(sig):
+	case program == inside.ShimPath, base == "systemd" && !init.takes(sig):
 		return errDeaf
-	case name == "systemd", sig != Halt:
+	case base == "systemd", sig != machine.Halt:
 		return init.signal(sig)
-	case name == "busybox" && filepath.Base(init.argument0()) == "init":
+	case base == "busybox" && filepath.Base(init.argument0()) == "init":
 		return init.signal(unix.SIGUSR2) // halts it (busybox, init/init.c)
 	}
 	// sysvinit, OpenRC, runit and s6 listen to files, which their poweroff knows.
-	code, err := m.Exec(ctx, machine, enter.Command{Argv: []string{"poweroff"}})
+	code, err := m.Exec(ctx, name, enter.Command{Argv: []string{"poweroff"}})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d", code)
 	}

@@ -41,7 +41,7 @@ func give(dir *os.File, owner int) error {
 // Keep does for running machines what a start of theirs did for what a bind shows,
 // where somebody has undone that since: an agent gives directories to another user when
 // it starts. The directory lies below one that machines write to.
-func Keep(bind Bind, untrusted string) error {
+func Keep(bind machine.Bind, untrusted string) error {
 	dir, err := mounts.Open(bind.Source, untrusted)
 	if err != nil {
 		return err

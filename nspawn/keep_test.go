@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/escape"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
@@ -23,7 +24,7 @@ func TestHostAttackDetachedMounts(t *testing.T) {
 	must.NoError(t, err)
 	// An older nspawn leaves the stage below the machine's root, with the same mounts.
 	isReal := tool.version >= 257
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		for _, name := range []string{"data", "tmp", "logs"} {
 			for _, kept := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s %s kept %t", mode, name, kept), func(t *testing.T) {
@@ -111,9 +112,9 @@ func TestHostAttackLinksInSecrets(t *testing.T) {
 					must.False(t, isPoint)
 				})
 				must.NoError(t, os.WriteFile(secrets+"/token", []byte("old"), 0o666))
-				bind := Bind{Source: secrets, Destination: "/secrets", Owned: true}
+				bind := machine.Bind{Source: secrets, Destination: "/secrets", Owned: true}
 				if kept {
-					bind.Keep = KeepFromLinks
+					bind.Keep = machine.KeepFromLinks
 				}
 				spec := newMachine(t, m, "while :; do sleep 1000; done")
 				spec.Untrusted, spec.Binds = alloc, append(binds, bind)
@@ -182,7 +183,7 @@ func mountsAt(t *testing.T, dir string) (count int) {
 func TestHostUnlinked(t *testing.T) {
 	m := newManager(t)
 	alloc, binds := newAllocation(t)
-	var specs []Spec
+	var specs []machine.Spec
 	for range 2 {
 		spec := newMachine(t, m, "while :; do sleep 1000; done")
 		spec.Untrusted, spec.Binds = alloc, binds

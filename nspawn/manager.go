@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/image/store"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -59,24 +60,24 @@ func (m *Manager) Status(ctx context.Context, machine string) (Status, error) {
 }
 
 // Wait returns how the machine ended, when it has.
-func (m *Manager) Wait(ctx context.Context, machine string) (Exit, error) {
+func (m *Manager) Wait(ctx context.Context, name string) (Exit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for unit := range m.bus.WatchUnit(ctx, UnitName(machine)) {
+	for unit := range m.bus.WatchUnit(ctx, machine.UnitName(name)) {
 		if gone(unit) {
-			return Exit{}, fmt.Errorf("wait for machine %s: %w", machine, ErrLost)
+			return Exit{}, fmt.Errorf("wait for machine %s: %w", name, ErrLost)
 		}
 		if exit, ok := ended(unit); ok {
 			return exit, nil
 		}
 	}
-	return Exit{}, fmt.Errorf("wait for machine %s: %w", machine, ctx.Err())
+	return Exit{}, fmt.Errorf("wait for machine %s: %w", name, ctx.Err())
 }
 
 // Signal sends a signal to the machine's payload, never to systemd-nspawn,
 // which most signals would kill.
-func (m *Manager) Signal(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
-	payload, err := m.payload(ctx, machine, mode)
+func (m *Manager) Signal(ctx context.Context, name string, mode machine.Mode, sig unix.Signal) error {
+	payload, err := m.payload(ctx, name, mode)
 	if err != nil {
 		return err
 	}
@@ -108,15 +109,15 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 const maxMoves = 3
 
 // payload is the process of the machine that the job asked for.
-func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (process, error) {
-	leader, err := m.leader(ctx, machine)
+func (m *Manager) payload(ctx context.Context, name string, mode machine.Mode) (process, error) {
+	leader, err := m.leader(ctx, name)
 	if err != nil {
 		return process{}, err
 	}
 	return findPayload(leader.pid, mode)
 }
 
-func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
+func payloadOf(unit systemd.UnitState, mode machine.Mode) (process, error) {
 	leader, err := leaderOf(int(unit.MainPID))
 	if err != nil {
 		return process{}, err
@@ -124,10 +125,10 @@ func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
 	return findPayload(leader.pid, mode)
 }
 
-func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
-	nspawn, err := m.bus.MainPID(ctx, UnitName(machine))
+func (m *Manager) leader(ctx context.Context, name string) (process, error) {
+	nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name))
 	if errors.Is(err, systemd.ErrNotFound) {
-		return process{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return process{}, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	if err != nil {
 		return process{}, err
@@ -143,23 +144,23 @@ func leaderOf(nspawn int) (process, error) {
 }
 
 // awaitUnit is unit, but waits for a bus that is away until ctx ends.
-func (m *Manager) awaitUnit(ctx context.Context, machine string) (systemd.UnitState, error) {
+func (m *Manager) awaitUnit(ctx context.Context, name string) (systemd.UnitState, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	unit, ok := <-m.bus.WatchUnit(ctx, UnitName(machine))
+	unit, ok := <-m.bus.WatchUnit(ctx, machine.UnitName(name))
 	switch {
 	case !ok:
-		return unit, fmt.Errorf("look up machine %s: systemd does not answer: %w", machine, ctx.Err())
+		return unit, fmt.Errorf("look up machine %s: systemd does not answer: %w", name, ctx.Err())
 	case gone(unit):
-		return unit, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return unit, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	return unit, nil
 }
 
-func (m *Manager) unit(ctx context.Context, machine string) (systemd.UnitState, error) {
-	unit, err := m.bus.Unit(ctx, UnitName(machine))
+func (m *Manager) unit(ctx context.Context, name string) (systemd.UnitState, error) {
+	unit, err := m.bus.Unit(ctx, machine.UnitName(name))
 	if errors.Is(err, systemd.ErrNotFound) {
-		return systemd.UnitState{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return systemd.UnitState{}, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	return unit, err
 }

@@ -49,7 +49,7 @@ func (m *Manager) parts() []part {
 // draft is a machine while it is prepared: what was asked for, and what was found out
 // and made for it so far.
 type draft struct {
-	spec   Spec
+	spec   machine.Spec
 	notice func(string) // told what will take its time
 
 	base  uint32   // first UID of its range; 0 without a user namespace
@@ -101,7 +101,7 @@ func (d *draft) isUntrusted(path string) bool {
 }
 
 // prepare makes the parts of a machine.
-func (m *Manager) prepare(ctx context.Context, s Spec, t tool, stage *stage.Stage, notice func(string)) (*draft, error) {
+func (m *Manager) prepare(ctx context.Context, s machine.Spec, t tool, stage *stage.Stage, notice func(string)) (*draft, error) {
 	d := &draft{spec: s, tool: t, stage: stage, notice: notice}
 	defer d.close()
 	if err := checkDestinations(s); err != nil {

@@ -111,7 +111,7 @@ func ownerInside(id uint32, d *draft) int {
 }
 
 // deviceBinds are the binds of the nodes.
-func (d Dirs) deviceBinds(s Spec) (binds []machine.Bind) {
+func (d Dirs) deviceBinds(s machine.Spec) (binds []machine.Bind) {
 	for i, device := range s.Devices {
 		source := filepath.Join(d.mounted(s.Machine, devicesMount), strconv.Itoa(i))
 		binds = append(binds, machine.Bind{Source: source, Destination: device.Destination})

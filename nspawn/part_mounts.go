@@ -126,7 +126,7 @@ func (d *draft) openMemory(memory machine.Memory) (*os.File, error) {
 	return mounts.Tmpfs(options, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 }
 
-func (d *draft) openBind(ctx context.Context, bind Bind) (*os.File, error) {
+func (d *draft) openBind(ctx context.Context, bind machine.Bind) (*os.File, error) {
 	file, err := d.open(bind.Source)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func (d *draft) openBind(ctx context.Context, bind Bind) (*os.File, error) {
 }
 
 // mapOwners maps the owners in the mount of a bind by the machine's user namespace.
-func (d *draft) mapOwners(tree *os.File, bind Bind) error {
+func (d *draft) mapOwners(tree *os.File, bind machine.Bind) error {
 	users := d.users
 	if bind.Keep == machine.KeepEntries || bind.Keep == machine.KeepAll {
 		apart, err := idmap.NamespaceApart(d.base)

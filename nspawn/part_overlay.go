@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/tree"
@@ -21,7 +22,7 @@ import (
 func overlayWork(machine, index string) string { return ".nomad-nspawn-" + machine + "-" + index }
 
 // openOverlay returns an overlay as a detached mount.
-func (m *Manager) openOverlay(d *draft, overlay Overlay, index string) (*os.File, error) {
+func (m *Manager) openOverlay(d *draft, overlay machine.Overlay, index string) (*os.File, error) {
 	name, root := d.spec.Machine, m.dirs.root(d.spec.Machine)
 	merged := rootfs.Overlay{Target: m.dirs.mounted(name, layersMount), Within: d.stage.Do, UIDBase: d.base}
 	if !d.spec.Root.InPlace {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/places"
 	"nomad-driver-nspawn/nspawn/rootfs"
@@ -54,7 +55,7 @@ const layersMount = "layers"
 
 // secureAndFurnish first makes directories of what the image has instead of some:
 // nothing is to be put behind a link that will not be there.
-func secureAndFurnish(dir string, s Spec, owner int) error {
+func secureAndFurnish(dir string, s machine.Spec, owner int) error {
 	root, err := mounts.Open(dir, "")
 	if err != nil {
 		return err

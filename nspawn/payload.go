@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // The exit status of systemd-nspawn does not tell which signal killed the
@@ -19,7 +21,7 @@ const payloadTimeout = time.Second
 // findPayload finds the payload of a machine that may be being started: the leader is
 // there before its stub init has forked the payload, and no event tells of the fork.
 // Hence a few looks, while there is a leader.
-func findPayload(leaderPID int, m Mode) (process, error) {
+func findPayload(leaderPID int, m machine.Mode) (process, error) {
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
 	for deadline := time.Now().Add(payloadTimeout); ; <-look.C {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/pidfd"
 )
 
@@ -68,8 +69,8 @@ func child(parent, inside int) (process, error) {
 func leader(nspawnPID int) (process, error) { return child(nspawnPID, 1) }
 
 // payload is the process that the job asked for.
-func payloadProcess(leader process, m Mode) (process, error) {
-	if m == ProcessTwo {
+func payloadProcess(leader process, m machine.Mode) (process, error) {
+	if m == machine.ProcessTwo {
 		return child(leader.pid, 2)
 	}
 	return leader, nil
@@ -140,8 +141,8 @@ func (p process) cgroup() (string, error) {
 
 // unitGroup is the directory of the control group of a machine's unit. It follows
 // from the names: to ask systemd for it takes milliseconds.
-func unitGroup(machine string) string {
-	return filepath.Join(cgroupRoot, "machine.slice", Slice, UnitName(machine))
+func unitGroup(name string) string {
+	return filepath.Join(cgroupRoot, "machine.slice", machine.Slice, machine.UnitName(name))
 }
 
 // payloadGroup is the group below it that nspawn gives to the container.

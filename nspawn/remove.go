@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -77,14 +78,14 @@ func (m *Manager) Exists(machine string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.UnitState) error {
+func (m *Manager) removeUnit(ctx context.Context, name string, unit systemd.UnitState) error {
 	if _, ok := ended(unit); !ok {
-		if err := m.kill(ctx, machine); err != nil {
+		if err := m.kill(ctx, name); err != nil {
 			return err
 		}
 	}
-	if err := m.bus.StopUnit(ctx, UnitName(machine)); err != nil {
+	if err := m.bus.StopUnit(ctx, machine.UnitName(name)); err != nil {
 		return err
 	}
-	return m.bus.ResetFailedUnit(ctx, UnitName(machine))
+	return m.bus.ResetFailedUnit(ctx, machine.UnitName(name))
 }

@@ -15,8 +15,8 @@ type shown struct {
 	name        string // of its mount in the stage, as binds/0
 	destination string
 	readOnly    bool
-	bind        *Bind
-	overlay     *Overlay
+	bind        *machine.Bind
+	overlay     *machine.Overlay
 	memory      *machine.Memory
 	// inside is the index of another one that this one lies in, -1 if it lies in
 	// none. It is mounted there by us, beforehand: who decides what is in the outer
@@ -25,7 +25,7 @@ type shown struct {
 }
 
 // shownBy returns what a machine shows, each after those that it may lie in.
-func shownBy(s Spec) []shown {
+func shownBy(s machine.Spec) []shown {
 	var list []shown
 	for i := range s.Binds {
 		bind := &s.Binds[i]
@@ -86,7 +86,7 @@ func readOnly(list []shown, i int) bool {
 
 // checkDestinations refuses mounts of nspawn's own in what a machine shows: others may
 // change what is there, and so where such a mount lands.
-func checkDestinations(s Spec) error {
+func checkDestinations(s machine.Spec) error {
 	refuse := func(option, path string) error {
 		for _, shown := range shownBy(s) {
 			if within(shown.destination, filepath.Clean(path)) {

@@ -33,7 +33,7 @@ const startTimeout = 90 * time.Second
 // It opens the streams as late as it can, and closes them: systemd keeps its own
 // copies. Whoever reads them may stop at the end of the last writer, so one that
 // dies with a plugin in the middle of a start must not have been the first.
-func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
+func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	lock, err := m.lock(s.Machine)
@@ -84,7 +84,7 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 }
 
 // launch starts the unit and lets its payload begin.
-func (m *Manager) launch(ctx context.Context, s Spec, d *draft, open func() (Streams, error), follower *Follower) error {
+func (m *Manager) launch(ctx context.Context, s machine.Spec, d *draft, open func() (Streams, error), follower *Follower) error {
 	g, err := gate.Listen(m.dirs.gate(s.Machine))
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (m *Manager) launch(ctx context.Context, s Spec, d *draft, open func() (Str
 	return m.begin(ctx, s.Machine, w, follower.begin)
 }
 
-func (m *Manager) startUnit(ctx context.Context, s Spec, d *draft, open func() (Streams, error)) error {
+func (m *Manager) startUnit(ctx context.Context, s machine.Spec, d *draft, open func() (Streams, error)) error {
 	streams, err := open()
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (m *Manager) startUnit(ctx context.Context, s Spec, d *draft, open func() (
 			systemd.NewProperty("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
 		)
 	}
-	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
+	if err := m.bus.StartTransientUnit(ctx, machine.UnitName(s.Machine), props); err != nil {
 		return m.explainStart(ctx, s.Machine, err)
 	}
 	return limitGroups(unitGroup(s.Machine))
@@ -140,17 +140,17 @@ func (m *Manager) explainStart(ctx context.Context, machine string, err error) e
 //
 // It is nspawn's own process that is waited for, not its unit: to read the state of
 // one takes systemd 4 ms, while nspawn has the other core.
-func (m *Manager) awaitPayload(ctx context.Context, machine string, mode Mode, g *gate.Gate) (waiting, error) {
+func (m *Manager) awaitPayload(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (waiting, error) {
 	watch, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-m.endOf(watch, machine):
-			cancel(m.awaitFailure(watch, machine))
+		case <-m.endOf(watch, name):
+			cancel(m.awaitFailure(watch, name))
 		case <-watch.Done():
 		}
 	}()
-	w, err := m.await(watch, machine, mode, g)
+	w, err := m.await(watch, name, mode, g)
 	var failed *StartError
 	if err != nil && errors.As(context.Cause(watch), &failed) {
 		return w, failed
@@ -159,12 +159,12 @@ func (m *Manager) awaitPayload(ctx context.Context, machine string, mode Mode, g
 }
 
 // endOf is closed when the machine's nspawn has ended, or nothing tells when.
-func (m *Manager) endOf(ctx context.Context, machine string) <-chan struct{} {
+func (m *Manager) endOf(ctx context.Context, name string) <-chan struct{} {
 	end := make(chan struct{})
 	go func() {
 		defer close(end)
-		if nspawn, err := m.bus.MainPID(ctx, UnitName(machine)); err == nil {
-			awaitEnd(ctx, nspawn, UnitName(machine))
+		if nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name)); err == nil {
+			awaitEnd(ctx, nspawn, machine.UnitName(name))
 		}
 	}()
 	return end
@@ -172,12 +172,12 @@ func (m *Manager) endOf(ctx context.Context, machine string) <-chan struct{} {
 
 // awaitFailure returns how the machine has ended by the state of its unit: systemd has
 // still to hear that nspawn has ended, if it has. It also waits for a bus that is away.
-func (m *Manager) awaitFailure(ctx context.Context, machine string) error {
+func (m *Manager) awaitFailure(ctx context.Context, name string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for unit := range m.bus.WatchUnit(ctx, UnitName(machine)) {
+	for unit := range m.bus.WatchUnit(ctx, machine.UnitName(name)) {
 		if exit, isEnd := ended(unit); isEnd || gone(unit) {
-			return &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
+			return &StartError{Exit: exit, Message: lastMessage(ctx, name, unit)}
 		}
 	}
 	return fmt.Errorf("wait until it is up: %w", ctx.Err())

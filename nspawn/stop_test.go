@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -46,7 +47,7 @@ func TestHostPayloadIsAwaited(t *testing.T) {
 	must.NoError(t, init.Start())
 	payloads, errs := make(chan process, 1), make(chan error, 1)
 	go func() {
-		payload, err := findPayload(init.Process.Pid, ProcessTwo)
+		payload, err := findPayload(init.Process.Pid, machine.ProcessTwo)
 		payloads <- payload
 		errs <- err
 	}()
@@ -57,6 +58,6 @@ func TestHostPayloadIsAwaited(t *testing.T) {
 
 	must.NoError(t, init.Process.Kill())
 	must.Error(t, init.Wait())
-	_, err = findPayload(init.Process.Pid, ProcessTwo)
+	_, err = findPayload(init.Process.Pid, machine.ProcessTwo)
 	must.ErrorIs(t, err, os.ErrProcessDone)
 }

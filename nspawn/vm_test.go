@@ -18,6 +18,7 @@ import (
 	"nomad-driver-nspawn/e2e/vm/vmtest"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
@@ -56,9 +57,9 @@ func mustUsage(t *testing.T, m *Manager, machine string) Usage {
 }
 
 // setProperty changes a limit that no Spec has.
-func setProperty(t *testing.T, machine, property string) {
+func setProperty(t *testing.T, name, property string) {
 	t.Helper()
-	out, err := exec.Command("systemctl", "set-property", "--runtime", UnitName(machine), property).CombinedOutput()
+	out, err := exec.Command("systemctl", "set-property", "--runtime", machine.UnitName(name), property).CombinedOutput()
 	must.NoError(t, err, must.Sprint(string(out)))
 }
 
@@ -90,17 +91,17 @@ func TestVMOutOfMemory(t *testing.T) {
 	must.StrContains(t, string(swaps), "/swap")
 	m := newManager(t)
 	for name, c := range map[string]struct {
-		mode   Mode
+		mode   machine.Mode
 		script string
 		killed bool
 	}{
-		"payload is PID 1":     {ProcessOne, "exec " + allocate(150*mebibyte), true},
-		"payload is PID 2":     {ProcessTwo, "exec " + allocate(150*mebibyte), true},
-		"child of PID 1":       {ProcessOne, allocate(150*mebibyte) + "; sleep 1000", true},
-		"child of PID 2":       {ProcessTwo, allocate(150*mebibyte) + "; sleep 1000", true},
-		"enough for PID 1":     {ProcessOne, "exec " + allocate(30*mebibyte), false},
-		"enough for a child":   {ProcessTwo, allocate(30*mebibyte) + "; true", false},
-		"failure of no memory": {ProcessTwo, "kill -KILL $$", false},
+		"payload is PID 1":     {machine.ProcessOne, "exec " + allocate(150*mebibyte), true},
+		"payload is PID 2":     {machine.ProcessTwo, "exec " + allocate(150*mebibyte), true},
+		"child of PID 1":       {machine.ProcessOne, allocate(150*mebibyte) + "; sleep 1000", true},
+		"child of PID 2":       {machine.ProcessTwo, allocate(150*mebibyte) + "; sleep 1000", true},
+		"enough for PID 1":     {machine.ProcessOne, "exec " + allocate(30*mebibyte), false},
+		"enough for a child":   {machine.ProcessTwo, allocate(30*mebibyte) + "; true", false},
+		"failure of no memory": {machine.ProcessTwo, "kill -KILL $$", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := newMachine(t, m, c.script)
@@ -128,7 +129,7 @@ func mustEnd(t *testing.T, out output) Exit {
 func TestVMKilledPayload(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
-	for mode, want := range map[Mode]Exit{ProcessOne: {Code: 1}, ProcessTwo: {Code: 255}} {
+	for mode, want := range map[machine.Mode]Exit{machine.ProcessOne: {Code: 1}, machine.ProcessTwo: {Code: 255}} {
 		spec := newMachine(t, m, "sleep 1000; true")
 		spec.Mode = mode
 		out := mustStart(t, m, spec)
@@ -155,11 +156,11 @@ func TestVMLimitsArrive(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
 	limited := newMachine(t, m, "sleep 1000")
-	limited.Limits = Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}, CPUQuota: time.Second / 2}
+	limited.Limits = machine.Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}, CPUQuota: time.Second / 2}
 	free := newMachine(t, m, "sleep 1000")
 	const show = "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max pids.max; (echo 1 >memory.max) 2>/dev/null || echo refused"
 	for _, c := range []struct {
-		spec  Spec
+		spec  machine.Spec
 		nproc string
 		shown string // inside
 		files map[string]string
@@ -306,7 +307,7 @@ func TestVMBindOfTmpfs(t *testing.T) {
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(secrets, syscall.MNT_DETACH)) })
 	must.NoError(t, os.WriteFile(filepath.Join(secrets, "token"), []byte("secret\n"), 0o600))
 	spec := newMachine(t, m, "cat /secrets/token; stat -c %u:%g /secrets/token; echo mine >/secrets/mine")
-	spec.Binds = []Bind{{Source: secrets, Destination: "/secrets", Owned: true}}
+	spec.Binds = []machine.Bind{{Source: secrets, Destination: "/secrets", Owned: true}}
 	out := mustStart(t, m, spec)
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -343,7 +344,7 @@ func TestVMBoot(t *testing.T) {
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	must.Nil(t, status.Exit)
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*time.Minute, told(t)))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, 2*time.Minute, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
@@ -376,7 +377,7 @@ func TestVMDiskLimit(t *testing.T) {
 			mkdir -p /deep/in/it
 			`+tool+`chattr -R -p 7 /deep && echo moved
 			dd if=/dev/zero of=/fits bs=64k count=16 2>/dev/null && echo fits`)
-		spec.Binds = []Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
+		spec.Binds = []machine.Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
 		spec.Root.UserNamespace, spec.Root.Writable.Max = namespace, 8*mebibyte
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // addVolumesOfImage makes the VOLUMEs of an OCI image writable, each with what the image
@@ -13,7 +13,7 @@ import (
 // volume gets a layer of its own.
 //
 // A volume that lies in a mount of the job is the job's to provide.
-func (c TaskConfig) addVolumesOfImage(in Input, spec *nspawn.Spec) {
+func (c TaskConfig) addVolumesOfImage(in Input, spec *machine.Spec) {
 	mounts := mountPoints(*spec)
 	var own []string
 	for _, volume := range in.Image.Config.Volumes { // a directory is before what is in it
@@ -23,8 +23,8 @@ func (c TaskConfig) addVolumesOfImage(in Input, spec *nspawn.Spec) {
 		spec.Root.Directories = append(spec.Root.Directories, volume)
 		if c.ReadOnly && !isCovered(own, volume) {
 			own = append(own, volume)
-			spec.Overlays = append(spec.Overlays, nspawn.Overlay{
-				Lower:       []nspawn.Layer{{Path: volume, InRoot: true}},
+			spec.Overlays = append(spec.Overlays, machine.Overlay{
+				Lower:       []machine.Layer{{Path: volume, InRoot: true}},
 				Destination: volume,
 			})
 		}
@@ -39,7 +39,7 @@ func isCovered(dirs []string, path string) bool {
 }
 
 // mountPoints returns where the job, Nomad and systemd-nspawn mount something.
-func mountPoints(spec nspawn.Spec) []string {
+func mountPoints(spec machine.Spec) []string {
 	points := []string{"/dev", "/proc", "/run", "/sys", "/tmp"}
 	for _, bind := range spec.Binds {
 		points = append(points, bind.Destination)
