@@ -10,7 +10,7 @@ import (
 // claim records, by a symbolic link to it in one of the machine's directories,
 // that the machine writes to a directory that is not its own. Only one may.
 func (m *Manager) claim(dir, link string) error {
-	lock, err := m.lock("/") // of all claims: no machine is named so
+	lock, err := m.locks.Lock("/") // of all claims: no machine is named so
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/image/store"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -26,6 +27,7 @@ type Manager struct {
 	ranges idmap.Ranges
 	images store.Store
 	disks  disk.Mounts
+	locks  filelock.Names
 
 	networks *network.Host // nil without networks
 }
@@ -35,7 +37,7 @@ type Manager struct {
 func NewManager(bus *systemd.Conn, dirs Dirs, networks *network.Host) *Manager {
 	return &Manager{
 		bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()},
-		disks: disk.Mounts{Dir: dirs.disks()}, networks: networks,
+		disks: disk.Mounts{Dir: dirs.disks()}, locks: filelock.Names{File: dirs.lock()}, networks: networks,
 	}
 }
 

@@ -123,4 +123,4 @@ func removeAlone(dir string) {
 	}
 }
 
-func (m *Manager) lockUnlinked() (*os.File, error) { return m.lock("/unlinked") } // no machine is named so
+func (m *Manager) lockUnlinked() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -14,7 +15,7 @@ import (
 // It returns nil if there is nothing.
 func (m *Manager) Remove(ctx context.Context, machine string) error {
 	// Where nothing can be locked, as on a full disk, no start gets far either.
-	if lock, err := m.lock(machine); err == nil {
+	if lock, err := m.locks.Lock(machine); err == nil {
 		defer lock.Close()
 	}
 	return m.remove(ctx, machine)
@@ -23,8 +24,8 @@ func (m *Manager) Remove(ctx context.Context, machine string) error {
 // RemoveDangling removes a machine if it still is what the record says and
 // nobody is starting or removing it now.
 func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
-	lock, err := m.tryLock(record.Machine)
-	if errors.Is(err, errLocked) {
+	lock, err := m.locks.TryLock(record.Machine)
+	if errors.Is(err, filelock.ErrLocked) {
 		return nil
 	}
 	if err != nil {

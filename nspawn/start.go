@@ -36,7 +36,7 @@ const startTimeout = 90 * time.Second
 func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	lock, err := m.lock(s.Machine)
+	lock, err := m.locks.Lock(s.Machine)
 	if err != nil {
 		return nil, err
 	}
