@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/driver/job"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/ports"
@@ -64,7 +64,7 @@ func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskCo
 	if err != nil {
 		return machine.Spec{}, err
 	}
-	controllers, err := nspawn.Controllers()
+	controllers, err := cgroup.Controllers()
 	if err != nil {
 		return machine.Spec{}, err
 	}

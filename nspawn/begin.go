@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -55,7 +56,7 @@ func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader,
 	if err != nil {
 		return leader, payload, err
 	}
-	group, err := nspawn.cgroup()
+	group, err := cgroup.Of(nspawn.pid)
 	if err != nil {
 		return leader, payload, err
 	}
@@ -105,7 +106,7 @@ func (m *Manager) await(ctx context.Context, name string, mode machine.Mode, g *
 // follows does not wait for a payload which has begun.
 func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Begin) error {
 	defer w.Close()
-	if err := showLimits(machine); err != nil {
+	if err := cgroup.ShowLimits(machine); err != nil {
 		return err
 	}
 	identity, err := w.leader.identity()

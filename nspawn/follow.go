@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -110,7 +111,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.recover(ctx, unit)
 			}
 			if unit.NRestarts > restarts {
-				_ = limitGroups(unitGroup(f.machine)) // systemd has made the unit's group anew
+				_ = cgroup.Limit(f.machine) // systemd has made the unit's group anew
 				f.beginAgain(ctx)
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}

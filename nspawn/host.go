@@ -7,8 +7,7 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
@@ -48,7 +47,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	var err error
 	host.Nspawn, err = lookNspawn()
 	problem(err)
-	host.Controllers, err = Controllers()
+	host.Controllers, err = cgroup.Controllers()
 	problem(err)
 	problem(mountNamespace())
 	host.Systemd, err = bus.Version(ctx)
@@ -79,22 +78,6 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	}
 	host.DiskLimiter, _ = quota.Look(dirs.writables())
 	return host
-}
-
-// Controllers lists the cgroup controllers of the unified hierarchy.
-func Controllers() ([]string, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(cgroupRoot, &fs); err != nil {
-		return nil, fmt.Errorf("look at %s: %w", cgroupRoot, err)
-	}
-	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
-		return nil, fmt.Errorf("%s is not cgroup v2: boot with systemd.unified_cgroup_hierarchy=1", cgroupRoot)
-	}
-	text, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
-	if err != nil {
-		return nil, fmt.Errorf("read cgroup controllers: %w", err)
-	}
-	return strings.Fields(string(text)), nil
 }
 
 // mountNamespace: the roots that we mount must be seen by systemd.

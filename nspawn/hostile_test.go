@@ -8,8 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/machine"
 )
@@ -37,31 +36,8 @@ func TestHostGroupLimits(t *testing.T) {
 	var wide, deep int
 	_, err = fmt.Sscanf(out.String(), "wide %d\ndeep %d\n", &wide, &deep)
 	must.NoError(t, err)
-	must.Between(t, 1, wide, maxGroups)
-	must.Between(t, 1, deep, maxGroupDepth)
-}
-
-// TestHostRemoveGroup removes a chain of groups whose path no system call would take.
-func TestHostRemoveGroup(t *testing.T) {
-	hosttest.Require(t)
-	top := filepath.Join(cgroupRoot, fmt.Sprintf("chain-%d", os.Getpid()))
-	must.NoError(t, os.Mkdir(top, 0o755))
-	at, err := unix.Open(top, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	must.NoError(t, err)
-	for n := range 100 {
-		must.NoError(t, unix.Mkdirat(at, strings.Repeat("x", 200), 0o755))
-		must.NoError(t, unix.Mkdirat(at, strconv.Itoa(n), 0o755))
-		next, err := unix.Openat(at, strings.Repeat("x", 200), unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		must.NoError(t, err)
-		unix.Close(at)
-		at = next
-	}
-	unix.Close(at)
-	must.ErrorIs(t, os.Remove(top), unix.EBUSY) // what a plain removal says
-	must.NoError(t, removeGroup(top))
-	_, err = os.Stat(top)
-	must.ErrorIs(t, err, os.ErrNotExist)
-	must.NoError(t, removeGroup(top))
+	must.Between(t, 1, wide, cgroup.MaxGroups)
+	must.Between(t, 1, deep, cgroup.MaxDepth)
 }
 
 // newInit is a machine of busybox whose PID 1 is the script, as one that is booted.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/filelock"
@@ -93,18 +94,21 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 		if err != nil {
 			return 0, err
 		}
-		cgroup, err := leader.cgroup()
+		group, err := cgroup.Of(leader.pid)
 		if err != nil {
 			return 0, err
 		}
-		target := enter.Target{Leader: leader.pid, Cgroup: cgroup, Delegated: payloadGroup(machine)}
+		target := enter.Target{Leader: leader.pid, Cgroup: group, Delegated: cgroup.OfPayload(machine)}
 		code, err := enter.Run(ctx, target, command)
 		// Nothing was run if the leader has moved.
-		if moved, _ := leader.cgroup(); !errors.Is(err, enter.ErrMoved) || moved == cgroup || moves == maxMoves {
+		if moved, _ := cgroup.Of(leader.pid); !errors.Is(err, enter.ErrMoved) || moved == group || moves == maxMoves {
 			return code, err
 		}
 	}
 }
+
+// Usage returns what the machine uses.
+func (m *Manager) Usage(name string) (cgroup.Usage, error) { return cgroup.ReadUsage(name) }
 
 // maxMoves is how often a leader may go to another cgroup while it is entered. A
 // booting systemd does so once, an evil init all the time.

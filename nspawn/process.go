@@ -5,12 +5,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/pidfd"
 )
@@ -98,7 +98,7 @@ func awaitEnd(ctx context.Context, pid int, unit string) {
 	file := os.NewFile(uintptr(fd), "process") // which epoll can wait for
 	defer file.Close()
 	// Another may have got its PID meanwhile.
-	if group, err := (process{pid: pid}).cgroup(); err != nil || !strings.Contains(group+"/", "/"+unit+"/") {
+	if group, err := cgroup.Of(pid); err != nil || !strings.Contains(group+"/", "/"+unit+"/") {
 		return
 	}
 	defer context.AfterFunc(ctx, func() { file.Close() })() // which ends the wait
@@ -124,29 +124,3 @@ func (p process) takes(sig unix.Signal) bool {
 	}
 	return false
 }
-
-// cgroup is the absolute directory of the process's control group.
-func (p process) cgroup() (string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid))
-	if err != nil {
-		return "", fmt.Errorf("read cgroup of process %d: %w", p.pid, err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if path, ok := strings.CutPrefix(line, "0::"); ok {
-			return filepath.Join(cgroupRoot, strings.TrimSpace(path)), nil
-		}
-	}
-	return "", fmt.Errorf("read cgroup of process %d: no cgroup v2 entry", p.pid)
-}
-
-// unitGroup is the directory of the control group of a machine's unit. It follows
-// from the names: to ask systemd for it takes milliseconds.
-func unitGroup(name string) string {
-	return filepath.Join(cgroupRoot, "machine.slice", machine.Slice, machine.UnitName(name))
-}
-
-// payloadGroup is the group below it that nspawn gives to the container.
-func payloadGroup(machine string) string { return filepath.Join(unitGroup(machine), "payload") }
-
-// cgroupRoot is where systemd mounts the unified hierarchy.
-const cgroupRoot = "/sys/fs/cgroup"

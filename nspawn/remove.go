@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -54,7 +55,7 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 	if err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
-	if err := removeGroup(unitGroup(machine)); err != nil {
+	if err := cgroup.Remove(cgroup.OfUnit(machine)); err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
 	if err := m.removeParts(ctx, machine); err != nil {

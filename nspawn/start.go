@@ -10,6 +10,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/stage"
@@ -119,7 +120,7 @@ func (m *Manager) startUnit(ctx context.Context, s machine.Spec, d *draft, open 
 	if err := m.bus.StartTransientUnit(ctx, machine.UnitName(s.Machine), props); err != nil {
 		return m.explainStart(ctx, s.Machine, err)
 	}
-	return limitGroups(unitGroup(s.Machine))
+	return cgroup.Limit(s.Machine)
 }
 
 // explainStart returns the error of a unit that could not be started. What it runs may

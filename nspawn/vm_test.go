@@ -16,6 +16,7 @@ import (
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/e2e/vm/vmtest"
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -33,7 +34,7 @@ func groupFile(t *testing.T, m *Manager, machine, name string) string {
 	t.Helper()
 	unit, err := m.unit(t.Context(), machine)
 	must.NoError(t, err)
-	text, err := os.ReadFile(filepath.Join(cgroupRoot, unit.ControlGroup, name))
+	text, err := os.ReadFile(filepath.Join(cgroup.Root, unit.ControlGroup, name))
 	must.NoError(t, err)
 	return strings.TrimSpace(string(text))
 }
@@ -49,7 +50,7 @@ func says(t *testing.T, m *Manager, machine, script string) string {
 	return strings.TrimSpace(out.String())
 }
 
-func mustUsage(t *testing.T, m *Manager, machine string) Usage {
+func mustUsage(t *testing.T, m *Manager, machine string) cgroup.Usage {
 	t.Helper()
 	usage, err := m.Usage(machine)
 	must.NoError(t, err)
@@ -228,7 +229,7 @@ func TestVMUsage(t *testing.T) {
 	// The kernel moves out what it can and says EAGAIN if that is less.
 	unit, err := m.unit(t.Context(), spec.Machine)
 	must.NoError(t, err)
-	err = os.WriteFile(filepath.Join(cgroupRoot, unit.ControlGroup, "memory.reclaim"), []byte("60M"), 0)
+	err = os.WriteFile(filepath.Join(cgroup.Root, unit.ControlGroup, "memory.reclaim"), []byte("60M"), 0)
 	must.True(t, err == nil || errors.Is(err, syscall.EAGAIN), must.Sprint(err))
 	swapped := mustUsage(t, m, spec.Machine)
 	must.GreaterEq(t, 10*mebibyte, *swapped.Memory.Swap)

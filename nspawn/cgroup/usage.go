@@ -1,4 +1,4 @@
-package nspawn
+package cgroup
 
 import (
 	"bytes"
@@ -34,9 +34,9 @@ type Memory struct {
 	Swap    *uint64 // memory.swap.current
 }
 
-// Usage reads the control group of the machine's unit.
-func (m *Manager) Usage(machine string) (Usage, error) {
-	return readUsage(os.DirFS(unitGroup(machine)), anonymousMemory)
+// ReadUsage reads the control group of the machine's unit.
+func ReadUsage(name string) (Usage, error) {
+	return readUsage(os.DirFS(OfUnit(name)), anonymousMemory)
 }
 
 // readUsage reads the files of a control group (cgroup-v2.rst). memory returns that of
@@ -142,8 +142,11 @@ func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err erro
 			return errTooMany
 		}
 		text, err := fs.ReadFile(group, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
-			return ignoreNotExist(err)
+			return err
 		}
 		for line := range strings.FieldsSeq(string(text)) {
 			pid, err := strconv.Atoi(line)
