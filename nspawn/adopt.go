@@ -41,7 +41,7 @@ func (m *Manager) adoptWaiting(ctx context.Context, name string, mode machine.Mo
 	socket, _ := listenNotify(m.dirs.notify(name))
 	follower := m.follow(name, mode, begin, socket)
 	follower.hold(w.payload)
-	follower.fresh = w.leader.parent
+	follower.fresh = w.leader.Parent
 	if err := m.begin(ctx, name, w, begin); err != nil {
 		follower.Close()
 		return nil, err

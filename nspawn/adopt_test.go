@@ -57,7 +57,7 @@ func TestHostAdoptHalfStarted(t *testing.T) {
 		_, err := adopt(t, m, spec, func(_ context.Context, w Waiting) error {
 			leader, err := m.leader(t.Context(), spec.Machine)
 			must.NoError(t, err)
-			must.Eq(t, leader.pid, w.Leader)
+			must.Eq(t, leader.PID, w.Leader)
 			taken++
 			return nil
 		})
@@ -80,13 +80,13 @@ func TestHostAdoptBegun(t *testing.T) {
 		leader, err := m.leader(t.Context(), spec.Machine)
 		must.NoError(t, err)
 		if !confirmed {
-			identity, err := leader.identity()
+			identity, err := leader.Identity()
 			must.NoError(t, err)
 			must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
 		}
 		_, err = adopt(t, m, spec, func(context.Context, Waiting) error { return errors.New("not again") })
 		must.NoError(t, err)
-		_, _, err = m.admit(spec.Machine, spec.Mode, gate.Peer{PID: leader.pid})
+		_, _, err = m.admit(spec.Machine, spec.Mode, gate.Peer{PID: leader.PID})
 		must.Error(t, err)
 	}
 }
@@ -100,7 +100,7 @@ func TestHostAdoptBeforeTheWord(t *testing.T) {
 	must.NoError(t, err)
 	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
 	must.NoError(t, err)
-	identity, err := w.leader.identity()
+	identity, err := w.leader.Identity()
 	must.NoError(t, err)
 	must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
 	w.Close()

@@ -192,7 +192,7 @@ func TestHostAttackForeignDescriptor(t *testing.T) {
 func exchangeAsForeigner(t *testing.T, m *Manager, machine, name string) string {
 	leader, err := m.leader(t.Context(), machine)
 	must.NoError(t, err)
-	alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.pid))
+	alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.PID))
 	must.NoError(t, err)
 	defer alloc.Close()
 	foreign := exec.Command("/proc/self/exe")

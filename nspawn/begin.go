@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 )
 
 // Begin is how a machine's payload begins: at the start, and again whenever a guest
@@ -36,36 +37,36 @@ type Waiting struct {
 // waiting is a visitor of the gate who is the payload of a machine.
 type waiting struct {
 	*gate.Visitor
-	leader, payload process
+	leader, payload process.Process
 }
 
 // admit returns the machine's processes if the peer is its payload, which waits to begin:
 // one that has begun gets in no more, whatever it makes of itself.
-func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader, payload process, err error) {
-	payload, err = readProcess(peer.PID)
+func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader, payload process.Process, err error) {
+	payload, err = process.Read(peer.PID)
 	if err != nil {
 		return leader, payload, err
 	}
 	leader = payload
 	if mode == machine.ProcessTwo {
-		if leader, err = readProcess(payload.parent); err != nil {
+		if leader, err = process.Read(payload.Parent); err != nil {
 			return leader, payload, err
 		}
 	}
-	nspawn, err := readProcess(leader.parent)
+	nspawn, err := process.Read(leader.Parent)
 	if err != nil {
 		return leader, payload, err
 	}
-	group, err := cgroup.Of(nspawn.pid)
+	group, err := cgroup.Of(nspawn.PID)
 	if err != nil {
 		return leader, payload, err
 	}
-	root, err := rootUID(leader.pid)
+	root, err := leader.RootUID()
 	if err != nil {
 		return leader, payload, err
 	}
-	isPayload := leader.inside == 1 && (mode != machine.ProcessTwo || payload.inside == 2)
-	isOurs := nspawn.inside == nspawn.pid && strings.Contains(group+"/", "/"+machine.UnitName(name)+"/")
+	isPayload := leader.Inside == 1 && (mode != machine.ProcessTwo || payload.Inside == 2)
+	isOurs := nspawn.Inside == nspawn.PID && strings.Contains(group+"/", "/"+machine.UnitName(name)+"/")
 	if !isPayload || !isOurs || peer.UID != root {
 		return leader, payload, fmt.Errorf("process %d, user %d, is not the payload of machine %s", peer.PID, peer.UID, name)
 	}
@@ -73,21 +74,6 @@ func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader,
 		return leader, payload, fmt.Errorf("the payload of machine %s has begun already", name)
 	}
 	return leader, payload, nil
-}
-
-// rootUID returns the user who is root for a process.
-func rootUID(pid int) (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
-	if err != nil {
-		return 0, fmt.Errorf("read the user namespace of process %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var inside, outside, count int
-		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && inside == 0 {
-			return outside, nil
-		}
-	}
-	return 0, fmt.Errorf("the user namespace of process %d has no root", pid)
 }
 
 // await returns the payload that comes to the gate.
@@ -109,12 +95,12 @@ func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Be
 	if err := cgroup.ShowLimits(machine); err != nil {
 		return err
 	}
-	identity, err := w.leader.identity()
+	identity, err := w.leader.Identity()
 	if err != nil {
 		return err
 	}
 	for _, step := range begin.Steps {
-		if err := step(ctx, Waiting{Leader: w.leader.pid, Payload: w.payload.pid, identity: identity}); err != nil {
+		if err := step(ctx, Waiting{Leader: w.leader.PID, Payload: w.payload.PID, identity: identity}); err != nil {
 			return err
 		}
 	}
@@ -131,40 +117,24 @@ func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Be
 
 // hasBegun reports whether the payload of this leader has begun. One that was told to
 // begin, by a plugin that died since, has begun if it is not the shim any more.
-func (m *Manager) hasBegun(name string, mode machine.Mode, leader process) bool {
+func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Process) bool {
 	record, err := os.ReadFile(m.dirs.begun(name))
 	if err != nil {
 		return false
 	}
-	identity, err := leader.identity()
+	identity, err := leader.Identity()
 	if err != nil || !bytes.HasPrefix(record, []byte(identity+" ")) {
 		return false // it is another's: the guest has rebooted since
 	}
 	if bytes.HasSuffix(record, []byte(" begun\n")) {
 		return true
 	}
-	payload, err := payloadProcess(leader, mode)
+	payload, err := process.Payload(leader, mode)
 	if err != nil {
 		return true
 	}
-	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", payload.pid))
+	program, err := payload.Program()
 	return err != nil || program != inside.ShimPath
-}
-
-// identity names a process for ever: its PID and when it was started.
-func (p process) identity() (string, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
-	if err != nil {
-		return "", fmt.Errorf("identify process %d: %w", p.pid, err)
-	}
-	// The name before the last parenthesis may contain anything; the start time is
-	// the twentieth field behind it (proc_pid_stat(5)).
-	const startTime = 19
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) <= startTime {
-		return "", fmt.Errorf("identify process %d: its status is cut off", p.pid)
-	}
-	return fmt.Sprintf("%d %s", p.pid, fields[startTime]), nil
 }
 
 // hasGate reports whether the machine has a gate. One without was started by a plugin that

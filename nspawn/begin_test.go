@@ -131,7 +131,7 @@ func TestHostRebootWithoutPlugin(t *testing.T) {
 	payload, err := payloadOf(unit, spec.Mode)
 	must.NoError(t, err)
 	must.True(t, m.hasBegun(spec.Machine, spec.Mode, payload))
-	must.NoError(t, payload.signal(39)) // SIGRTMIN+5 reboots (systemd(1))
+	must.NoError(t, payload.Signal(39)) // SIGRTMIN+5 reboots (systemd(1))
 	for unit := range m.bus.WatchUnit(t.Context(), machine.UnitName(spec.Machine)) {
 		if unit.NRestarts == 1 && unit.SubState == "running" {
 			break
@@ -158,13 +158,6 @@ func TestHostPayloadAtTheGate(t *testing.T) {
 		})
 		must.ErrorIs(t, err, context.Canceled)
 	}
-}
-
-func TestIdentity(t *testing.T) {
-	self := process{pid: os.Getpid()}
-	identity, err := self.identity()
-	must.NoError(t, err)
-	must.StrHasPrefix(t, fmt.Sprintf("%d ", os.Getpid()), identity)
 }
 
 // The payload has no variable that is meant for the shim, and has the job's of that name.

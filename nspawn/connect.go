@@ -11,6 +11,7 @@ import (
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/names"
+	"nomad-driver-nspawn/nspawn/process"
 )
 
 // Connect connects a machine to its network. It is a step, for the payload finds the
@@ -35,7 +36,7 @@ func (w Waiting) openNetwork() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, err := process{pid: w.Leader}.identity()
+	now, err := process.Process{PID: w.Leader}.Identity()
 	if err == nil && now != w.identity {
 		err = fmt.Errorf("leader %d of the machine has ended", w.Leader)
 	}
@@ -162,11 +163,11 @@ func (m *Manager) openLeaderNetwork(ctx context.Context, machine string) (*os.Fi
 	if err != nil {
 		return nil, err
 	}
-	identity, err := leader.identity()
+	identity, err := leader.Identity()
 	if err != nil {
 		return nil, err
 	}
-	return Waiting{Leader: leader.pid, identity: identity}.openNetwork()
+	return Waiting{Leader: leader.PID, identity: identity}.openNetwork()
 }
 
 // Reconnect gives a machine that another plugin has connected what is missing of it.

@@ -8,6 +8,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -126,21 +127,21 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 
 // hold makes the signal known that may kill the payload. The exit code of a
 // booted system's init has nothing to add.
-func (f *Follower) hold(payload process) {
+func (f *Follower) hold(payload process.Process) {
 	if f.mode != machine.Boot {
-		f.payload = payload.open()
+		f.payload = payload.Open()
 	}
 }
 
 // recover looks at a machine that was started by somebody else. Its payload may wait for
 // a plugin.
 func (f *Follower) recover(ctx context.Context, unit systemd.UnitState) {
-	leader, err := leaderOf(int(unit.MainPID))
+	leader, err := process.Leader(int(unit.MainPID))
 	if err != nil {
 		f.beginAgain(ctx) // it is being restarted
 		return
 	}
-	if payload, err := payloadProcess(leader, f.mode); err == nil {
+	if payload, err := process.Payload(leader, f.mode); err == nil {
 		f.hold(payload)
 	}
 	if !f.manager.hasBegun(f.machine, f.mode, leader) {
@@ -168,7 +169,7 @@ func (f *Follower) complete(exit *Exit) {
 	if f.payload == nil {
 		return
 	}
-	if signal := killedBy(f.payload); signal != 0 && exit.Signal == 0 {
+	if signal := process.KilledBy(f.payload); signal != 0 && exit.Signal == 0 {
 		exit.kill(signal)
 	}
 }

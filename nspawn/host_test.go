@@ -28,6 +28,7 @@ import (
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -197,8 +198,8 @@ func awaitTrap(t *testing.T, m *Manager, spec machine.Spec) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		leader, err := m.leader(t.Context(), spec.Machine)
 		must.NoError(t, err)
-		if payload, err := payloadProcess(leader, spec.Mode); err == nil {
-			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", payload.pid, payload.pid))
+		if payload, err := process.Payload(leader, spec.Mode); err == nil {
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", payload.PID, payload.PID))
 			if err == nil && len(children) > 0 {
 				return
 			}
@@ -540,7 +541,7 @@ func TestHostSignalThatKilledPayload(t *testing.T) {
 func awaitHeld(t *testing.T, m *Manager, spec machine.Spec) {
 	payload, err := m.payload(t.Context(), spec.Machine, spec.Mode)
 	must.NoError(t, err)
-	for deadline := time.Now().Add(30 * time.Second); !holds(t, payload.pid); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !holds(t, payload.PID); time.Sleep(10 * time.Millisecond) {
 		must.True(t, time.Now().Before(deadline), must.Sprint("no pidfd of the payload is opened"))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +16,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -84,7 +84,7 @@ func (m *Manager) Signal(ctx context.Context, name string, mode machine.Mode, si
 	if err != nil {
 		return err
 	}
-	return payload.signal(sig)
+	return payload.Signal(sig)
 }
 
 // Exec runs a command in the machine, as confined as its payload.
@@ -94,14 +94,14 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 		if err != nil {
 			return 0, err
 		}
-		group, err := cgroup.Of(leader.pid)
+		group, err := cgroup.Of(leader.PID)
 		if err != nil {
 			return 0, err
 		}
-		target := enter.Target{Leader: leader.pid, Cgroup: group, Delegated: cgroup.OfPayload(machine)}
+		target := enter.Target{Leader: leader.PID, Cgroup: group, Delegated: cgroup.OfPayload(machine)}
 		code, err := enter.Run(ctx, target, command)
 		// Nothing was run if the leader has moved.
-		if moved, _ := cgroup.Of(leader.pid); !errors.Is(err, enter.ErrMoved) || moved == group || moves == maxMoves {
+		if moved, _ := cgroup.Of(leader.PID); !errors.Is(err, enter.ErrMoved) || moved == group || moves == maxMoves {
 			return code, err
 		}
 	}
@@ -115,38 +115,31 @@ func (m *Manager) Usage(name string) (cgroup.Usage, error) { return cgroup.ReadU
 const maxMoves = 3
 
 // payload is the process of the machine that the job asked for.
-func (m *Manager) payload(ctx context.Context, name string, mode machine.Mode) (process, error) {
+func (m *Manager) payload(ctx context.Context, name string, mode machine.Mode) (process.Process, error) {
 	leader, err := m.leader(ctx, name)
 	if err != nil {
-		return process{}, err
+		return process.Process{}, err
 	}
-	return findPayload(leader.pid, mode)
+	return process.FindPayload(leader.PID, mode)
 }
 
-func payloadOf(unit systemd.UnitState, mode machine.Mode) (process, error) {
-	leader, err := leaderOf(int(unit.MainPID))
+func payloadOf(unit systemd.UnitState, mode machine.Mode) (process.Process, error) {
+	leader, err := process.Leader(int(unit.MainPID))
 	if err != nil {
-		return process{}, err
+		return process.Process{}, err
 	}
-	return findPayload(leader.pid, mode)
+	return process.FindPayload(leader.PID, mode)
 }
 
-func (m *Manager) leader(ctx context.Context, name string) (process, error) {
+func (m *Manager) leader(ctx context.Context, name string) (process.Process, error) {
 	nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name))
 	if errors.Is(err, systemd.ErrNotFound) {
-		return process{}, fmt.Errorf("machine %s: %w", name, ErrLost)
+		return process.Process{}, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	if err != nil {
-		return process{}, err
+		return process.Process{}, err
 	}
-	return leaderOf(nspawn)
-}
-
-func leaderOf(nspawn int) (process, error) {
-	if nspawn == 0 {
-		return process{}, fmt.Errorf("the machine does not run: %w", os.ErrProcessDone)
-	}
-	return leader(nspawn)
+	return process.Leader(nspawn)
 }
 
 // awaitUnit is unit, but waits for a bus that is away until ctx ends.

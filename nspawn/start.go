@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -99,7 +100,7 @@ func (m *Manager) launch(ctx context.Context, s machine.Spec, d *draft, open fun
 		return err
 	}
 	follower.hold(w.payload)
-	follower.fresh = w.leader.parent
+	follower.fresh = w.leader.Parent
 	return m.begin(ctx, s.Machine, w, follower.begin)
 }
 
@@ -165,7 +166,7 @@ func (m *Manager) endOf(ctx context.Context, name string) <-chan struct{} {
 	go func() {
 		defer close(end)
 		if nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name)); err == nil {
-			awaitEnd(ctx, nspawn, machine.UnitName(name))
+			process.AwaitEnd(ctx, nspawn, machine.UnitName(name))
 		}
 	}()
 	return end

@@ -57,7 +57,7 @@ func (m *Manager) signalToStop(ctx context.Context, name string, mode machine.Mo
 	if mode == machine.Boot {
 		return m.signalInit(ctx, name, payload, sig)
 	}
-	return payload.signal(sig)
+	return payload.Signal(sig)
 }
 
 // kill ends the machine at once. The end of the leader ends all processes of
@@ -65,7 +65,7 @@ func (m *Manager) signalToStop(ctx context.Context, name string, mode machine.Mo
 // killed only when that does not help.
 func (m *Manager) kill(ctx context.Context, name string) error {
 	if leader, err := m.leader(ctx, name); err == nil {
-		if leader.signal(unix.SIGKILL) == nil && m.waitFor(ctx, name, killTimeout) == nil {
+		if leader.Signal(unix.SIGKILL) == nil && m.waitFor(ctx, name, killTimeout) == nil {
 			return nil
 		}
 	}
