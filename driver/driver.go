@@ -19,6 +19,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -63,7 +64,7 @@ func New(ctx context.Context, logger hclog.Logger) *Driver {
 		ctx:      ctx,
 		logger:   logger,
 		bus:      bus,
-		machines: nspawn.NewManager(bus, nspawn.DefaultDirs, networks),
+		machines: nspawn.NewManager(bus, dirs.Default, networks),
 		networks: networks,
 		config:   job.DefaultConfig(),
 	}

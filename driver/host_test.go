@@ -22,7 +22,7 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/e2e/host/hosttest"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -436,7 +436,7 @@ func TestHostBadInput(t *testing.T) {
 			_, _, err := harness.StartTask(task)
 			must.ErrorContains(t, err, c.want)
 			must.Eq(t, 1, strings.Count(err.Error(), "config:"), must.Sprint(err))
-			for _, dir := range []string{nspawn.DefaultDirs.Run, nspawn.DefaultDirs.State} {
+			for _, dir := range []string{dirs.Default.Run, dirs.Default.State} {
 				_, err := os.Stat(filepath.Join(dir, "machines", machine.Name(task.AllocID, task.Name)))
 				must.ErrorIs(t, err, os.ErrNotExist)
 			}

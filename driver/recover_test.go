@@ -12,6 +12,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
@@ -47,7 +48,7 @@ func TestRecoverAnyVersion(t *testing.T) {
 	must.NoError(t, base.MsgPackEncode(&newer, fields))
 	for version, state := range map[int][]byte{0: firstState(t), 1: firstState(t), 7: newer} {
 		fake := systemdtest.New(t)
-		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)}
+		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)}
 		alloc := uuid.Generate()
 		must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), machine.UnitName(machine.Name(alloc, "web")), []systemd.Property{}))
 		handle := drivers.NewTaskHandle(version)

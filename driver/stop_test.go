@@ -12,6 +12,7 @@ import (
 
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
@@ -19,7 +20,7 @@ import (
 
 // runningTask is a task that a driver has recovered, with a unit of a fake systemd.
 func runningTask(t *testing.T, fake *systemdtest.Fake) (d *Driver, id, unit string) {
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
+	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d = New(t.Context(), testlog.HCLogger(t))
 	d.machines = machines
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)

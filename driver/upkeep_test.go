@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
@@ -22,7 +23,7 @@ import (
 // where all is undone, nothing is kept of it.
 func TestStartThatWasNotUndone(t *testing.T) {
 	fake := systemdtest.New(t)
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
+	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: machines, config: job.Config{DisableLogCollection: true}}
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()

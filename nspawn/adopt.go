@@ -29,7 +29,7 @@ func (m *Manager) Adopt(ctx context.Context, name string, mode machine.Mode, beg
 }
 
 func (m *Manager) adoptWaiting(ctx context.Context, name string, mode machine.Mode, begin Begin) (*Follower, error) {
-	g, err := gate.Listen(m.dirs.gate(name))
+	g, err := gate.Listen(m.dirs.Gate(name))
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (m *Manager) adoptWaiting(ctx context.Context, name string, mode machine.Mo
 	if err != nil {
 		return nil, err
 	}
-	socket, _ := listenNotify(m.dirs.notify(name))
+	socket, _ := listenNotify(m.dirs.Notify(name))
 	follower := m.follow(name, mode, begin, socket)
 	follower.hold(w.payload)
 	follower.fresh = w.leader.Parent
@@ -52,7 +52,7 @@ func (m *Manager) adoptWaiting(ctx context.Context, name string, mode machine.Mo
 // adoptBegun reports whether the payload of a machine has begun, as far as another
 // plugin has recorded it. If it has, it may have ended.
 func (m *Manager) adoptBegun(ctx context.Context, name string, mode machine.Mode) bool {
-	if _, err := os.Stat(m.dirs.begun(name)); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(m.dirs.Begun(name)); errors.Is(err, os.ErrNotExist) {
 		return false
 	}
 	leader, err := m.leader(ctx, name)

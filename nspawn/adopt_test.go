@@ -18,7 +18,7 @@ import (
 func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
 	d := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, d.base, d.tool))))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, hostOf(m.dirs, spec, d.base, d.tool))))
 }
 
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
@@ -82,7 +82,7 @@ func TestHostAdoptBegun(t *testing.T) {
 		if !confirmed {
 			identity, err := leader.Identity()
 			must.NoError(t, err)
-			must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+			must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
 		}
 		_, err = adopt(t, m, spec, func(context.Context, Waiting) error { return errors.New("not again") })
 		must.NoError(t, err)
@@ -96,13 +96,13 @@ func TestHostAdoptBeforeTheWord(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "exit 7")
 	startUnit(t, m, spec)
-	g, err := gate.Listen(m.dirs.gate(spec.Machine))
+	g, err := gate.Listen(m.dirs.Gate(spec.Machine))
 	must.NoError(t, err)
 	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
 	must.NoError(t, err)
 	identity, err := w.leader.Identity()
 	must.NoError(t, err)
-	must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+	must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
 	w.Close()
 	_, err = adopt(t, m, spec)
 	must.NoError(t, err)
@@ -127,8 +127,8 @@ func TestHostFollowWithoutSocket(t *testing.T) {
 	spec := newMachine(t, m, "while :; do sleep 1000 & wait $!; done")
 	mustStart(t, m, spec)
 	awaitTrap(t, m, spec)
-	must.NoError(t, os.Remove(m.dirs.notify(spec.Machine)))
-	must.NoError(t, os.MkdirAll(m.dirs.notify(spec.Machine)+"/in the way", 0o700))
+	must.NoError(t, os.Remove(m.dirs.Notify(spec.Machine)))
+	must.NoError(t, os.MkdirAll(m.dirs.Notify(spec.Machine)+"/in the way", 0o700))
 	events := m.Follow(spec.Machine, spec.Mode, Begin{}).Events(t.Context())
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)

@@ -18,8 +18,8 @@ import (
 // It mounts the directory on itself. Who then removes all that is in it cannot remove
 // the directory itself: RemoveEmptied does.
 func (m *Manager) ForbidLinks(dir string) error {
-	return filelock.While(m.dirs.unlinked(), 0o700, func() error {
-		record := filepath.Join(m.dirs.unlinked(), filepath.Base(dir))
+	return filelock.While(m.dirs.Unlinked(), 0o700, func() error {
+		record := filepath.Join(m.dirs.Unlinked(), filepath.Base(dir))
 		if err := os.Symlink(dir, record); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("record the mount of %s: %w", dir, err)
 		}
@@ -34,11 +34,11 @@ func (m *Manager) ForbidLinks(dir string) error {
 
 // RemoveEmptied removes the directories of ForbidLinks that are empty.
 func (m *Manager) RemoveEmptied() error {
-	if _, err := os.Stat(m.dirs.unlinked()); err != nil {
+	if _, err := os.Stat(m.dirs.Unlinked()); err != nil {
 		return ignoreNotExist(err)
 	}
-	return filelock.While(m.dirs.unlinked(), 0o700, func() error {
-		records, err := filepath.Glob(filepath.Join(m.dirs.unlinked(), "*"))
+	return filelock.While(m.dirs.Unlinked(), 0o700, func() error {
+		records, err := filepath.Glob(filepath.Join(m.dirs.Unlinked(), "*"))
 		errs := []error{err}
 		for _, record := range records {
 			errs = append(errs, removeEmptied(record))

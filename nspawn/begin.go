@@ -104,21 +104,21 @@ func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Be
 			return err
 		}
 	}
-	if err := os.WriteFile(m.dirs.begun(machine), []byte(identity+" told\n"), 0o600); err != nil {
+	if err := os.WriteFile(m.dirs.Begun(machine), []byte(identity+" told\n"), 0o600); err != nil {
 		return fmt.Errorf("record that machine %s begins: %w", machine, err)
 	}
 	if err := w.Open(ctx, begin.Instructions); err != nil {
 		return err
 	}
 	// Where it cannot be recorded, a plugin that follows looks for itself.
-	_ = os.WriteFile(m.dirs.begun(machine), []byte(identity+" begun\n"), 0o600)
+	_ = os.WriteFile(m.dirs.Begun(machine), []byte(identity+" begun\n"), 0o600)
 	return nil
 }
 
 // hasBegun reports whether the payload of this leader has begun. One that was told to
 // begin, by a plugin that died since, has begun if it is not the shim any more.
 func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Process) bool {
-	record, err := os.ReadFile(m.dirs.begun(name))
+	record, err := os.ReadFile(m.dirs.Begun(name))
 	if err != nil {
 		return false
 	}
@@ -140,7 +140,7 @@ func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Proces
 // hasGate reports whether the machine has a gate. One without was started by a plugin that
 // knew none, and its payload does not wait.
 func (m *Manager) hasGate(machine string) bool {
-	_, err := os.Stat(m.dirs.gate(machine))
+	_, err := os.Stat(m.dirs.Gate(machine))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
@@ -175,7 +175,7 @@ func (m *Manager) beginAgain(ctx context.Context, name string, mode machine.Mode
 }
 
 func (m *Manager) beginOnce(ctx context.Context, name string, mode machine.Mode, begin Begin) error {
-	g, err := gate.Listen(m.dirs.gate(name))
+	g, err := gate.Listen(m.dirs.Gate(name))
 	if err != nil {
 		return err
 	}

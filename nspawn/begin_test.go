@@ -147,7 +147,7 @@ func TestHostPayloadAtTheGate(t *testing.T) {
 		spec := newMachine(t, m, "exec "+inside.ShimPath+" "+inside.GateArg)
 		spec.Mode = mode
 		mustStart(t, m, spec)
-		g, err := gate.Listen(m.dirs.gate(spec.Machine))
+		g, err := gate.Listen(m.dirs.Gate(spec.Machine))
 		must.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		_, err = g.Await(ctx, func(peer gate.Peer) error {

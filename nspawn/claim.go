@@ -31,7 +31,7 @@ func (m *Manager) claim(dir, link string) error {
 // running are the machines that have been started since the host was booted, and
 // not removed. What others have claimed is void.
 func (m *Manager) running() (machines []string) {
-	dirs, _ := filepath.Glob(m.dirs.machine("*")) // the pattern is well-formed
+	dirs, _ := filepath.Glob(m.dirs.Machine("*")) // the pattern is well-formed
 	for _, dir := range dirs {
 		machines = append(machines, filepath.Base(dir))
 	}
@@ -41,8 +41,8 @@ func (m *Manager) running() (machines []string) {
 // claims are the directories that a machine has claimed: the image that it runs
 // in place, and upper layers of its overlays.
 func (m *Manager) claims(machine string) (dirs []string) {
-	links, _ := filepath.Glob(m.dirs.overlayRW(machine, "*"))
-	for _, link := range append(links, m.dirs.claim(machine)) {
+	links, _ := filepath.Glob(m.dirs.OverlayRW(machine, "*"))
+	for _, link := range append(links, m.dirs.Claim(machine)) {
 		if dir, err := os.Readlink(link); err == nil {
 			dirs = append(dirs, dir)
 		}

@@ -66,7 +66,7 @@ func (m *Manager) isAlive(machine string) bool {
 func (m *Manager) rewriteNames(s machine.Spec, c links.Connection) error {
 	for _, file := range s.Names.Connected(c).Files() {
 		err := func() error {
-			f, err := os.OpenFile(m.dirs.named(s.Machine, file.Path), os.O_WRONLY, 0)
+			f, err := os.OpenFile(m.dirs.Named(s.Machine, file.Path), os.O_WRONLY, 0)
 			if err != nil {
 				return err
 			}

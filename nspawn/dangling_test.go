@@ -27,7 +27,7 @@ func TestHostFilesWithoutUnit(t *testing.T) {
 	must.NoError(t, m.RemoveDangling(t.Context(), record))
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 
-	must.NoError(t, os.MkdirAll(m.dirs.writable(spec.Machine), 0o700)) // as after a reboot
+	must.NoError(t, os.MkdirAll(m.dirs.Writable(spec.Machine), 0o700)) // as after a reboot
 	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, spec.Machine)))
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 }
@@ -41,7 +41,7 @@ func TestHostRemoveDanglingLeavesOthers(t *testing.T) {
 	must.NoError(t, err)
 	mustPrepare(t, m, spec)
 	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, spec.Machine)))
-	_, err = os.Stat(m.dirs.machine(spec.Machine))
+	_, err = os.Stat(m.dirs.Machine(spec.Machine))
 	must.NoError(t, err)
 	must.NoError(t, lock.Close())
 

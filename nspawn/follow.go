@@ -49,7 +49,7 @@ type Follower struct {
 // Follow follows a machine that somebody else started. It cannot fail: where no
 // socket can be made, as on a full disk, a guest that is ready is not told of.
 func (m *Manager) Follow(name string, mode machine.Mode, begin Begin) *Follower {
-	socket, _ := listenNotify(m.dirs.notify(name))
+	socket, _ := listenNotify(m.dirs.Notify(name))
 	return m.follow(name, mode, begin, socket)
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
@@ -37,7 +38,7 @@ type Host struct {
 }
 
 // LookHost finds out what this host offers.
-func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
+func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 	host := Host{UserNamespaces: userNamespaces()}
 	problem := func(err error) {
 		if err != nil {
@@ -76,7 +77,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	if errors.Is(host.Overlay, idmap.ErrUnmappable) {
 		host.ChownedOverlay = rootfs.Probe(dirs.State, func(o rootfs.Overlay) error { return o.MountChowned(ctx) })
 	}
-	host.DiskLimiter, _ = quota.Look(dirs.writables())
+	host.DiskLimiter, _ = quota.Look(dirs.Writables())
 	return host
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/gate/inside"
@@ -77,7 +78,7 @@ func newManager(t *testing.T) *Manager {
 	hosttest.Require(t)
 	bus := systemd.New(systemd.SystemBus)
 	t.Cleanup(bus.Close)
-	m := NewManager(bus, DefaultDirs, network.New())
+	m := NewManager(bus, dirs.Default, network.New())
 	must.NoError(t, m.preparePins()) // once in a host's life
 	return m
 }
@@ -93,7 +94,7 @@ func traces(t *testing.T, m *Manager, machine string) (found []string) {
 		found = append(found, "mount")
 	}
 	for _, pattern := range []string{
-		m.dirs.machine(machine), m.dirs.writable(machine), m.dirs.pin(machine), "/run/systemd/machines/" + machine,
+		m.dirs.Machine(machine), m.dirs.Writable(machine), m.dirs.Pin(machine), "/run/systemd/machines/" + machine,
 		"/run/systemd/nspawn/unix-export/" + machine, "/run/systemd/nspawn/propagate/" + machine,
 	} {
 		if _, err := os.Lstat(pattern); err == nil {

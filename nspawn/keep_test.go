@@ -165,7 +165,7 @@ func TestHostForbidLinks(t *testing.T) {
 	must.Eq(t, 0, mountsAt(t, dir))
 	_, err := os.Stat(dir)
 	must.ErrorIs(t, err, os.ErrNotExist)
-	must.SliceEmpty(t, namesIn(t, m.dirs.unlinked()))
+	must.SliceEmpty(t, namesIn(t, m.dirs.Unlinked()))
 }
 
 func mountsAt(t *testing.T, dir string) (count int) {

@@ -24,12 +24,12 @@ func (m *Manager) lookProgram() (string, error) {
 	if err := m.preparePins(); err != nil {
 		return "", err
 	}
-	path := filepath.Join(m.dirs.pins(), programName())
+	path := filepath.Join(m.dirs.Pins(), programName())
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	// Whoever is first gives it its name when it is complete.
-	file, err := os.CreateTemp(m.dirs.pins(), ".launch-")
+	file, err := os.CreateTemp(m.dirs.Pins(), ".launch-")
 	if err != nil {
 		return "", fmt.Errorf("write the program that starts machines: %w", err)
 	}

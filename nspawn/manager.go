@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/filelock"
@@ -24,7 +25,7 @@ import (
 // is, systemd knows. It is safe for concurrent use.
 type Manager struct {
 	bus    *systemd.Conn
-	dirs   Dirs
+	dirs   dirs.Dirs
 	ranges idmap.Ranges
 	images store.Store
 	disks  disk.Mounts
@@ -35,10 +36,10 @@ type Manager struct {
 
 // NewManager uses the systemd behind bus. Without networks, machines only have those that
 // are given.
-func NewManager(bus *systemd.Conn, dirs Dirs, networks *network.Host) *Manager {
+func NewManager(bus *systemd.Conn, dirs dirs.Dirs, networks *network.Host) *Manager {
 	return &Manager{
-		bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()},
-		disks: disk.Mounts{Dir: dirs.disks()}, locks: filelock.Names{File: dirs.lock()}, networks: networks,
+		bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.Ranges()}, images: store.Store{Dir: dirs.Images()},
+		disks: disk.Mounts{Dir: dirs.Disks()}, locks: filelock.Names{File: dirs.Lock()}, networks: networks,
 	}
 }
 

@@ -132,8 +132,8 @@ func TestHostOverlayAfterReboot(t *testing.T) {
 	before := newMachine(t, m, "true")
 	before.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
 	work := filepath.Join(dir, overlayWork(before.Machine, "0"))
-	must.NoError(t, os.MkdirAll(filepath.Dir(m.dirs.overlayRW(before.Machine, "0")), 0o700))
-	must.NoError(t, os.Symlink(dir+"/upper", m.dirs.overlayRW(before.Machine, "0")))
+	must.NoError(t, os.MkdirAll(filepath.Dir(m.dirs.OverlayRW(before.Machine, "0")), 0o700))
+	must.NoError(t, os.Symlink(dir+"/upper", m.dirs.OverlayRW(before.Machine, "0")))
 	must.NoError(t, os.MkdirAll(work+"/work", 0o700))
 
 	after := newMachine(t, m, "cat /x/low && echo mine >/x/mine")

@@ -23,7 +23,7 @@ func (m *Manager) makeCredentials(_ context.Context, d *draft) error {
 	if len(d.spec.Credentials) == 0 {
 		return nil
 	}
-	dir := m.dirs.credentials(d.spec.Machine)
+	dir := m.dirs.Credentials(d.spec.Machine)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make a directory for credentials: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
 )
@@ -22,7 +23,7 @@ func (m *Manager) makeDevices(_ context.Context, d *draft) error {
 	if len(d.spec.Devices) == 0 {
 		return nil
 	}
-	dir := m.dirs.mounted(d.spec.Machine, devicesMount)
+	dir := m.dirs.Mounted(d.spec.Machine, devicesMount)
 	err := d.stage.Do(func() error {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
@@ -89,7 +90,7 @@ func (m *Manager) makeDevicePoint(d *draft, destination string) error {
 	if d.spec.Root.InPlace || within("/dev", destination) {
 		return nil
 	}
-	tree, err := os.OpenRoot(m.dirs.root(d.spec.Machine))
+	tree, err := os.OpenRoot(m.dirs.Root(d.spec.Machine))
 	if err != nil {
 		return err
 	}
@@ -111,9 +112,9 @@ func ownerInside(id uint32, d *draft) int {
 }
 
 // deviceBinds are the binds of the nodes.
-func (d Dirs) deviceBinds(s machine.Spec) (binds []machine.Bind) {
+func deviceBinds(d dirs.Dirs, s machine.Spec) (binds []machine.Bind) {
 	for i, device := range s.Devices {
-		source := filepath.Join(d.mounted(s.Machine, devicesMount), strconv.Itoa(i))
+		source := filepath.Join(d.Mounted(s.Machine, devicesMount), strconv.Itoa(i))
 		binds = append(binds, machine.Bind{Source: source, Destination: device.Destination})
 	}
 	return binds

@@ -18,15 +18,15 @@ import (
 // makeDirectory makes the machine's own directory, with its gate.
 func (m *Manager) makeDirectory(_ context.Context, d *draft) error {
 	name := d.spec.Machine
-	for _, dir := range []string{m.dirs.machine(name), m.dirs.mounts(name)} {
+	for _, dir := range []string{m.dirs.Machine(name), m.dirs.Mounts(name)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the directory of machine %s: %w", name, err)
 		}
 	}
-	return gate.Make(m.dirs.gate(name))
+	return gate.Make(m.dirs.Gate(name))
 }
 
-func (m *Manager) directoryOwners() ([]string, error) { return namesOf(m.dirs.machine("*")) }
+func (m *Manager) directoryOwners() ([]string, error) { return namesOf(m.dirs.Machine("*")) }
 
 // namesOf returns the last parts of the paths of a well-formed pattern.
 func namesOf(pattern string) (names []string, err error) {
@@ -40,7 +40,7 @@ func namesOf(pattern string) (names []string, err error) {
 // removeDirectory removes the machine's own directory. A version before this one had
 // mounts in it, which the host's systemd sees, and nspawn's own directories there.
 func (m *Manager) removeDirectory(_ context.Context, name string) error {
-	dir := m.dirs.machine(name)
+	dir := m.dirs.Machine(name)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return removeEmpty(name) // as before most starts: the list of mounts may be long
 	}

@@ -32,7 +32,7 @@ func (m *Manager) makeJournal(_ context.Context, d *draft) error {
 func (m *Manager) linkJournal(d *draft, mode string) error {
 	id := strings.ReplaceAll(d.spec.UUID, "-", "")
 	inside := filepath.Join(journalDir, id)
-	files := filepath.Join(m.dirs.writable(d.spec.Machine), "upper")
+	files := filepath.Join(m.dirs.Writable(d.spec.Machine), "upper")
 	switch {
 	case d.spec.Root.InPlace && d.disk == "":
 		files = d.image
@@ -43,7 +43,7 @@ func (m *Manager) linkJournal(d *draft, mode string) error {
 		return err
 	}
 	err := d.stage.Do(func() error {
-		root, err := os.OpenRoot(m.dirs.root(d.spec.Machine))
+		root, err := os.OpenRoot(m.dirs.Root(d.spec.Machine))
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (m *Manager) linkJournal(d *draft, mode string) error {
 	if err != nil {
 		return err
 	}
-	record := m.dirs.journal(d.spec.Machine)
+	record := m.dirs.Journal(d.spec.Machine)
 	target := filepath.Join(files, inside)
 	if err := os.Symlink(target, record); err != nil {
 		return err
@@ -72,13 +72,13 @@ func (m *Manager) removeJournal(_ context.Context, machine string) error {
 	if err != nil {
 		return err
 	}
-	own, _ := os.Readlink(m.dirs.journal(machine))
+	own, _ := os.Readlink(m.dirs.Journal(machine))
 	for _, link := range links {
 		target, err := os.Readlink(link)
 		if err != nil {
 			continue
 		}
-		if target == own || below(m.dirs.machine(machine), target) {
+		if target == own || below(m.dirs.Machine(machine), target) {
 			if err := ignoreNotExist(os.Remove(link)); err != nil {
 				return fmt.Errorf("remove the link to the machine's journal: %w", err)
 			}

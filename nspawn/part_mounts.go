@@ -39,7 +39,7 @@ func (m *Manager) makeMounts(ctx context.Context, d *draft) error {
 		for i, s := range list {
 			var err error
 			if s.inside < 0 {
-				err = place(trees[i], m.dirs.mounted(d.spec.Machine, s.name))
+				err = place(trees[i], m.dirs.Mounted(d.spec.Machine, s.name))
 			} else {
 				err = placeInside(trees[s.inside], list[s.inside], s, trees[i], int(d.base))
 			}
@@ -77,7 +77,7 @@ func (m *Manager) makeMountPoints(d *draft, list []shown) error {
 			return fmt.Errorf("bind to %s: %w", s.destination, err)
 		}
 		err = d.stage.Do(func() error {
-			tree, err := os.OpenRoot(m.dirs.root(d.spec.Machine))
+			tree, err := os.OpenRoot(m.dirs.Root(d.spec.Machine))
 			if err != nil {
 				return err
 			}

@@ -49,7 +49,7 @@ func (m *Manager) removeNetwork(ctx context.Context, machine string) error {
 // that they can change while it runs, and nothing in it decides where they are.
 func (m *Manager) makeNames(_ context.Context, d *draft) error {
 	for _, file := range d.names.Files() {
-		path := m.dirs.named(d.spec.Machine, file.Path)
+		path := m.dirs.Named(d.spec.Machine, file.Path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", file.Path, err)
 		}

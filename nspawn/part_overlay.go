@@ -23,8 +23,8 @@ func overlayWork(machine, index string) string { return ".nomad-nspawn-" + machi
 
 // openOverlay returns an overlay as a detached mount.
 func (m *Manager) openOverlay(d *draft, overlay machine.Overlay, index string) (*os.File, error) {
-	name, root := d.spec.Machine, m.dirs.root(d.spec.Machine)
-	merged := rootfs.Overlay{Target: m.dirs.mounted(name, layersMount), Within: d.stage.Do, UIDBase: d.base}
+	name, root := d.spec.Machine, m.dirs.Root(d.spec.Machine)
+	merged := rootfs.Overlay{Target: m.dirs.Mounted(name, layersMount), Within: d.stage.Do, UIDBase: d.base}
 	if !d.spec.Root.InPlace {
 		merged.Root = root // which has the machine's owners already
 	}
@@ -41,7 +41,7 @@ func (m *Manager) openOverlay(d *draft, overlay machine.Overlay, index string) (
 		}
 		merged.Lower = append(merged.Lower, path)
 	}
-	rw := m.dirs.overlayRW(name, index)
+	rw := m.dirs.OverlayRW(name, index)
 	switch {
 	case overlay.ReadOnly:
 	case overlay.Upper == "":
@@ -83,7 +83,7 @@ func (d *draft) openInRoot(root, name string) (tree *os.File, err error) {
 // removeMounts releases the upper layers of overlays. What was mounted ends with the
 // stage.
 func (m *Manager) removeMounts(_ context.Context, machine string) error {
-	links, _ := filepath.Glob(m.dirs.overlayRW(machine, "*")) // the pattern is well-formed
+	links, _ := filepath.Glob(m.dirs.OverlayRW(machine, "*")) // the pattern is well-formed
 	for _, link := range links {
 		upper, err := os.Readlink(link)
 		if err != nil {
@@ -96,7 +96,7 @@ func (m *Manager) removeMounts(_ context.Context, machine string) error {
 			return fmt.Errorf("release upper layer %s: %w", upper, err)
 		}
 	}
-	return ignoreNotExist(os.Remove(m.dirs.claim(machine)))
+	return ignoreNotExist(os.Remove(m.dirs.Claim(machine)))
 }
 
 // removeWork removes a work directory. There were no links in the path of its parent

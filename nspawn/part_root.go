@@ -23,7 +23,7 @@ func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
 	}
 	overlay := rootfs.Overlay{
 		Lower:   d.lower,
-		Target:  m.dirs.mounted(d.spec.Machine, layersMount),
+		Target:  m.dirs.Mounted(d.spec.Machine, layersMount),
 		Within:  d.stage.Do,
 		UIDBase: d.base,
 		Open:    d.openLayer,
@@ -31,14 +31,14 @@ func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
 	if d.spec.Root.Writable.InMemory {
 		overlay.Memory = d.spec.Root.Writable.Max
 	} else {
-		overlay.RW = m.dirs.writable(d.spec.Machine)
+		overlay.RW = m.dirs.Writable(d.spec.Machine)
 	}
 	tree, err := d.assemble(ctx, overlay)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	root := m.dirs.root(d.spec.Machine)
+	root := m.dirs.Root(d.spec.Machine)
 	if err := d.stage.Do(func() error { return place(tree, root) }); err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (m *Manager) makeRootInPlace(d *draft) error {
 		}
 	}
 	if !d.spec.Root.ReadOnly {
-		if err := m.claim(d.image, m.dirs.claim(d.spec.Machine)); err != nil {
+		if err := m.claim(d.image, m.dirs.Claim(d.spec.Machine)); err != nil {
 			return err
 		}
 	}
@@ -90,7 +90,7 @@ func (m *Manager) makeRootInPlace(d *draft) error {
 		return err
 	}
 	defer tree.Close()
-	return d.stage.Do(func() error { return place(tree, m.dirs.root(d.spec.Machine)) })
+	return d.stage.Do(func() error { return place(tree, m.dirs.Root(d.spec.Machine)) })
 }
 
 // openLayer returns a directory of the host as a detached mount, without what is
@@ -136,7 +136,7 @@ func (m *Manager) makePartitions(ctx context.Context, d *draft, root rootfs.Over
 		if err != nil {
 			return err
 		}
-		err = d.stage.Do(func() error { return attachIn(m.dirs.root(d.spec.Machine), partition.Path, tree) })
+		err = d.stage.Do(func() error { return attachIn(m.dirs.Root(d.spec.Machine), partition.Path, tree) })
 		tree.Close()
 		if err != nil {
 			return fmt.Errorf("mount partition /%s: %w", partition.Path, err)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/stage"
@@ -22,22 +23,22 @@ func (m *Manager) newStage() (*stage.Stage, error) {
 	if err := m.preparePins(); err != nil {
 		return nil, err
 	}
-	return stage.New(m.dirs.pins())
+	return stage.New(m.dirs.Pins())
 }
 
 // makeStage makes the stage the machine's.
 func (m *Manager) makeStage(_ context.Context, d *draft) error {
 	name := d.spec.Machine
-	if err := d.stage.Pin(m.dirs.machine(name), m.dirs.pin(name)); err != nil {
+	if err := d.stage.Pin(m.dirs.Machine(name), m.dirs.Pin(name)); err != nil {
 		return err
 	}
 	shim, err := m.shimFor(d)
 	if err != nil {
 		return err
 	}
-	ours := []struct{ path, mount string }{{shim, shimMount}, {m.dirs.gate(name), gateMount}}
+	ours := []struct{ path, mount string }{{shim, shimMount}, {m.dirs.Gate(name), gateMount}}
 	for _, file := range d.names.Files() {
-		path := m.dirs.named(name, file.Path)
+		path := m.dirs.Named(name, file.Path)
 		ours = append(ours, struct{ path, mount string }{path, filepath.Join(namesMount, filepath.Base(path))})
 	}
 	trees := make([]*os.File, len(ours))
@@ -50,7 +51,7 @@ func (m *Manager) makeStage(_ context.Context, d *draft) error {
 	return d.stage.Do(func() error {
 		var errs []error
 		for i, one := range ours {
-			errs = append(errs, place(trees[i], m.dirs.mounted(name, one.mount)))
+			errs = append(errs, place(trees[i], m.dirs.Mounted(name, one.mount)))
 		}
 		return errors.Join(errs...)
 	})
@@ -67,7 +68,7 @@ func (m *Manager) shimFor(d *draft) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
 	}
-	path := m.dirs.shim(d.spec.Machine)
+	path := m.dirs.Shim(d.spec.Machine)
 	if err := os.WriteFile(path, program, 0o755); err != nil {
 		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
 	}
@@ -121,7 +122,7 @@ func (m *Manager) makeSeal(_ context.Context, d *draft) error { return d.stage.S
 
 // preparePins makes the directory of pins, once in the host's life.
 func (m *Manager) preparePins() error {
-	err := filelock.While(m.dirs.Run, 0o755, func() error { return stage.PrepareDir(m.dirs.pins()) })
+	err := filelock.While(m.dirs.Run, 0o755, func() error { return stage.PrepareDir(m.dirs.Pins()) })
 	if err != nil {
 		return fmt.Errorf("make a place for mount namespaces: %w", err)
 	}
@@ -129,13 +130,13 @@ func (m *Manager) preparePins() error {
 }
 
 func (m *Manager) removeStage(_ context.Context, machine string) error {
-	return stage.Unpin(m.dirs.pin(machine))
+	return stage.Unpin(m.dirs.Pin(machine))
 }
 
 func (m *Manager) stageOwners() (machines []string, err error) {
-	names, err := namesOf(m.dirs.pin("*"))
+	names, err := namesOf(m.dirs.Pin("*"))
 	for _, name := range names {
-		machines = append(machines, strings.TrimSuffix(name, pinSuffix))
+		machines = append(machines, strings.TrimSuffix(name, dirs.PinSuffix))
 	}
 	return machines, err
 }

@@ -45,11 +45,11 @@ func (m *Manager) makeUnlinkedOne(d *draft, path, name string) error {
 	if err != nil {
 		return err
 	}
-	users := m.dirs.unlinkedUsers(path)
+	users := m.dirs.UnlinkedUsers(path)
 	if _, err := os.Stat(users); isPoint && errors.Is(err, fs.ErrNotExist) {
 		return mounts.ForbidLinks(dir) // who has mounted it takes it away
 	}
-	records := m.dirs.unlinkedBy(d.spec.Machine)
+	records := m.dirs.UnlinkedBy(d.spec.Machine)
 	for _, dir := range []string{records, users} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("record the mount of %s: %w", path, err)
@@ -66,7 +66,7 @@ func (m *Manager) makeUnlinkedOne(d *draft, path, name string) error {
 // removeUnlinked takes away the mounts that no other machine needs: from there on Nomad
 // can move what is in them.
 func (m *Manager) removeUnlinked(_ context.Context, machine string) error {
-	records, _ := filepath.Glob(filepath.Join(m.dirs.unlinkedBy(machine), "*")) // the pattern is well-formed
+	records, _ := filepath.Glob(filepath.Join(m.dirs.UnlinkedBy(machine), "*")) // the pattern is well-formed
 	if len(records) == 0 {
 		return nil
 	}
@@ -92,7 +92,7 @@ func (m *Manager) removeUnlinked(_ context.Context, machine string) error {
 
 // leaveUnlinked unmounts a directory if this was its last machine.
 func (m *Manager) leaveUnlinked(path, machine string) error {
-	users := m.dirs.unlinkedUsers(path)
+	users := m.dirs.UnlinkedUsers(path)
 	if err := ignoreNotExist(os.Remove(filepath.Join(users, machine))); err != nil {
 		return err
 	}

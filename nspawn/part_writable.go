@@ -20,17 +20,17 @@ func (m *Manager) makeWritable(_ context.Context, d *draft) error {
 	if err != nil {
 		return err
 	}
-	if err := quota.Make(m.dirs.writable(d.spec.Machine), writable.Max, projects); err != nil {
+	if err := quota.Make(m.dirs.Writable(d.spec.Machine), writable.Max, projects); err != nil {
 		return fmt.Errorf("%w; or set in_memory in the disk block", err)
 	}
 	return nil
 }
 
 func (m *Manager) removeWritable(_ context.Context, machine string) error {
-	if err := quota.End(m.dirs.writable(machine)); err != nil {
+	if err := quota.End(m.dirs.Writable(machine)); err != nil {
 		return err
 	}
-	return tree.Remove(m.dirs.writable(machine))
+	return tree.Remove(m.dirs.Writable(machine))
 }
 
-func (m *Manager) writableOwners() ([]string, error) { return namesOf(m.dirs.writable("*")) }
+func (m *Manager) writableOwners() ([]string, error) { return namesOf(m.dirs.Writable("*")) }

@@ -76,7 +76,7 @@ func (m *Manager) clear(ctx context.Context, machine string) error {
 
 // Exists reports whether a machine is there, or a start or a removal of it was interrupted.
 func (m *Manager) Exists(machine string) bool {
-	_, err := os.Lstat(m.dirs.machine(machine))
+	_, err := os.Lstat(m.dirs.Machine(machine))
 	return !errors.Is(err, os.ErrNotExist)
 }
 

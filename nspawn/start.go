@@ -73,7 +73,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 	if err != nil {
 		return nil, err
 	}
-	socket, err := listenNotify(m.dirs.notify(s.Machine))
+	socket, err := listenNotify(m.dirs.Notify(s.Machine))
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
@@ -87,7 +87,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 
 // launch starts the unit and lets its payload begin.
 func (m *Manager) launch(ctx context.Context, s machine.Spec, d *draft, open func() (Streams, error), follower *Follower) error {
-	g, err := gate.Listen(m.dirs.gate(s.Machine))
+	g, err := gate.Listen(m.dirs.Gate(s.Machine))
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (m *Manager) startUnit(ctx context.Context, s machine.Spec, d *draft, open 
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := machine.Properties(s, m.dirs.host(s, d.base, d.tool))
+	props := machine.Properties(s, hostOf(m.dirs, s, d.base, d.tool))
 	if !s.LogToJournal {
 		props = append(props,
 			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),

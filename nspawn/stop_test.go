@@ -11,6 +11,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -28,6 +29,6 @@ func TestHostStopIsGracefulWithoutBus(t *testing.T) {
 	spec := newMachine(t, m, "trap 'exit 5' TERM; while :; do sleep 1000 & wait $!; done")
 	mustStart(t, m, spec)
 	awaitTrap(t, m, spec)
-	must.NoError(t, NewManager(bus, DefaultDirs, nil).Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute, told(t)))
+	must.NoError(t, NewManager(bus, dirs.Default, nil).Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute, told(t)))
 	must.Eq(t, Exit{Code: 5}, mustWait(t, m, spec.Machine))
 }

@@ -17,6 +17,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/e2e/vm/vmtest"
 	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -71,7 +72,7 @@ func TestVMHost(t *testing.T) {
 	must.StrHasPrefix(t, "6.1.", string(release))
 	must.NoError(t, rootfs.Probe(t.TempDir(), rootfs.Overlay.Mount))
 	m := newManager(t)
-	never := Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
+	never := dirs.Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
 	host := LookHost(t.Context(), m.bus, never)
 	must.SliceEmpty(t, host.Problems)
 	must.SliceContainsSubset(t, host.Controllers, []string{"cpu", "cpuset", "io", "memory", "pids"})
@@ -264,7 +265,7 @@ func TestVMOverlay(t *testing.T) {
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
 		var written syscall.Stat_t
-		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.writable(spec.Machine), "upper/mine"), &written))
+		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.Writable(spec.Machine), "upper/mine"), &written))
 		must.Eq(t, []uint32{1000, 1001}, []uint32{written.Uid, written.Gid}) // not shifted on disk
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		must.Eq(t, "0:0\n0:0\n0:0\n1000:1001\n0:0\n", <-out.stdout)
@@ -280,7 +281,7 @@ func TestVMChownedRoot(t *testing.T) {
 	memory := t.TempDir()
 	must.NoError(t, syscall.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(memory, syscall.MNT_DETACH)) })
-	host := LookHost(t.Context(), m.bus, Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
+	host := LookHost(t.Context(), m.bus, dirs.Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
 	must.ErrorIs(t, host.Overlay, idmap.ErrUnmappable)
 	must.NoError(t, host.ChownedOverlay)
 
@@ -362,7 +363,7 @@ func TestVMDiskLimit(t *testing.T) {
 		must.NoError(t, err, must.Sprint(string(out)))
 	}
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
-	m := NewManager(newManager(t).bus, Dirs{Run: DefaultDirs.Run, State: state}, nil)
+	m := NewManager(newManager(t).bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, nil)
 	must.EqOp(t, quota.Projects, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
 
 	// chattr of the host, as the guest has none.

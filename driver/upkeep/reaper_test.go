@@ -10,6 +10,7 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
@@ -55,7 +56,7 @@ func noTasks() (machines, nodes map[string]bool) { return nil, nil }
 // kept of it.
 func TestScheduled(t *testing.T) {
 	fake := systemdtest.New(t)
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
+	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	reaper := NewReaper(machines, noTasks, testlog.HCLogger(t))
 	unit := machine.UnitName(machine.Name("2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f", "web"))
 	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
