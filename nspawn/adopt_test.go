@@ -11,6 +11,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/programs"
 )
 
 // startUnit starts a machine as far as a plugin gets that dies before it is up:
@@ -18,18 +19,18 @@ import (
 func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
 	d := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, hostOf(m.dirs, spec, d.base, d.tool))))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, hostOf(m.dirs, spec, d.base, d.programs))))
 }
 
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
 func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) *draft {
 	t.Helper()
-	tool, err := m.lookTool(t.Context())
+	found, err := programs.Look(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
 	stage, err := m.newStage()
 	must.NoError(t, err)
 	defer stage.Close()
-	d, err := m.prepare(t.Context(), spec, tool, stage, func(string) {})
+	d, err := m.prepare(t.Context(), spec, found, stage, func(string) {})
 	must.NoError(t, err)
 	return d
 }

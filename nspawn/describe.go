@@ -8,20 +8,21 @@ import (
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
 // hostOf returns what the machine of a spec, whose UIDs begin at base, is run with.
-func hostOf(d dirs.Dirs, s machine.Spec, base uint32, t tool) machine.Host {
+func hostOf(d dirs.Dirs, s machine.Spec, base uint32, p programs.Programs) machine.Host {
 	start := launch.Launch{
-		Program: t.program, Keeper: stage.KeeperOf(d.Pin(s.Machine)), Namespace: "/" + filepath.Base(d.Pin(s.Machine)),
+		Program: p.Own, Keeper: stage.KeeperOf(d.Pin(s.Machine)), Namespace: "/" + filepath.Base(d.Pin(s.Machine)),
 		Root: d.Root(s.Machine), Own: !s.Root.InPlace, Owner: base,
 	}
 	return machine.Host{
 		Launcher:    start.Args(nil),
 		UIDBase:     base,
-		Nspawn:      t.path,
-		Version:     t.version,
+		Nspawn:      p.Nspawn,
+		Version:     p.Version,
 		Shim:        d.Mounted(s.Machine, shimMount),
 		Gate:        d.Mounted(s.Machine, gateMount),
 		Root:        d.Root(s.Machine),
@@ -49,6 +50,6 @@ func Describe(s machine.Spec, systemdVersion int) string {
 	if s.Root.UserNamespace {
 		base = 1000 * idmap.RangeSize // for example
 	}
-	t := tool{path: "systemd-nspawn", version: systemdVersion, program: "nomad-driver-nspawn"}
-	return machine.Describe(s, hostOf(dirs.Default, s, base, t))
+	p := programs.Programs{Nspawn: "systemd-nspawn", Version: systemdVersion, Own: "nomad-driver-nspawn"}
+	return machine.Describe(s, hostOf(dirs.Default, s, base, p))
 }

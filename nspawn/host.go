@@ -10,6 +10,7 @@ import (
 	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -46,7 +47,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 		}
 	}
 	var err error
-	host.Nspawn, err = lookNspawn()
+	host.Nspawn, err = programs.Nspawn()
 	problem(err)
 	host.Controllers, err = cgroup.Controllers()
 	problem(err)
@@ -56,7 +57,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 		problem(err)
 		return host
 	}
-	host.Version, err = majorVersion(host.Systemd)
+	host.Version, err = programs.Major(host.Systemd)
 	problem(err)
 	if err == nil && host.Version < MinVersion {
 		problem(fmt.Errorf("systemd %s is too old: version %d or newer is needed", host.Systemd, MinVersion))

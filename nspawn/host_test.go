@@ -30,6 +30,7 @@ import (
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
 	"nomad-driver-nspawn/nspawn/process"
+	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -79,7 +80,7 @@ func newManager(t *testing.T) *Manager {
 	bus := systemd.New(systemd.SystemBus)
 	t.Cleanup(bus.Close)
 	m := NewManager(bus, dirs.Default, network.New())
-	must.NoError(t, m.preparePins()) // once in a host's life
+	must.NoError(t, stage.PrepareDir(m.dirs.Pins())) // once in a host's life
 	return m
 }
 
@@ -640,7 +641,7 @@ func TestHostBindInBind(t *testing.T) {
 	local, volume, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file")
 	must.NoError(t, os.WriteFile(file, []byte("content\n"), 0o644))
 	must.NoError(t, os.Chmod(volume, 0o755))
-	must.NoError(t, m.preparePins()) // which stays
+	must.NoError(t, stage.PrepareDir(m.dirs.Pins())) // which stays
 	before := mountPoints(t)
 	spec := newMachine(t, m, `stat -c '%u %n' /local /local/data/deep && cat /local/file && echo x >/local/data/deep/x`)
 	spec.Root.UserNamespace = true

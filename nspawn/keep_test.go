@@ -13,6 +13,7 @@ import (
 	"nomad-driver-nspawn/e2e/escape"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/programs"
 )
 
 // A container takes the mounts off the directory that its allocation shares, and
@@ -20,10 +21,10 @@ import (
 // owner of what is there when an agent starts.
 func TestHostAttackDetachedMounts(t *testing.T) {
 	m := newManager(t)
-	tool, err := m.lookTool(t.Context())
+	found, err := programs.Look(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
 	// An older nspawn leaves the stage below the machine's root, with the same mounts.
-	isReal := tool.version >= 257
+	isReal := found.Version >= 257
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		for _, name := range []string{"data", "tmp", "logs"} {
 			for _, kept := range []bool{false, true} {

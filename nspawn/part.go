@@ -8,6 +8,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
@@ -61,8 +62,8 @@ type draft struct {
 
 	names machine.Names // the spec's, with the addresses of a network that is given
 
-	tool  tool
-	stage *stage.Stage // the caller's
+	programs programs.Programs
+	stage    *stage.Stage // the caller's
 }
 
 // close lets go of what is only needed to prepare the machine.
@@ -101,8 +102,8 @@ func (d *draft) isUntrusted(path string) bool {
 }
 
 // prepare makes the parts of a machine.
-func (m *Manager) prepare(ctx context.Context, s machine.Spec, t tool, stage *stage.Stage, notice func(string)) (*draft, error) {
-	d := &draft{spec: s, tool: t, stage: stage, notice: notice}
+func (m *Manager) prepare(ctx context.Context, s machine.Spec, p programs.Programs, stage *stage.Stage, notice func(string)) (*draft, error) {
+	d := &draft{spec: s, programs: p, stage: stage, notice: notice}
 	defer d.close()
 	if err := checkDestinations(s); err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"nomad-driver-nspawn/nspawn/dirs"
-	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/stage"
 )
@@ -20,7 +19,7 @@ func (m *Manager) newStage() (*stage.Stage, error) {
 	if err := os.MkdirAll("/run/systemd/nspawn", 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of systemd-nspawn: %w", err)
 	}
-	if err := m.preparePins(); err != nil {
+	if err := stage.PrepareDir(m.dirs.Pins()); err != nil {
 		return nil, err
 	}
 	return stage.New(m.dirs.Pins())
@@ -62,9 +61,9 @@ func (m *Manager) makeStage(_ context.Context, d *draft) error {
 // a copy of what the host runs.
 func (m *Manager) shimFor(d *draft) (string, error) {
 	if d.spec.Root.UserNamespace {
-		return d.tool.program, nil
+		return d.programs.Own, nil
 	}
-	program, err := os.ReadFile(d.tool.program)
+	program, err := os.ReadFile(d.programs.Own)
 	if err != nil {
 		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
 	}
@@ -119,15 +118,6 @@ func place(tree *os.File, path string) error {
 
 // makeSeal comes last: nothing can be mounted any more.
 func (m *Manager) makeSeal(_ context.Context, d *draft) error { return d.stage.Seal() }
-
-// preparePins makes the directory of pins, once in the host's life.
-func (m *Manager) preparePins() error {
-	err := filelock.While(m.dirs.Run, 0o755, func() error { return stage.PrepareDir(m.dirs.Pins()) })
-	if err != nil {
-		return fmt.Errorf("make a place for mount namespaces: %w", err)
-	}
-	return nil
-}
 
 func (m *Manager) removeStage(_ context.Context, machine string) error {
 	return stage.Unpin(m.dirs.Pin(machine))

@@ -14,6 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/process"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -44,12 +45,12 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 	}
 	defer lock.Close()
 	var (
-		tool              tool
-		stage             *stage.Stage
-		toolErr, stageErr error
-		looking           sync.WaitGroup
+		found              programs.Programs
+		stage              *stage.Stage
+		foundErr, stageErr error
+		looking            sync.WaitGroup
 	)
-	looking.Go(func() { tool, toolErr = m.lookTool(ctx) })
+	looking.Go(func() { found, foundErr = programs.Look(ctx, m.bus, m.dirs.Pins()) })
 	looking.Go(func() { stage, stageErr = m.newStage() })
 	err = m.clear(ctx, s.Machine)
 	looking.Wait()
@@ -66,10 +67,10 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 			err = errors.Join(err, m.remove(undo, s.Machine))
 		}
 	}()
-	if err := errors.Join(toolErr, stageErr); err != nil {
+	if err := errors.Join(foundErr, stageErr); err != nil {
 		return nil, err
 	}
-	d, err := m.prepare(ctx, s, tool, stage, notice)
+	d, err := m.prepare(ctx, s, found, stage, notice)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (m *Manager) startUnit(ctx context.Context, s machine.Spec, d *draft, open 
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := machine.Properties(s, hostOf(m.dirs, s, d.base, d.tool))
+	props := machine.Properties(s, hostOf(m.dirs, s, d.base, d.programs))
 	if !s.LogToJournal {
 		props = append(props,
 			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),

@@ -1,4 +1,4 @@
-package nspawn
+package programs
 
 import (
 	"crypto/sha256"
@@ -10,26 +10,27 @@ import (
 
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
+	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// lookProgram returns the path of the program that starts nspawn, see package launch,
+// Own returns the path of the program that starts nspawn, see package launch,
 // and that nspawn starts, see package gate. It is the small one that is built in, put
 // where it stays until the host is booted again: a guest may reboot after we were
 // upgraded. Where none was built in, it is our own executable.
-func (m *Manager) lookProgram() (string, error) {
+func Own(pins string) (string, error) {
 	program := enter.Shim()
 	if program == nil {
-		return ownProgram()
+		return executable()
 	}
-	if err := m.preparePins(); err != nil {
+	if err := stage.PrepareDir(pins); err != nil {
 		return "", err
 	}
-	path := filepath.Join(m.dirs.Pins(), programName())
+	path := filepath.Join(pins, fileName())
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	// Whoever is first gives it its name when it is complete.
-	file, err := os.CreateTemp(m.dirs.Pins(), ".launch-")
+	file, err := os.CreateTemp(pins, ".launch-")
 	if err != nil {
 		return "", fmt.Errorf("write the program that starts machines: %w", err)
 	}
@@ -50,11 +51,11 @@ func (m *Manager) lookProgram() (string, error) {
 	return path, nil
 }
 
-// programName tells the program from those of other versions of ours. It takes milliseconds.
-var programName = sync.OnceValue(func() string { return fmt.Sprintf("launch-%x", sha256.Sum256(enter.Shim())) })
+// fileName tells the program from those of other versions of ours. It takes milliseconds.
+var fileName = sync.OnceValue(func() string { return fmt.Sprintf("launch-%x", sha256.Sum256(enter.Shim())) })
 
-// ownProgram is our own executable, which takes longer to start. It has to run in any image.
-func ownProgram() (string, error) {
+// executable is our own executable, which takes longer to start. It has to run in any image.
+func executable() (string, error) {
 	static, err := container.Static()
 	if err != nil {
 		return "", err

@@ -1,4 +1,4 @@
-package nspawn
+package programs
 
 import (
 	"testing"
@@ -6,12 +6,12 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-func TestMajorVersion(t *testing.T) {
+func TestMajor(t *testing.T) {
 	for release, want := range map[string]int{"252.39-1~deb12u1": 252, "257.13-1~deb13u1": 257, "262~rc1": 262, "v255": 255} {
-		got, err := majorVersion(release)
+		got, err := Major(release)
 		must.NoError(t, err)
 		must.Eq(t, want, got)
 	}
-	_, err := majorVersion("none")
+	_, err := Major("none")
 	must.Error(t, err)
 }
