@@ -16,6 +16,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/guard"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -240,7 +241,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 // before WaitTask.
 func (d *Driver) keepDirectories(cfg *drivers.TaskConfig) {
 	for _, dir := range job.Directories(cfg) {
-		err := nspawn.Keep(dir, cfg.AllocDir)
+		err := guard.Keep(dir, cfg.AllocDir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.logger.Warn("keep the directories of a task", "task_id", cfg.ID, "error", err)
 		}

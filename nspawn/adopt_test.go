@@ -17,22 +17,22 @@ import (
 // startUnit starts a machine as far as a plugin gets that dies before it is up:
 // nspawn has been executed.
 func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
-	d := mustPrepare(t, m, spec)
+	host := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, hostOf(m.dirs, spec, d.base, d.programs))))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, host)))
 }
 
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
-func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) *draft {
+func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) machine.Host {
 	t.Helper()
 	found, err := programs.Look(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
-	stage, err := m.newStage()
+	stage, err := m.parts.NewStage()
 	must.NoError(t, err)
 	defer stage.Close()
-	d, err := m.prepare(t.Context(), spec, found, stage, func(string) {})
+	_, host, err := m.parts.Prepare(t.Context(), spec, found, stage, func(string) {})
 	must.NoError(t, err)
-	return d
+	return host
 }
 
 // adopt adopts a machine as the driver does whose predecessor died.

@@ -24,11 +24,13 @@ import (
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
+	"nomad-driver-nspawn/nspawn/parts"
 	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -102,7 +104,7 @@ func traces(t *testing.T, m *Manager, machine string) (found []string) {
 			found = append(found, pattern)
 		}
 	}
-	if _, ok, err := m.ranges.Lookup(machine); ok || err != nil {
+	if _, ok, err := (idmap.Ranges{Dir: m.dirs.Ranges()}).Lookup(machine); ok || err != nil {
 		found = append(found, fmt.Sprintf("UID range: %v", err))
 	}
 	return found
@@ -362,7 +364,7 @@ func TestHostInPlace(t *testing.T) {
 	second := newMachine(t, m, "true")
 	second.Root = first.Root
 	_, err := start(t, m, second)
-	var busy *BusyError
+	var busy *parts.BusyError
 	must.True(t, errors.As(err, &busy), must.Sprint(err))
 	must.Eq(t, first.Machine, busy.Holder)
 
@@ -581,7 +583,7 @@ func TestHostJournalLink(t *testing.T) {
 		spec.Machine, spec.UUID, spec.LinkJournal, spec.Root = machine.Name(id, "journal"), id, "try-guest", root
 		t.Cleanup(func() { must.NoError(t, m.Remove(context.Background(), spec.Machine)) })
 		awaitEvent(t, mustStart(t, m, spec), Ready)
-		link := filepath.Join(journalDir, strings.ReplaceAll(id, "-", ""))
+		link := filepath.Join("/var/log/journal", strings.ReplaceAll(id, "-", ""))
 		_, err := os.Readlink(link)
 		must.NoError(t, err)
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -693,14 +695,14 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 
 // A limit that cannot be kept is no limit: nothing is started.
 func TestHostDiskLimitRefused(t *testing.T) {
-	m := newManager(t)
-	m.dirs.State = t.TempDir()
-	must.NoError(t, unix.Mount("tmpfs", m.dirs.State, "tmpfs", 0, ""))
-	t.Cleanup(func() { must.NoError(t, unix.Unmount(m.dirs.State, 0)) })
+	bus, state := newManager(t).bus, t.TempDir()
+	must.NoError(t, unix.Mount("tmpfs", state, "tmpfs", 0, ""))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(state, 0)) })
+	m := NewManager(bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, network.New())
 	spec := newMachine(t, m, "true")
 	spec.Root.Writable.Max = 1 << 30
 	_, err := start(t, m, spec)
-	must.EqError(t, err, "the file system below "+m.dirs.State+"/machines, tmpfs, does not limit directories: "+
+	must.EqError(t, err, "the file system below "+state+"/machines, tmpfs, does not limit directories: "+
 		"mount ext4 or xfs with prjquota, or btrfs with quotas there; or set in_memory in the disk block")
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 	must.EqOp(t, "", LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/escape"
+	"nomad-driver-nspawn/nspawn/guard"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/programs"
@@ -84,7 +85,7 @@ func TestHostSharedDirectory(t *testing.T) {
 	mustStart(t, m, spec)
 	must.NoError(t, os.Chown(alloc+"/alloc", 65534, 65534))
 	says(t, m, spec.Machine, "! touch /alloc/again 2>/dev/null")
-	must.NoError(t, Keep(binds[0], alloc))
+	must.NoError(t, guard.Keep(binds[0], alloc))
 	says(t, m, spec.Machine, "touch /alloc/again")
 	// What the host puts there can be read, and is the host's.
 	must.NoError(t, os.WriteFile(alloc+"/alloc/rendered", []byte("of Nomad\n"), 0o644))

@@ -10,13 +10,12 @@ import (
 
 	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/dirs"
-	"nomad-driver-nspawn/nspawn/disk"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/filelock"
-	"nomad-driver-nspawn/nspawn/idmap"
-	"nomad-driver-nspawn/nspawn/image/store"
+	"nomad-driver-nspawn/nspawn/guard"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/parts"
 	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -24,12 +23,10 @@ import (
 // Manager starts and controls machines by name. It remembers none: what there
 // is, systemd knows. It is safe for concurrent use.
 type Manager struct {
-	bus    *systemd.Conn
-	dirs   dirs.Dirs
-	ranges idmap.Ranges
-	images store.Store
-	disks  disk.Mounts
-	locks  filelock.Names
+	bus   *systemd.Conn
+	dirs  dirs.Dirs
+	locks filelock.Names
+	parts *parts.Maker
 
 	networks *network.Host // nil without networks
 }
@@ -37,10 +34,8 @@ type Manager struct {
 // NewManager uses the systemd behind bus. Without networks, machines only have those that
 // are given.
 func NewManager(bus *systemd.Conn, dirs dirs.Dirs, networks *network.Host) *Manager {
-	return &Manager{
-		bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.Ranges()}, images: store.Store{Dir: dirs.Images()},
-		disks: disk.Mounts{Dir: dirs.Disks()}, locks: filelock.Names{File: dirs.Lock()}, networks: networks,
-	}
+	locks := filelock.Names{File: dirs.Lock()}
+	return &Manager{bus: bus, dirs: dirs, locks: locks, parts: parts.New(dirs, locks, networks), networks: networks}
 }
 
 // Status is what systemd says about a machine now. Exit is nil while it runs.
@@ -164,3 +159,9 @@ func (m *Manager) unit(ctx context.Context, name string) (systemd.UnitState, err
 	}
 	return unit, err
 }
+
+// ForbidLinks guards a directory in which the host follows what machines leave there.
+func (m *Manager) ForbidLinks(dir string) error { return guard.ForbidLinks(m.dirs.Unlinked(), dir) }
+
+// RemoveEmptied removes the directories of ForbidLinks that are empty.
+func (m *Manager) RemoveEmptied() error { return guard.RemoveEmptied(m.dirs.Unlinked()) }

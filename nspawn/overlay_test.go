@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/parts"
 )
 
 // newLayers are directories with files that say where they are from: base/low,
@@ -98,7 +100,7 @@ func TestHostOverlayUpperIsClaimed(t *testing.T) {
 	}
 	refused := func(spec machine.Spec, holder string) {
 		_, err := start(t, m, spec)
-		var busy *BusyError
+		var busy *parts.BusyError
 		must.True(t, errors.As(err, &busy), must.Sprint(err))
 		must.Eq(t, holder, busy.Holder)
 	}
@@ -131,7 +133,7 @@ func TestHostOverlayAfterReboot(t *testing.T) {
 	dir := newLayers(t)
 	before := newMachine(t, m, "true")
 	before.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
-	work := filepath.Join(dir, overlayWork(before.Machine, "0"))
+	work := filepath.Join(dir, dirs.OverlayWork(before.Machine, "0"))
 	must.NoError(t, os.MkdirAll(filepath.Dir(m.dirs.OverlayRW(before.Machine, "0")), 0o700))
 	must.NoError(t, os.Symlink(dir+"/upper", m.dirs.OverlayRW(before.Machine, "0")))
 	must.NoError(t, os.MkdirAll(work+"/work", 0o700))

@@ -55,16 +55,11 @@ func (m *Manager) names(ctx context.Context) ([]string, error) {
 			names = append(names, name)
 		}
 	}
-	for _, part := range m.parts() {
-		if part.owners == nil {
-			continue
-		}
-		owners, err := part.owners()
-		if err != nil {
-			return nil, fmt.Errorf("look for machines by their %s: %w", part.name, err)
-		}
-		names = append(names, owners...)
+	owners, err := m.parts.Owners()
+	if err != nil {
+		return nil, err
 	}
+	names = append(names, owners...)
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }

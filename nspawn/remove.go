@@ -58,7 +58,7 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 	if err := cgroup.Remove(cgroup.OfUnit(machine)); err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
-	if err := m.removeParts(ctx, machine); err != nil {
+	if err := m.parts.Remove(ctx, machine); err != nil {
 		return fmt.Errorf("remove machine %s: %w", machine, err)
 	}
 	return nil
@@ -69,7 +69,7 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 // and systemd need not be asked.
 func (m *Manager) clear(ctx context.Context, machine string) error {
 	if !m.Exists(machine) {
-		return m.removeParts(ctx, machine)
+		return m.parts.Remove(ctx, machine)
 	}
 	return m.remove(ctx, machine)
 }

@@ -51,7 +51,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 		looking            sync.WaitGroup
 	)
 	looking.Go(func() { found, foundErr = programs.Look(ctx, m.bus, m.dirs.Pins()) })
-	looking.Go(func() { stage, stageErr = m.newStage() })
+	looking.Go(func() { stage, stageErr = m.parts.NewStage() })
 	err = m.clear(ctx, s.Machine)
 	looking.Wait()
 	if stage != nil {
@@ -70,7 +70,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 	if err := errors.Join(foundErr, stageErr); err != nil {
 		return nil, err
 	}
-	d, err := m.prepare(ctx, s, found, stage, notice)
+	s, host, err := m.parts.Prepare(ctx, s, found, stage, notice)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
 	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps}, socket)
-	if err := m.launch(ctx, d.spec, d, open, follower); err != nil {
+	if err := m.launch(ctx, s, host, open, follower); err != nil {
 		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
@@ -87,13 +87,13 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 }
 
 // launch starts the unit and lets its payload begin.
-func (m *Manager) launch(ctx context.Context, s machine.Spec, d *draft, open func() (Streams, error), follower *Follower) error {
+func (m *Manager) launch(ctx context.Context, s machine.Spec, host machine.Host, open func() (Streams, error), follower *Follower) error {
 	g, err := gate.Listen(m.dirs.Gate(s.Machine))
 	if err != nil {
 		return err
 	}
 	defer g.Close()
-	if err := m.startUnit(ctx, s, d, open); err != nil {
+	if err := m.startUnit(ctx, s, host, open); err != nil {
 		return err
 	}
 	w, err := m.awaitPayload(ctx, s.Machine, s.Mode, g)
@@ -105,14 +105,14 @@ func (m *Manager) launch(ctx context.Context, s machine.Spec, d *draft, open fun
 	return m.begin(ctx, s.Machine, w, follower.begin)
 }
 
-func (m *Manager) startUnit(ctx context.Context, s machine.Spec, d *draft, open func() (Streams, error)) error {
+func (m *Manager) startUnit(ctx context.Context, s machine.Spec, host machine.Host, open func() (Streams, error)) error {
 	streams, err := open()
 	if err != nil {
 		return err
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := machine.Properties(s, hostOf(m.dirs, s, d.base, d.programs))
+	props := machine.Properties(s, host)
 	if !s.LogToJournal {
 		props = append(props,
 			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),

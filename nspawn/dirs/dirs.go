@@ -60,6 +60,10 @@ func (d Dirs) OverlayRW(machine, index string) string {
 	return filepath.Join(d.Writable(machine), "overlays", index)
 }
 
+// OverlayWork is the name of the directory that overlayfs works in, beside an
+// upper layer.
+func OverlayWork(machine, index string) string { return ".nomad-nspawn-" + machine + "-" + index }
+
 // Gate is the directory in which the shim finds the plugin. The container sees it.
 func (d Dirs) Gate(name string) string { return filepath.Join(d.Machine(name), "gate") }
 

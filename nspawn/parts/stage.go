@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// newStage makes the mount namespace that nspawn will run in. It knows no machine yet.
-func (m *Manager) newStage() (*stage.Stage, error) {
+// NewStage makes the mount namespace that nspawn will run in. It knows no machine yet.
+func (m *Maker) NewStage() (*stage.Stage, error) {
 	// The mount point is on the host, below a mount that is read-only in the stage.
 	if err := os.MkdirAll("/run/systemd/nspawn", 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of systemd-nspawn: %w", err)
@@ -26,7 +26,7 @@ func (m *Manager) newStage() (*stage.Stage, error) {
 }
 
 // makeStage makes the stage the machine's.
-func (m *Manager) makeStage(_ context.Context, d *draft) error {
+func (m *Maker) makeStage(_ context.Context, d *draft) error {
 	name := d.spec.Machine
 	if err := d.stage.Pin(m.dirs.Machine(name), m.dirs.Pin(name)); err != nil {
 		return err
@@ -59,7 +59,7 @@ func (m *Manager) makeStage(_ context.Context, d *draft) error {
 // shimFor returns the program that the machine begins with. The root of a machine
 // without a user namespace can write to it, whatever its mount says: such a machine has
 // a copy of what the host runs.
-func (m *Manager) shimFor(d *draft) (string, error) {
+func (m *Maker) shimFor(d *draft) (string, error) {
 	if d.spec.Root.UserNamespace {
 		return d.programs.Own, nil
 	}
@@ -117,13 +117,13 @@ func place(tree *os.File, path string) error {
 }
 
 // makeSeal comes last: nothing can be mounted any more.
-func (m *Manager) makeSeal(_ context.Context, d *draft) error { return d.stage.Seal() }
+func (m *Maker) makeSeal(_ context.Context, d *draft) error { return d.stage.Seal() }
 
-func (m *Manager) removeStage(_ context.Context, machine string) error {
+func (m *Maker) removeStage(_ context.Context, machine string) error {
 	return stage.Unpin(m.dirs.Pin(machine))
 }
 
-func (m *Manager) stageOwners() (machines []string, err error) {
+func (m *Maker) stageOwners() (machines []string, err error) {
 	names, err := namesOf(m.dirs.Pin("*"))
 	for _, name := range names {
 		machines = append(machines, strings.TrimSuffix(name, dirs.PinSuffix))

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // makeDevices makes nodes of the host's devices in the stage, which nspawn binds. They
 // have the machine's owners, which those of the host cannot have: its /dev cannot be
 // ID-mapped, and all of it would be nobody's.
-func (m *Manager) makeDevices(_ context.Context, d *draft) error {
+func (m *Maker) makeDevices(_ context.Context, d *draft) error {
 	if len(d.spec.Devices) == 0 {
 		return nil
 	}
@@ -48,7 +48,7 @@ const devicesMount = "devices"
 
 // makeDevice names the device by its number from there on, so that the machine is let
 // at the one that it sees.
-func (m *Manager) makeDevice(d *draft, device *machine.Device, node string) error {
+func (m *Maker) makeDevice(d *draft, device *machine.Device, node string) error {
 	file, err := d.open(device.Source)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (m *Manager) makeDevice(d *draft, device *machine.Device, node string) erro
 }
 
 // makeDevicePoint: in its /dev, which is empty at first, nspawn makes them.
-func (m *Manager) makeDevicePoint(d *draft, destination string) error {
+func (m *Maker) makeDevicePoint(d *draft, destination string) error {
 	if d.spec.Root.InPlace || within("/dev", destination) {
 		return nil
 	}

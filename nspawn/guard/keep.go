@@ -1,4 +1,6 @@
-package nspawn
+// Package guard protects the host where machines write to directories of its own, and
+// somebody on the host, as a Nomad agent, follows as root what they find there.
+package guard
 
 import (
 	"fmt"
@@ -11,9 +13,9 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// keep does on the host what the kernel needs to keep a directory, see [machine.Keep].
+// Dir does on the host what the kernel needs to keep a directory, see [machine.Keep].
 // A mount of it with IDs apart does the rest.
-func keep(dir *os.File, what machine.Keep) error {
+func Dir(dir *os.File, what machine.Keep) error {
 	switch what {
 	case machine.KeepEntries:
 		// It is the only one that machines own: so they write to it, and own none of
@@ -47,5 +49,5 @@ func Keep(bind machine.Bind, untrusted string) error {
 		return err
 	}
 	defer dir.Close()
-	return keep(dir, bind.Keep)
+	return Dir(dir, bind.Keep)
 }

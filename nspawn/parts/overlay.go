@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -11,18 +11,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// overlayWork is the name of the directory that overlayfs works in, beside an
-// upper layer.
-func overlayWork(machine, index string) string { return ".nomad-nspawn-" + machine + "-" + index }
-
 // openOverlay returns an overlay as a detached mount.
-func (m *Manager) openOverlay(d *draft, overlay machine.Overlay, index string) (*os.File, error) {
+func (m *Maker) openOverlay(d *draft, overlay machine.Overlay, index string) (*os.File, error) {
 	name, root := d.spec.Machine, m.dirs.Root(d.spec.Machine)
 	merged := rootfs.Overlay{Target: m.dirs.Mounted(name, layersMount), Within: d.stage.Do, UIDBase: d.base}
 	if !d.spec.Root.InPlace {
@@ -53,7 +50,7 @@ func (m *Manager) openOverlay(d *draft, overlay machine.Overlay, index string) (
 		if err := m.claim(overlay.Upper, rw); err != nil {
 			return nil, err
 		}
-		merged.Upper, merged.Work = overlay.Upper, overlayWork(name, index)
+		merged.Upper, merged.Work = overlay.Upper, dirs.OverlayWork(name, index)
 	}
 	return merged.Assemble()
 }
@@ -82,14 +79,14 @@ func (d *draft) openInRoot(root, name string) (tree *os.File, err error) {
 
 // removeMounts releases the upper layers of overlays. What was mounted ends with the
 // stage.
-func (m *Manager) removeMounts(_ context.Context, machine string) error {
+func (m *Maker) removeMounts(_ context.Context, machine string) error {
 	links, _ := filepath.Glob(m.dirs.OverlayRW(machine, "*")) // the pattern is well-formed
 	for _, link := range links {
 		upper, err := os.Readlink(link)
 		if err != nil {
 			continue // it was only this machine's
 		}
-		if err := removeWork(filepath.Dir(upper), overlayWork(machine, filepath.Base(link))); err != nil {
+		if err := removeWork(filepath.Dir(upper), dirs.OverlayWork(machine, filepath.Base(link))); err != nil {
 			return err
 		}
 		if err := os.Remove(link); err != nil {

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 
 // makeNetwork reserves the ports of the host, or prepares a network namespace that is
 // given. The links of a machine are made when its payload waits, see Connect.
-func (m *Manager) makeNetwork(_ context.Context, d *draft) error {
+func (m *Maker) makeNetwork(_ context.Context, d *draft) error {
 	if err := m.networks.Reserve(d.spec.Machine, d.spec.Network.Ports); err != nil {
 		return fmt.Errorf("ports: %w", err)
 	}
@@ -41,13 +41,13 @@ func prepareNamespace(path string) (links.Connection, error) {
 	return links.Look(namespace)
 }
 
-func (m *Manager) removeNetwork(ctx context.Context, machine string) error {
+func (m *Maker) removeNetwork(ctx context.Context, machine string) error {
 	return m.networks.Remove(ctx, machine)
 }
 
 // makeNames writes the files by which the machine finds names. They are the host's, so
 // that they can change while it runs, and nothing in it decides where they are.
-func (m *Manager) makeNames(_ context.Context, d *draft) error {
+func (m *Maker) makeNames(_ context.Context, d *draft) error {
 	for _, file := range d.names.Files() {
 		path := m.dirs.Named(d.spec.Machine, file.Path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

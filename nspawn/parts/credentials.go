@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -19,7 +19,7 @@ const maxCredential = 1 << 20
 // makeCredentials writes the secrets of a machine into a directory that only root of
 // the host can read. nspawn reads them there at each start, so that what a task does
 // to its files later does not matter.
-func (m *Manager) makeCredentials(_ context.Context, d *draft) error {
+func (m *Maker) makeCredentials(_ context.Context, d *draft) error {
 	if len(d.spec.Credentials) == 0 {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 
 // makeImage finds the layers that the machine's root lies on. Those of the store are
 // referred to from now on, so that they are not collected. A disk is mounted.
-func (m *Manager) makeImage(ctx context.Context, d *draft) (err error) {
+func (m *Maker) makeImage(ctx context.Context, d *draft) (err error) {
 	root := d.spec.Root
 	d.image, d.disk = root.Image, root.Disk
 	if root.Stored != "" {
@@ -31,7 +31,7 @@ func (m *Manager) makeImage(ctx context.Context, d *draft) (err error) {
 }
 
 // attachDisk mounts the disk. One that others may exchange is handed over open.
-func (m *Manager) attachDisk(ctx context.Context, d *draft) (dir string, err error) {
+func (m *Maker) attachDisk(ctx context.Context, d *draft) (dir string, err error) {
 	root := d.spec.Root
 	image := disk.Image{Path: d.disk, Policy: root.DiskPolicy, Writable: root.InPlace && !root.ReadOnly}
 	if d.spec.Untrusted != "" && within(d.spec.Untrusted, d.disk) {
@@ -45,10 +45,10 @@ func (m *Manager) attachDisk(ctx context.Context, d *draft) (dir string, err err
 	return m.disks.Attach(ctx, d.spec.Machine, image)
 }
 
-func (m *Manager) removeImage(ctx context.Context, machine string) error {
+func (m *Maker) removeImage(ctx context.Context, machine string) error {
 	return errors.Join(m.disks.Detach(machine), m.images.Release(ctx, machine))
 }
 
-func (m *Manager) imageOwners() ([]string, error) {
+func (m *Maker) imageOwners() ([]string, error) {
 	return namesOf(filepath.Join(m.dirs.Images(), "refs", "*"))
 }

@@ -1,4 +1,4 @@
-package nspawn
+package guard
 
 import (
 	"errors"
@@ -16,10 +16,10 @@ import (
 // there on it cannot be moved elsewhere, nor what is in it.
 //
 // It mounts the directory on itself. Who then removes all that is in it cannot remove
-// the directory itself: RemoveEmptied does.
-func (m *Manager) ForbidLinks(dir string) error {
-	return filelock.While(m.dirs.Unlinked(), 0o700, func() error {
-		record := filepath.Join(m.dirs.Unlinked(), filepath.Base(dir))
+// the directory itself: RemoveEmptied does. Records is a directory of ours in which it finds them.
+func ForbidLinks(records, dir string) error {
+	return filelock.While(records, 0o700, func() error {
+		record := filepath.Join(records, filepath.Base(dir))
 		if err := os.Symlink(dir, record); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("record the mount of %s: %w", dir, err)
 		}
@@ -33,14 +33,18 @@ func (m *Manager) ForbidLinks(dir string) error {
 }
 
 // RemoveEmptied removes the directories of ForbidLinks that are empty.
-func (m *Manager) RemoveEmptied() error {
-	if _, err := os.Stat(m.dirs.Unlinked()); err != nil {
-		return ignoreNotExist(err)
+func RemoveEmptied(records string) error {
+	_, err := os.Stat(records)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return filelock.While(m.dirs.Unlinked(), 0o700, func() error {
-		records, err := filepath.Glob(filepath.Join(m.dirs.Unlinked(), "*"))
+	if err != nil {
+		return err
+	}
+	return filelock.While(records, 0o700, func() error {
+		paths, err := filepath.Glob(filepath.Join(records, "*"))
 		errs := []error{err}
-		for _, record := range records {
+		for _, record := range paths {
 			errs = append(errs, removeEmptied(record))
 		}
 		return errors.Join(errs...)
@@ -62,7 +66,7 @@ func removeEmptied(record string) error {
 		}
 		err = os.Remove(dir)
 	}
-	if ignoreNotExist(err) != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s, which has been emptied: %w", dir, err)
 	}
 	return os.Remove(record)

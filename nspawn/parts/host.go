@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"path/filepath"

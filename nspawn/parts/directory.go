@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 // makeDirectory makes the machine's own directory, with its gate.
-func (m *Manager) makeDirectory(_ context.Context, d *draft) error {
+func (m *Maker) makeDirectory(_ context.Context, d *draft) error {
 	name := d.spec.Machine
 	for _, dir := range []string{m.dirs.Machine(name), m.dirs.Mounts(name)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -26,7 +26,7 @@ func (m *Manager) makeDirectory(_ context.Context, d *draft) error {
 	return gate.Make(m.dirs.Gate(name))
 }
 
-func (m *Manager) directoryOwners() ([]string, error) { return namesOf(m.dirs.Machine("*")) }
+func (m *Maker) directoryOwners() ([]string, error) { return namesOf(m.dirs.Machine("*")) }
 
 // namesOf returns the last parts of the paths of a well-formed pattern.
 func namesOf(pattern string) (names []string, err error) {
@@ -39,7 +39,7 @@ func namesOf(pattern string) (names []string, err error) {
 
 // removeDirectory removes the machine's own directory. A version before this one had
 // mounts in it, which the host's systemd sees, and nspawn's own directories there.
-func (m *Manager) removeDirectory(_ context.Context, name string) error {
+func (m *Maker) removeDirectory(_ context.Context, name string) error {
 	dir := m.dirs.Machine(name)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return removeEmpty(name) // as before most starts: the list of mounts may be long
@@ -69,4 +69,11 @@ func removeEmpty(name string) error {
 		errs = append(errs, ignoreNotExist(os.Remove("/run/systemd/nspawn/"+dir)))
 	}
 	return errors.Join(errs...)
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }

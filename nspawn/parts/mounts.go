@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/guard"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
@@ -21,7 +22,7 @@ import (
 // makeMounts mounts in the stage what the machine shows: binds and overlays. It comes
 // when nothing is written to the root any more: directories of it may be layers, which
 // must not change.
-func (m *Manager) makeMounts(ctx context.Context, d *draft) error {
+func (m *Maker) makeMounts(ctx context.Context, d *draft) error {
 	list := shownBy(d.spec)
 	if err := m.makeMountPoints(d, list); err != nil {
 		return err
@@ -52,7 +53,7 @@ func (m *Manager) makeMounts(ctx context.Context, d *draft) error {
 }
 
 // makeMountPoints makes them in a root that is only this machine's.
-func (m *Manager) makeMountPoints(d *draft, list []shown) error {
+func (m *Maker) makeMountPoints(d *draft, list []shown) error {
 	if d.spec.Root.InPlace {
 		return nil
 	}
@@ -92,7 +93,7 @@ func (m *Manager) makeMountPoints(d *draft, list []shown) error {
 }
 
 // openShown returns a detached mount with the owners of the machine.
-func (m *Manager) openShown(ctx context.Context, d *draft, s shown) (tree *os.File, err error) {
+func (m *Maker) openShown(ctx context.Context, d *draft, s shown) (tree *os.File, err error) {
 	if s.overlay != nil {
 		tree, err = m.openOverlay(d, *s.overlay, filepath.Base(s.name))
 		if err != nil {
@@ -132,7 +133,7 @@ func (d *draft) openBind(ctx context.Context, bind machine.Bind) (*os.File, erro
 		return nil, err
 	}
 	defer file.Close()
-	if err := keep(file, bind.Keep); err != nil {
+	if err := guard.Dir(file, bind.Keep); err != nil {
 		return nil, err
 	}
 	tree, err := d.copyOf(file, mounts.Copy)

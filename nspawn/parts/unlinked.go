@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // makeUnlinked has the host's root follow no symbolic link in what the machine shows of
 // its allocation: Nomad opens what somebody wants to see of it after it has looked where
 // the path leads, and in between a machine exchanges a directory for a link.
-func (m *Manager) makeUnlinked(_ context.Context, d *draft) error {
+func (m *Maker) makeUnlinked(_ context.Context, d *draft) error {
 	lock, err := m.lockUnlinked()
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func (m *Manager) makeUnlinked(_ context.Context, d *draft) error {
 	return nil
 }
 
-func (m *Manager) makeUnlinkedOne(d *draft, path, name string) error {
+func (m *Maker) makeUnlinkedOne(d *draft, path, name string) error {
 	dir, err := d.open(path)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (m *Manager) makeUnlinkedOne(d *draft, path, name string) error {
 
 // removeUnlinked takes away the mounts that no other machine needs: from there on Nomad
 // can move what is in them.
-func (m *Manager) removeUnlinked(_ context.Context, machine string) error {
+func (m *Maker) removeUnlinked(_ context.Context, machine string) error {
 	records, _ := filepath.Glob(filepath.Join(m.dirs.UnlinkedBy(machine), "*")) // the pattern is well-formed
 	if len(records) == 0 {
 		return nil
@@ -91,7 +91,7 @@ func (m *Manager) removeUnlinked(_ context.Context, machine string) error {
 }
 
 // leaveUnlinked unmounts a directory if this was its last machine.
-func (m *Manager) leaveUnlinked(path, machine string) error {
+func (m *Maker) leaveUnlinked(path, machine string) error {
 	users := m.dirs.UnlinkedUsers(path)
 	if err := ignoreNotExist(os.Remove(filepath.Join(users, machine))); err != nil {
 		return err
@@ -123,4 +123,4 @@ func removeAlone(dir string) {
 	}
 }
 
-func (m *Manager) lockUnlinked() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so
+func (m *Maker) lockUnlinked() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 // makeWritable makes the machine's writable layer, if it is limited; else the root does.
 // The projects that it may be of are numbered as the UIDs of its range, which is no
 // other machine's; so it has one also if it has no user namespace.
-func (m *Manager) makeWritable(_ context.Context, d *draft) error {
+func (m *Maker) makeWritable(_ context.Context, d *draft) error {
 	writable := d.spec.Root.Writable
 	if writable.Max == 0 || writable.InMemory {
 		return nil
@@ -26,11 +26,11 @@ func (m *Manager) makeWritable(_ context.Context, d *draft) error {
 	return nil
 }
 
-func (m *Manager) removeWritable(_ context.Context, machine string) error {
+func (m *Maker) removeWritable(_ context.Context, machine string) error {
 	if err := quota.End(m.dirs.Writable(machine)); err != nil {
 		return err
 	}
 	return tree.Remove(m.dirs.Writable(machine))
 }
 
-func (m *Manager) writableOwners() ([]string, error) { return namesOf(m.dirs.Writable("*")) }
+func (m *Maker) writableOwners() ([]string, error) { return namesOf(m.dirs.Writable("*")) }

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 )
 
 // makeRoot mounts a copy-on-write root, or an image that is run in place.
-func (m *Manager) makeRoot(ctx context.Context, d *draft) error {
+func (m *Maker) makeRoot(ctx context.Context, d *draft) error {
 	if d.spec.Root.InPlace {
 		return m.makeRootInPlace(d)
 	}
@@ -69,7 +69,7 @@ func secureAndFurnish(dir string, s machine.Spec, owner int) error {
 
 // makeRootInPlace is for an image that nspawn ID-maps itself. One that may be
 // written to has only one machine.
-func (m *Manager) makeRootInPlace(d *draft) error {
+func (m *Maker) makeRootInPlace(d *draft) error {
 	file, err := d.open(d.image)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (d *draft) assemble(ctx context.Context, overlay rootfs.Overlay) (*os.File,
 // makePartitions covers the further partitions of a disk, as /usr or /var, which
 // are mounted below its root, like the root itself. An EFI partition is not for
 // machines, nor can it be a layer (vfat).
-func (m *Manager) makePartitions(ctx context.Context, d *draft, root rootfs.Overlay) error {
+func (m *Maker) makePartitions(ctx context.Context, d *draft, root rootfs.Overlay) error {
 	partitions, err := mounts.Below(d.image)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"fmt"
@@ -9,7 +9,7 @@ import (
 
 // claim records, by a symbolic link to it in one of the machine's directories,
 // that the machine writes to a directory that is not its own. Only one may.
-func (m *Manager) claim(dir, link string) error {
+func (m *Maker) claim(dir, link string) error {
 	lock, err := m.locks.Lock("/") // of all claims: no machine is named so
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func (m *Manager) claim(dir, link string) error {
 
 // running are the machines that have been started since the host was booted, and
 // not removed. What others have claimed is void.
-func (m *Manager) running() (machines []string) {
+func (m *Maker) running() (machines []string) {
 	dirs, _ := filepath.Glob(m.dirs.Machine("*")) // the pattern is well-formed
 	for _, dir := range dirs {
 		machines = append(machines, filepath.Base(dir))
@@ -40,7 +40,7 @@ func (m *Manager) running() (machines []string) {
 
 // claims are the directories that a machine has claimed: the image that it runs
 // in place, and upper layers of its overlays.
-func (m *Manager) claims(machine string) (dirs []string) {
+func (m *Maker) claims(machine string) (dirs []string) {
 	links, _ := filepath.Glob(m.dirs.OverlayRW(machine, "*"))
 	for _, link := range append(links, m.dirs.Claim(machine)) {
 		if dir, err := os.Readlink(link); err == nil {

@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 
 // makeRange finds the machine's UIDs. One with a limited writable layer has some even
 // without a user namespace, see makeWritable.
-func (m *Manager) makeRange(_ context.Context, d *draft) (err error) {
+func (m *Maker) makeRange(_ context.Context, d *draft) (err error) {
 	if !d.spec.Root.UserNamespace {
 		return nil
 	}
@@ -19,6 +19,6 @@ func (m *Manager) makeRange(_ context.Context, d *draft) (err error) {
 	return err
 }
 
-func (m *Manager) removeRange(_ context.Context, machine string) error {
+func (m *Maker) removeRange(_ context.Context, machine string) error {
 	return m.ranges.Release(machine)
 }

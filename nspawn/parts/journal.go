@@ -1,4 +1,4 @@
-package nspawn
+package parts
 
 import (
 	"context"
@@ -14,7 +14,7 @@ const journalDir = "/var/log/journal"
 // makeJournal links the journal of a booted machine into the host's, as
 // `--link-journal=` of systemd-nspawn does, which writes by plain paths into the image
 // to do it. The link leads to where the machine's files are on the host.
-func (m *Manager) makeJournal(_ context.Context, d *draft) error {
+func (m *Maker) makeJournal(_ context.Context, d *draft) error {
 	mode, optional := strings.CutPrefix(d.spec.LinkJournal, "try-")
 	if mode == "no" || mode == "" || d.spec.UUID == "" {
 		return nil
@@ -29,7 +29,7 @@ func (m *Manager) makeJournal(_ context.Context, d *draft) error {
 	return nil
 }
 
-func (m *Manager) linkJournal(d *draft, mode string) error {
+func (m *Maker) linkJournal(d *draft, mode string) error {
 	id := strings.ReplaceAll(d.spec.UUID, "-", "")
 	inside := filepath.Join(journalDir, id)
 	files := filepath.Join(m.dirs.Writable(d.spec.Machine), "upper")
@@ -67,7 +67,7 @@ func (m *Manager) linkJournal(d *draft, mode string) error {
 // removeJournal removes the link, if it is this machine's: tasks of one allocation
 // share the ID. A version before this one had nspawn make links into the machine's
 // directory.
-func (m *Manager) removeJournal(_ context.Context, machine string) error {
+func (m *Maker) removeJournal(_ context.Context, machine string) error {
 	links, err := filepath.Glob(filepath.Join(journalDir, "*"))
 	if err != nil {
 		return err
