@@ -160,7 +160,7 @@ func (m *Manager) unit(ctx context.Context, name string) (systemd.UnitState, err
 	return unit, err
 }
 
-// ForbidLinks guards a directory in which the host follows what machines leave there.
+// ForbidLinks has nobody on the host follow a link in a directory, see package guard.
 func (m *Manager) ForbidLinks(dir string) error { return guard.ForbidLinks(m.dirs.Unlinked(), dir) }
 
 // RemoveEmptied removes the directories of ForbidLinks that are empty.

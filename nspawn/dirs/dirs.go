@@ -70,7 +70,7 @@ func (d Dirs) Gate(name string) string { return filepath.Join(d.Machine(name), "
 // Shim is the program that a machine without a user namespace begins with.
 func (d Dirs) Shim(name string) string { return filepath.Join(d.Machine(name), "shim") }
 
-// Begun records whether the payload has begun, see nspawn.Manager.
+// Begun records whether the payload of a leader has begun.
 func (d Dirs) Begun(name string) string { return filepath.Join(d.Machine(name), "begun") }
 
 // Named is a file by which the machine finds names, by its path in there.
@@ -99,7 +99,7 @@ func (d Dirs) UnlinkedUsers(path string) string {
 // UnlinkedBy has a symbolic link to each of these directories.
 func (d Dirs) UnlinkedBy(name string) string { return filepath.Join(d.Machine(name), "unlinked") }
 
-// Unlinked has a symbolic link to each directory of ForbidLinks.
+// Unlinked has a symbolic link to each directory of guard.ForbidLinks.
 func (d Dirs) Unlinked() string { return filepath.Join(d.Run, "unlinked") }
 
 // Ranges records which machine has which UID range.

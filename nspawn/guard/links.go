@@ -16,7 +16,8 @@ import (
 // there on it cannot be moved elsewhere, nor what is in it.
 //
 // It mounts the directory on itself. Who then removes all that is in it cannot remove
-// the directory itself: RemoveEmptied does. Records is a directory of ours in which it finds them.
+// the directory itself: RemoveEmptied does, which finds it by a link in records, a
+// directory of ours.
 func ForbidLinks(records, dir string) error {
 	return filelock.While(records, 0o700, func() error {
 		record := filepath.Join(records, filepath.Base(dir))

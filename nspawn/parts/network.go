@@ -10,7 +10,8 @@ import (
 )
 
 // makeNetwork reserves the ports of the host, or prepares a network namespace that is
-// given. The links of a machine are made when its payload waits, see Connect.
+// given. The links of a machine are made when its payload waits, see
+// nspawn.Manager.Connect.
 func (m *Maker) makeNetwork(_ context.Context, d *draft) error {
 	if err := m.networks.Reserve(d.spec.Machine, d.spec.Network.Ports); err != nil {
 		return fmt.Errorf("ports: %w", err)
