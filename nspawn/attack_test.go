@@ -187,16 +187,16 @@ func TestHostAttackForeignDescriptor(t *testing.T) {
 	}
 }
 
-// exchangeAsForeigner exchanges alloc/NAME of a machine for alloc/evil, in another user
+// exchangeAsForeigner exchanges alloc/TARGET of a machine for alloc/evil, in another user
 // and mount namespace, and returns the error.
-func exchangeAsForeigner(t *testing.T, m *Manager, machine, name string) string {
-	leader, err := m.leader(t.Context(), machine)
+func exchangeAsForeigner(t *testing.T, m *Manager, name, target string) string {
+	leader, err := m.leader(t.Context(), name)
 	must.NoError(t, err)
 	alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.PID))
 	must.NoError(t, err)
 	defer alloc.Close()
 	foreign := exec.Command("/proc/self/exe")
-	foreign.Env = append(os.Environ(), exchangeVariable+"="+name)
+	foreign.Env = append(os.Environ(), exchangeVariable+"="+target)
 	foreign.ExtraFiles = []*os.File{alloc}
 	ids := []syscall.SysProcIDMap{{HostID: 0x60000000, Size: 65536}}
 	foreign.SysProcAttr = &syscall.SysProcAttr{

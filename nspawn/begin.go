@@ -90,9 +90,9 @@ func (m *Manager) await(ctx context.Context, name string, mode machine.Mode, g *
 //
 // What is known of it is recorded before the word is given, so that a plugin that
 // follows does not wait for a payload which has begun.
-func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Begin) error {
+func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin) error {
 	defer w.Close()
-	if err := cgroup.ShowLimits(machine); err != nil {
+	if err := cgroup.ShowLimits(name); err != nil {
 		return err
 	}
 	identity, err := w.leader.Identity()
@@ -104,14 +104,14 @@ func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Be
 			return err
 		}
 	}
-	if err := os.WriteFile(m.dirs.Begun(machine), []byte(identity+" told\n"), 0o600); err != nil {
-		return fmt.Errorf("record that machine %s begins: %w", machine, err)
+	if err := os.WriteFile(m.dirs.Begun(name), []byte(identity+" told\n"), 0o600); err != nil {
+		return fmt.Errorf("record that machine %s begins: %w", name, err)
 	}
 	if err := w.Open(ctx, begin.Instructions); err != nil {
 		return err
 	}
 	// Where it cannot be recorded, a plugin that follows looks for itself.
-	_ = os.WriteFile(m.dirs.Begun(machine), []byte(identity+" begun\n"), 0o600)
+	_ = os.WriteFile(m.dirs.Begun(name), []byte(identity+" begun\n"), 0o600)
 	return nil
 }
 
@@ -139,8 +139,8 @@ func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Proces
 
 // hasGate reports whether the machine has a gate. One without was started by a plugin that
 // knew none, and its payload does not wait.
-func (m *Manager) hasGate(machine string) bool {
-	_, err := os.Stat(m.dirs.Gate(machine))
+func (m *Manager) hasGate(name string) bool {
+	_, err := os.Stat(m.dirs.Gate(name))
 	return !errors.Is(err, os.ErrNotExist)
 }
 

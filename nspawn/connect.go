@@ -55,10 +55,10 @@ func (m *Manager) networkOf(s machine.Spec) network.Spec {
 const aliveTimeout = 5 * time.Second
 
 // isAlive reports whether there is a machine of a name. One that nobody knows of is.
-func (m *Manager) isAlive(machine string) bool {
+func (m *Manager) isAlive(name string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), aliveTimeout)
 	defer cancel()
-	_, err := m.unit(ctx, machine)
+	_, err := m.unit(ctx, name)
 	return !errors.Is(err, ErrLost)
 }
 
@@ -158,8 +158,8 @@ func (m *Manager) connectGuestOnce(ctx context.Context, s machine.Spec) error {
 	return m.networks.ConnectGuest(ctx, namespace, m.networkOf(s))
 }
 
-func (m *Manager) openLeaderNetwork(ctx context.Context, machine string) (*os.File, error) {
-	leader, err := m.leader(ctx, machine)
+func (m *Manager) openLeaderNetwork(ctx context.Context, name string) (*os.File, error) {
+	leader, err := m.leader(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -8,10 +8,10 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-func recordOf(t *testing.T, m *Manager, machine string) Record {
+func recordOf(t *testing.T, m *Manager, name string) Record {
 	records, err := m.Machines(t.Context())
 	must.NoError(t, err)
-	i := slices.IndexFunc(records, func(r Record) bool { return r.Machine == machine })
+	i := slices.IndexFunc(records, func(r Record) bool { return r.Machine == name })
 	must.NotEq(t, -1, i)
 	return records[i]
 }

@@ -87,24 +87,24 @@ func newManager(t *testing.T) *Manager {
 }
 
 // traces are the things on the host that bear the machine's name.
-func traces(t *testing.T, m *Manager, machine string) (found []string) {
-	if _, err := m.Status(context.Background(), machine); !errors.Is(err, ErrLost) {
+func traces(t *testing.T, m *Manager, name string) (found []string) {
+	if _, err := m.Status(context.Background(), name); !errors.Is(err, ErrLost) {
 		found = append(found, fmt.Sprintf("unit: %v", err))
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must.NoError(t, err)
-	if strings.Contains(string(mounts), machine) {
+	if strings.Contains(string(mounts), name) {
 		found = append(found, "mount")
 	}
 	for _, pattern := range []string{
-		m.dirs.Machine(machine), m.dirs.Writable(machine), m.dirs.Pin(machine), "/run/systemd/machines/" + machine,
-		"/run/systemd/nspawn/unix-export/" + machine, "/run/systemd/nspawn/propagate/" + machine,
+		m.dirs.Machine(name), m.dirs.Writable(name), m.dirs.Pin(name), "/run/systemd/machines/" + name,
+		"/run/systemd/nspawn/unix-export/" + name, "/run/systemd/nspawn/propagate/" + name,
 	} {
 		if _, err := os.Lstat(pattern); err == nil {
 			found = append(found, pattern)
 		}
 	}
-	if _, ok, err := (idmap.Ranges{Dir: m.dirs.Ranges()}).Lookup(machine); ok || err != nil {
+	if _, ok, err := (idmap.Ranges{Dir: m.dirs.Ranges()}).Lookup(name); ok || err != nil {
 		found = append(found, fmt.Sprintf("UID range: %v", err))
 	}
 	return found
@@ -153,10 +153,10 @@ func mustStart(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) outpu
 	return out
 }
 
-func mustWait(t *testing.T, m *Manager, machine string) Exit {
+func mustWait(t *testing.T, m *Manager, name string) Exit {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	exit, err := m.Wait(ctx, machine)
+	exit, err := m.Wait(ctx, name)
 	must.NoError(t, err)
 	return exit
 }
@@ -267,9 +267,9 @@ func TestHostBootStops(t *testing.T) {
 	m := newManager(t)
 	spec := newBooted(t, m)
 	awaitEvent(t, mustStart(t, m, spec), Ready)
-	name, err := m.bus.Machine(t.Context(), spec.Machine)
+	registered, err := m.bus.Machine(t.Context(), spec.Machine)
 	must.NoError(t, err)
-	must.Eq(t, machine.UnitName(spec.Machine), name.Unit)
+	must.Eq(t, machine.UnitName(spec.Machine), registered.Unit)
 	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, time.Minute, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }

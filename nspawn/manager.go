@@ -46,8 +46,8 @@ type Status struct {
 }
 
 // Status looks the machine up. It waits for a bus that is away until ctx ends.
-func (m *Manager) Status(ctx context.Context, machine string) (Status, error) {
-	unit, err := m.awaitUnit(ctx, machine)
+func (m *Manager) Status(ctx context.Context, name string) (Status, error) {
+	unit, err := m.awaitUnit(ctx, name)
 	if err != nil {
 		return Status{}, err
 	}
@@ -84,9 +84,9 @@ func (m *Manager) Signal(ctx context.Context, name string, mode machine.Mode, si
 }
 
 // Exec runs a command in the machine, as confined as its payload.
-func (m *Manager) Exec(ctx context.Context, machine string, command enter.Command) (int, error) {
+func (m *Manager) Exec(ctx context.Context, name string, command enter.Command) (int, error) {
 	for moves := 0; ; moves++ {
-		leader, err := m.leader(ctx, machine)
+		leader, err := m.leader(ctx, name)
 		if err != nil {
 			return 0, err
 		}
@@ -94,7 +94,7 @@ func (m *Manager) Exec(ctx context.Context, machine string, command enter.Comman
 		if err != nil {
 			return 0, err
 		}
-		target := enter.Target{Leader: leader.PID, Cgroup: group, Delegated: cgroup.OfPayload(machine)}
+		target := enter.Target{Leader: leader.PID, Cgroup: group, Delegated: cgroup.OfPayload(name)}
 		code, err := enter.Run(ctx, target, command)
 		// Nothing was run if the leader has moved.
 		if moved, _ := cgroup.Of(leader.PID); !errors.Is(err, enter.ErrMoved) || moved == group || moves == maxMoves {

@@ -14,12 +14,12 @@ import (
 
 // Remove ends the machine if it runs and removes all that belongs to its name.
 // It returns nil if there is nothing.
-func (m *Manager) Remove(ctx context.Context, machine string) error {
+func (m *Manager) Remove(ctx context.Context, name string) error {
 	// Where nothing can be locked, as on a full disk, no start gets far either.
-	if lock, err := m.locks.Lock(machine); err == nil {
+	if lock, err := m.locks.Lock(name); err == nil {
 		defer lock.Close()
 	}
-	return m.remove(ctx, machine)
+	return m.remove(ctx, name)
 }
 
 // RemoveDangling removes a machine if it still is what the record says and
@@ -44,22 +44,22 @@ func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
 }
 
 // remove is Remove for the holder of the machine's lock.
-func (m *Manager) remove(ctx context.Context, machine string) error {
-	unit, err := m.unit(ctx, machine)
+func (m *Manager) remove(ctx context.Context, name string) error {
+	unit, err := m.unit(ctx, name)
 	switch {
 	case err == nil:
-		err = m.removeUnit(ctx, machine, unit)
+		err = m.removeUnit(ctx, name, unit)
 	case errors.Is(err, ErrLost):
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
+		return fmt.Errorf("remove machine %s: %w", name, err)
 	}
-	if err := cgroup.Remove(cgroup.OfUnit(machine)); err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
+	if err := cgroup.Remove(cgroup.OfUnit(name)); err != nil {
+		return fmt.Errorf("remove machine %s: %w", name, err)
 	}
-	if err := m.parts.Remove(ctx, machine); err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
+	if err := m.parts.Remove(ctx, name); err != nil {
+		return fmt.Errorf("remove machine %s: %w", name, err)
 	}
 	return nil
 }
@@ -67,16 +67,16 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 // clear removes what an earlier start left. The machine's directory is the first thing of
 // it that is made, and the last that is removed: where there is none, there is no unit,
 // and systemd need not be asked.
-func (m *Manager) clear(ctx context.Context, machine string) error {
-	if !m.Exists(machine) {
-		return m.parts.Remove(ctx, machine)
+func (m *Manager) clear(ctx context.Context, name string) error {
+	if !m.Exists(name) {
+		return m.parts.Remove(ctx, name)
 	}
-	return m.remove(ctx, machine)
+	return m.remove(ctx, name)
 }
 
 // Exists reports whether a machine is there, or a start or a removal of it was interrupted.
-func (m *Manager) Exists(machine string) bool {
-	_, err := os.Lstat(m.dirs.Machine(machine))
+func (m *Manager) Exists(name string) bool {
+	_, err := os.Lstat(m.dirs.Machine(name))
 	return !errors.Is(err, os.ErrNotExist)
 }
 

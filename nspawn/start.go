@@ -127,13 +127,13 @@ func (m *Manager) startUnit(ctx context.Context, s machine.Spec, host machine.Ho
 
 // explainStart returns the error of a unit that could not be started. What it runs may
 // have ended before systemd had done with the start.
-func (m *Manager) explainStart(ctx context.Context, machine string, err error) error {
-	unit, lookErr := m.unit(ctx, machine)
+func (m *Manager) explainStart(ctx context.Context, name string, err error) error {
+	unit, lookErr := m.unit(ctx, name)
 	if lookErr != nil {
 		return err
 	}
 	if exit, ok := ended(unit); ok && exit.Code == 1 {
-		return &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
+		return &StartError{Exit: exit, Message: lastMessage(ctx, name, unit)}
 	}
 	return err
 }

@@ -79,10 +79,10 @@ func (m *Manager) kill(ctx context.Context, name string) error {
 }
 
 // waitFor waits until the machine has ended or is gone.
-func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Duration) error {
+func (m *Manager) waitFor(ctx context.Context, name string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if _, err := m.Wait(ctx, machine); err != nil && !errors.Is(err, ErrLost) {
+	if _, err := m.Wait(ctx, name); err != nil && !errors.Is(err, ErrLost) {
 		return err
 	}
 	return nil

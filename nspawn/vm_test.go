@@ -31,29 +31,29 @@ import (
 const mebibyte = 1 << 20
 
 // groupFile is a file of the control group of the machine's unit.
-func groupFile(t *testing.T, m *Manager, machine, name string) string {
+func groupFile(t *testing.T, m *Manager, name, file string) string {
 	t.Helper()
-	unit, err := m.unit(t.Context(), machine)
+	unit, err := m.unit(t.Context(), name)
 	must.NoError(t, err)
-	text, err := os.ReadFile(filepath.Join(cgroup.Root, unit.ControlGroup, name))
+	text, err := os.ReadFile(filepath.Join(cgroup.Root, unit.ControlGroup, file))
 	must.NoError(t, err)
 	return strings.TrimSpace(string(text))
 }
 
 // inside runs a script in the machine and returns what it prints.
-func says(t *testing.T, m *Manager, machine, script string) string {
+func says(t *testing.T, m *Manager, name, script string) string {
 	t.Helper()
 	var out strings.Builder
 	command := enter.Command{Argv: []string{"/bin/sh", "-c", script}, Stdout: &out, Stderr: &out}
-	code, err := m.Exec(t.Context(), machine, command)
+	code, err := m.Exec(t.Context(), name, command)
 	must.NoError(t, err)
 	must.Zero(t, code, must.Sprint(out.String()))
 	return strings.TrimSpace(out.String())
 }
 
-func mustUsage(t *testing.T, m *Manager, machine string) cgroup.Usage {
+func mustUsage(t *testing.T, m *Manager, name string) cgroup.Usage {
 	t.Helper()
-	usage, err := m.Usage(machine)
+	usage, err := m.Usage(name)
 	must.NoError(t, err)
 	return usage
 }
