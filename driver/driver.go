@@ -20,6 +20,7 @@ import (
 	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -64,7 +65,7 @@ func New(ctx context.Context, logger hclog.Logger) *Driver {
 		ctx:      ctx,
 		logger:   logger,
 		bus:      bus,
-		machines: nspawn.NewManager(bus, nspawn.DefaultDirs, networks),
+		machines: nspawn.NewManager(bus, dirs.Default, networks),
 		networks: networks,
 		config:   operator.DefaultConfig(),
 	}

@@ -15,6 +15,7 @@ import (
 	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 )
 
 // fingerprintPeriod is that of Nomad's own drivers. What is looked at sends no
@@ -81,7 +82,7 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fingerprintPeriod)
 	defer cancel()
-	fingerprint := newFingerprint(config, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
+	fingerprint := newFingerprint(config, nspawn.LookHost(ctx, d.bus, dirs.Default))
 	for _, finding := range d.networks.Findings() {
 		fingerprint.HealthDescription += "; networks: " + finding
 	}

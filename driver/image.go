@@ -15,8 +15,8 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/operator"
-	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -179,7 +179,7 @@ func within(dir, path string) bool {
 var inits = []string{"usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init"}
 
 // checkTree refuses what systemd-nspawn would, in words that say what to do.
-func checkTree(dir string, mode nspawn.Mode) error {
+func checkTree(dir string, mode machine.Mode) error {
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {
 			_, err := os.Lstat(filepath.Join(dir, name))
@@ -189,7 +189,7 @@ func checkTree(dir string, mode nspawn.Mode) error {
 	switch {
 	case !has("usr"):
 		return fmt.Errorf("%s has no /usr: it is not an operating system tree", dir)
-	case mode != nspawn.Boot:
+	case mode != machine.Boot:
 		return nil
 	case !has("etc/os-release", "usr/lib/os-release"):
 		return fmt.Errorf("%s has no os-release file, which boot needs: set boot = false and a command, or install an operating system in it", dir)

@@ -13,7 +13,7 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
@@ -21,7 +21,7 @@ import (
 )
 
 // imageStore is where images are kept.
-var imageStore = store.Store{Dir: nspawn.DefaultDirs.Images()}
+var imageStore = store.Store{Dir: dirs.Default.Images()}
 
 // newPuller returns a puller as the operator wants it.
 func newPuller(config operator.Config) image.Puller {

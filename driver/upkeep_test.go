@@ -13,6 +13,8 @@ import (
 	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
@@ -21,12 +23,12 @@ import (
 // where all is undone, nothing is kept of it.
 func TestStartThatWasNotUndone(t *testing.T) {
 	fake := systemdtest.New(t)
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
+	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: machines, config: operator.Config{DisableLogCollection: true}}
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()
 	cfg := &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web", AllocDir: t.TempDir()}
-	unit := nspawn.UnitName(nspawn.MachineName(alloc, "web"))
+	unit := machine.UnitName(machine.Name(alloc, "web"))
 	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
 	fake.Exit(unit, 0)
 	task := parseTask(t, `image = "missing/"`)

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"nomad-driver-nspawn/driver/operator"
-	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/network/names"
+	"nomad-driver-nspawn/nspawn/parts"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -72,7 +72,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
-	result := nspawn.Describe(spec, goldenVersion)
+	result := parts.Describe(spec, goldenVersion)
 	for _, file := range slices.Concat(spec.Names.Files(), spec.Root.Files) {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
@@ -25,9 +26,17 @@ func KeeperOf(pin string) string { return filepath.Join(filepath.Dir(pin), keepe
 
 // PrepareDir makes dir a place for files that pin namespaces, and for programs to be
 // run: a mount of its own, as /run may forbid programs, and a private one, as the
-// kernel copies no mount that pins a namespace into another one. Nobody else may do so
-// at the same time.
+// kernel copies no mount that pins a namespace into another one. It is done once in the
+// host's life, under a lock of the directory above.
 func PrepareDir(dir string) error {
+	err := filelock.While(filepath.Dir(dir), 0o755, func() error { return prepareDir(dir) })
+	if err != nil {
+		return fmt.Errorf("make a place for mount namespaces: %w", err)
+	}
+	return nil
+}
+
+func prepareDir(dir string) error {
 	keeper := filepath.Join(dir, keeperName)
 	if ready, err := mounts.IsPoint(keeper); err == nil && ready {
 		return nil
