@@ -24,7 +24,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // goldenVersion is the systemd that the golden command lines are for; later
-// ones differ only in what args_test.go of package nspawn shows.
+// ones differ only in what spec_test.go of package machine shows.
 const goldenVersion = 257
 
 // TestSpecGolden shows the whole effect of each feature: the job's config and
