@@ -26,14 +26,24 @@ func Own(pins string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(pins, fileName())
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	// Whoever is first gives it its name when it is complete.
-	file, err := os.CreateTemp(pins, ".launch-")
-	if err != nil {
+	if err := install(path, program); err != nil {
 		return "", fmt.Errorf("write the program that starts machines: %w", err)
 	}
+	return path, nil
+}
+
+// install writes a program to a path, unless one is there. Callers may do so at the same
+// time: a program is complete once it has its name, and keeps it. One that was exchanged
+// for another could not be mounted any more by whoever has looked it up before.
+func install(path string, program []byte) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), ".launch-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
 	_, err = file.Write(program)
 	if err == nil {
 		err = file.Chmod(0o755) // the root of a container is another user
@@ -42,13 +52,12 @@ func Own(pins string) (string, error) {
 		err = closing
 	}
 	if err == nil {
-		err = os.Rename(file.Name(), path)
+		err = os.Link(file.Name(), path)
 	}
-	if err != nil {
-		os.Remove(file.Name())
-		return "", fmt.Errorf("write the program that starts machines: %w", err)
+	if errors.Is(err, os.ErrExist) {
+		return nil
 	}
-	return path, nil
+	return err
 }
 
 // fileName tells the program from those of other versions of ours. It takes milliseconds.
