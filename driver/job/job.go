@@ -33,6 +33,7 @@ type TaskConfig struct {
 	portOptions
 	limitOptions
 	isolationOptions
+	sysctlOptions
 	ioOptions
 	deviceOptions
 	credentialOptions
@@ -43,7 +44,7 @@ type TaskConfig struct {
 // TaskSchema is the schema of TaskConfig.
 var TaskSchema = schema.Merge(
 	imageSchema, loggingSchema, nameSchema, commandSchema, rootSchema,
-	mountSchema, networkSchema, portSchema, isolationSchema, limitSchema, ioSchema,
+	mountSchema, networkSchema, portSchema, isolationSchema, sysctlSchema, limitSchema, ioSchema,
 	deviceSchema, credentialSchema, dockerSchema, olderSchema,
 )
 
@@ -58,6 +59,7 @@ func (c TaskConfig) Validate() error {
 		c.validateMounts(),
 		c.validateLimits(),
 		c.validateIsolation(),
+		c.validateSysctls(),
 		c.validateIO(),
 		c.validateDevices(),
 		c.validateCredentials(),
@@ -108,6 +110,7 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		c.applyLimits,
 		c.applyIO,
 		c.applyIsolation,
+		c.applySysctls,
 		c.applyRoot,
 		c.applyLogging,
 		c.applyDevices,

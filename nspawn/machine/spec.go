@@ -45,6 +45,7 @@ type Spec struct {
 	Names       Names
 	Limits      Limits
 	Isolation   Isolation
+	Sysctls     map[string]string // of the machine's own network and IPC namespaces, as net.core.somaxconn
 }
 
 // Host is what the machine is run with on this host. A job has no say in it: it is
