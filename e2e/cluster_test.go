@@ -104,12 +104,12 @@ func upOn(t *testing.T, server string) *agent.Agent {
 	const address = `{{ GetAllInterfaces | include \"name\" \"^lan0$\" | include \"type\" \"IPv4\" | attr \"address\" }}`
 	config += fmt.Sprintf(`
 client {
-  network_interface = "lan0"
+  network_interface        = "lan0"
+  preferred_address_family = "ipv4" # which a busybox without name service takes
   %s
 }
 advertise {
-  http = "%s"
-  rpc  = "%[2]s"
+  rpc  = "%s"
   serf = "%[2]s"
 }
 `, servers, address)
