@@ -7,15 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withPrivateMounts runs work on a thread with a mount namespace of its own: a
-// copy of the host's that follows its changes and gives none back. The thread
-// ends with it; what work returns by file descriptor stays.
+// withPrivateMounts runs work on a thread with a mount namespace of its own. The
+// namespace is a copy of the host's: changes on the host appear in it, but its own
+// changes do not appear on the host. The namespace ends with the thread; file descriptors
+// that work opens remain.
 func withPrivateMounts(work func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		// Go never ends the main thread, and /proc/self shows its namespaces:
-		// hold it while another thread does the work.
+		// Go never ends the main thread, and /proc/self shows its namespaces. So the main
+		// thread is only blocked while another thread does the work.
 		if unix.Gettid() == unix.Getpid() {
 			done <- withPrivateMounts(work)
 			runtime.UnlockOSThread()
@@ -29,7 +30,7 @@ func withPrivateMounts(work func() error) error {
 				return fmt.Errorf("stop mount propagation to the host: %w", err)
 			}
 			return work()
-		}() // Still locked: the thread is thrown away.
+		}() // The thread is still locked, so it ends with the goroutine.
 	}()
 	return <-done
 }
