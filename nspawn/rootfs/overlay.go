@@ -184,7 +184,7 @@ func (o Overlay) prepareWork(beside int) error {
 		return err
 	}
 	if mounted {
-		return fmt.Errorf("something is mounted at %s: overlayfs needs a work directory beside it on the same mount; use a directory below it", o.Upper)
+		return fmt.Errorf("something is mounted at %s: overlayfs needs a work directory beside it on the same mount; use a directory in it", o.Upper)
 	}
 	if err := unix.Mkdirat(beside, o.Work, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make work directory: %w", err)
