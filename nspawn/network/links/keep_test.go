@@ -67,7 +67,7 @@ func TestKeep(t *testing.T) {
 func TestTrust(t *testing.T) {
 	for _, address := range []string{"127.0.0.1/32", "224.0.0.1/4", "169.254.1.1/16"} {
 		c := Connection{IPv4: netip.MustParsePrefix(address)}
-		must.ErrorContains(t, c.trust(Spec{Kind: Bridge, Of: "br0"}), address)
+		must.ErrorContains(t, c.checkAddress(Spec{Kind: Bridge, Of: "br0"}), address)
 	}
-	must.NoError(t, Connection{IPv4: netip.MustParsePrefix("192.0.2.5/24")}.trust(Spec{Kind: Bridge, Of: "br0"}))
+	must.NoError(t, Connection{IPv4: netip.MustParsePrefix("192.0.2.5/24")}.checkAddress(Spec{Kind: Bridge, Of: "br0"}))
 }

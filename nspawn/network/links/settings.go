@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Settings makes a network namespace fit for a container: everybody in it may
-// bind to ports below 1024 and use ping, as in docker. A user namespace that does
-// not own it gives no capability there (capabilities(7)). lo comes up, which
-// Nomad's network mode "none" leaves down.
+// Settings prepares a network namespace for a container. All users in it may bind to
+// ports below 1024 and use ping, as in docker; capabilities of a user namespace that does
+// not own the network namespace would not permit that (capabilities(7)). Settings also
+// brings up lo, which Nomad's network mode "none" leaves down.
 func Settings(namespace *os.File) error {
 	err := within(namespace, func() error {
-		// Files below /proc/sys/net show the namespace of the thread that opens them.
+		// Files below /proc/sys/net belong to the namespace of the thread that opens
+		// them.
 		for _, setting := range []struct{ path, value string }{
 			{"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
 			{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},
@@ -40,14 +41,13 @@ func Settings(namespace *os.File) error {
 	return lo.up()
 }
 
-// within runs work on a thread in a network namespace. The thread is not used
-// again.
+// within runs work on a thread in a network namespace. The thread is not reused.
 func within(namespace *os.File, work func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		// Go never ends the main thread, and /proc/self shows its namespaces: hold
-		// it while another thread does the work.
+		// Go never ends the main thread, and /proc/self shows its namespaces. So the main
+		// thread is only blocked while another thread does the work.
 		if unix.Gettid() == unix.Getpid() {
 			result <- within(namespace, work)
 			runtime.UnlockOSThread()
@@ -59,7 +59,7 @@ func within(namespace *os.File, work func() error) error {
 		} else {
 			err = work()
 		}
-		result <- err // Still locked: the runtime ends the thread with the goroutine.
+		result <- err // The thread is still locked, so the runtime ends it with the goroutine.
 	}()
 	return <-result
 }

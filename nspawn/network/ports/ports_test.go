@@ -376,7 +376,7 @@ func TestAddRefuses(t *testing.T) {
 	must.False(t, w.table.Has(w.machines["web"].IPv4, "web"))
 	for _, address := range []string{"127.0.0.1", "224.0.0.1", "0.0.0.0", "169.254.1.1"} {
 		w.machines["liar"] = Machine{Name: "liar", IPv4: netip.MustParseAddr(address), Link: "nv-sibling"}
-		must.ErrorContains(t, w.add("liar", Mapping{Host: 8080, Container: 80}), address+" is not one of a machine")
+		must.ErrorContains(t, w.add("liar", Mapping{Host: 8080, Container: 80}), "a machine cannot have address "+address)
 	}
 	w.remove(t, "web")
 	must.NoError(t, w.add("thief", Mapping{Host: 8080, Container: 80}))
