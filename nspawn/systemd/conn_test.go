@@ -107,7 +107,7 @@ func TestDeadlines(t *testing.T) {
 	held := unitName()
 	err := conn.StartTransientUnit(soon(t), held, service("/bin/idle"))
 	must.ErrorIs(t, err, context.DeadlineExceeded)
-	must.StrContains(t, err.Error(), "start unit "+held+": wait for the job, which goes on")
+	must.StrContains(t, err.Error(), "start unit "+held+": wait for the job, which continues")
 	must.ErrorIs(t, conn.StopUnit(soon(t), unit), context.DeadlineExceeded)
 	release()
 
