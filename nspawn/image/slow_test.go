@@ -127,13 +127,13 @@ func TestSlowPullsKeepNoMemory(t *testing.T) {
 	left, err := os.ReadDir(filepath.Join(l.puller.Store.Dir, "tmp"))
 	must.NoError(t, err)
 	must.SliceEmpty(t, left)
-	must.MapEmpty(t, servers.places)
+	must.MapEmpty(t, servers.slots)
 }
 
 // TestServersArePlaces has no more than some pulls ask one server at a time. Others
 // do not count.
 func TestServersArePlaces(t *testing.T) {
-	list := serverList{places: map[string]*serverPlaces{}}
+	list := serverList{slots: map[string]*serverSlots{}}
 	var all sync.WaitGroup
 	stop := make(chan struct{})
 	begun := make(chan struct{}, maxPerServer)
@@ -153,7 +153,7 @@ func TestServersArePlaces(t *testing.T) {
 	must.True(t, called)
 	close(stop)
 	all.Wait()
-	must.MapEmpty(t, list.places)
+	must.MapEmpty(t, list.slots)
 }
 
 // TestWindows has streams that need a large window, which are unpacked again with one,

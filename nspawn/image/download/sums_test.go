@@ -41,7 +41,7 @@ func TestFindSum(t *testing.T) {
 
 func TestFindSumFails(t *testing.T) {
 	for _, c := range []struct{ name, list, want string }{
-		{"empty", "", "none of its 0 checksums is that of \"x.raw\"; give sha256"},
+		{"empty", "", "none of its 0 checksums is for \"x.raw\"; give sha256"},
 		{"others only", sumA + "  y.raw\n", "none of its 1 checksums"},
 		{"longer name", sumA + "  x.raw.xz\n" + sumA + "  ax.raw\n", "none of its 2 checksums"},
 		{"in a directory", sumA + "  ./x.raw\n" + sumA + "  images/x.raw\n", "none of its 2 checksums"},

@@ -28,7 +28,7 @@ const (
 
 // ErrWindow is matched by the error of a stream that asks for a larger window than
 // it may have.
-var ErrWindow = errors.New("it asks for more memory than is allowed")
+var ErrWindow = errors.New("it needs more memory than is allowed")
 
 // Decompress returns what the stream r holds. The stream is gzip, zstd, xz or bzip2;
 // one that begins like none of them is taken as it is. Work and reading of r are done

@@ -120,7 +120,7 @@ func TestHostileLayouts(t *testing.T) {
 		}, false, "read index.json: larger than 4194304 bytes"},
 		"no index": {func(dir string) {
 			must.NoError(t, os.WriteFile(filepath.Join(dir, "index.json"), []byte(marshal(t, manifestOf(t, image))), 0o600))
-		}, false, "index.json is no index"},
+		}, false, "index.json is not an index"},
 		"other size": {func(dir string) { must.NoError(t, os.Truncate(blob(dir, digest), 3)) }, false, "has 3 bytes, not"},
 		"other bytes": {func(dir string) {
 			raw, err := os.ReadFile(blob(dir, digest))

@@ -82,7 +82,7 @@ func (e *verifyingReader) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.size += int64(n)
 	if e.size > e.want.Size {
-		return 0, fmt.Errorf("longer than the %d bytes its manifest tells", e.want.Size)
+		return 0, fmt.Errorf("longer than the %d bytes in its manifest", e.want.Size)
 	}
 	if e.hash != nil {
 		e.hash.Write(p[:n])

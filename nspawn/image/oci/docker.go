@@ -46,7 +46,7 @@ func resolveDockerArchive(ctx context.Context, a *archive, name string, platform
 		return nil, err
 	}
 	if len(saved.Layers) > maxLayers {
-		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs takes", len(saved.Layers), maxLayers)
+		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs supports", len(saved.Layers), maxLayers)
 	}
 	digest, _, err := v1.SHA256(bytes.NewReader(raw))
 	if err != nil {

@@ -37,7 +37,7 @@ func resolveLayout(ctx context.Context, l layout, tag string, platform v1.Platfo
 		return nil, err
 	}
 	if index.Manifests == nil {
-		return nil, errors.New("index.json is no index")
+		return nil, errors.New("index.json is not an index")
 	}
 	tagged, err := selectTag(index.Manifests, tag)
 	if err != nil {

@@ -71,7 +71,7 @@ func (f finder) find(ctx context.Context, raw []byte, digest v1.Hash, chosen boo
 		return f.findIn(ctx, m.Manifests, depth)
 	}
 	if len(m.Layers) > maxLayers {
-		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs takes", len(m.Layers), maxLayers)
+		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs supports", len(m.Layers), maxLayers)
 	}
 	config, err := f.config(ctx, *m.Config)
 	if err != nil {
@@ -121,7 +121,7 @@ func checkLayer(d v1.Descriptor, diffID v1.Hash) error {
 		types.OCILayer, types.OCIUncompressedLayer, types.OCILayerZStd:
 	default:
 		if !d.MediaType.IsDistributable() {
-			return fmt.Errorf("layer %s is foreign (media type %q): such are not fetched", d.Digest, d.MediaType)
+			return fmt.Errorf("layer %s is foreign (media type %q): foreign layers are not fetched", d.Digest, d.MediaType)
 		}
 		return fmt.Errorf("layer %s has unknown media type %q", d.Digest, d.MediaType)
 	}

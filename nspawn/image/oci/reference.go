@@ -98,10 +98,10 @@ func parseName(s string) (Reference, error) {
 		ref.Registry = dockerHub
 	}
 	if !registryPattern.MatchString(ref.Registry) {
-		return Reference{}, fmt.Errorf("%q is no host[:port]", ref.Registry)
+		return Reference{}, fmt.Errorf("%q is not a HOST[:PORT]", ref.Registry)
 	}
 	if len(ref.Repository) > maxRepository || !repositoryPattern.MatchString(ref.Repository) {
-		return Reference{}, fmt.Errorf("%q is no name of a repository", ref.Repository)
+		return Reference{}, fmt.Errorf("%q is not the name of a repository", ref.Repository)
 	}
 	if _, ok := parsed.(name.Tag); ok {
 		ref.Tag = parsed.Identifier()

@@ -83,7 +83,7 @@ func (c Client) sources(ref Reference, auth *Auth, soft bool) (sources, error) {
 func repositoryAt(place, repository string) (name.Repository, error) {
 	host, _, _ := strings.Cut(place, "/")
 	if !registryPattern.MatchString(host) || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return name.Repository{}, fmt.Errorf("%q is no host[:port]", host)
+		return name.Repository{}, fmt.Errorf("%q is not a HOST[:PORT]", host)
 	}
 	return name.NewRepository(place + "/" + repository)
 }

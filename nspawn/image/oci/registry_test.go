@@ -158,7 +158,7 @@ func TestMirrorWithoutBlob(t *testing.T) {
 
 func TestMirrorMustBeHost(t *testing.T) {
 	_, err := Client{Mirrors: map[string][]string{"docker.io": {"mirror"}}}.Resolve(t.Context(), Reference{Registry: "docker.io", Repository: "a", Tag: "b"}, nil, false)
-	requireFailure(t, err, false, `use mirror "mirror": "mirror" is no host[:port]`)
+	requireFailure(t, err, false, `use mirror "mirror": "mirror" is not a HOST[:PORT]`)
 }
 
 // A mirror is not given the credentials of the task.

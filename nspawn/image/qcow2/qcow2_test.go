@@ -90,7 +90,7 @@ func TestHostile(t *testing.T) {
 		change func(file []byte)
 		want   string
 	}{
-		"version":               {func(f []byte) { put32(f, 4, 4) }, "version 4 of the format is not supported, but 2 and 3"},
+		"version":               {func(f []byte) { put32(f, 4, 4) }, "version 4 of the format is not supported, only 2 and 3 are"},
 		"backing file":          {func(f []byte) { put64(f, 8, 0x110) }, "it has a backing file"},
 		"tiny clusters":         {func(f []byte) { put32(f, 20, 8) }, "its clusters have 2^8 bytes"},
 		"huge clusters":         {func(f []byte) { put32(f, 20, 22) }, "its clusters have 2^22 bytes"},

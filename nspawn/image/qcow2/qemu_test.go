@@ -215,9 +215,9 @@ func TestRefused(t *testing.T) {
 		{create + "-o data_file=" + dir + "/data,data_file_raw=on " + path + " 1M", "it has an external data file"},
 		{create + "-o extended_l2=on " + path + " 1M", "it has extended L2 entries"},
 		{create + "--object secret,id=s,data=geheim -o encrypt.format=aes,encrypt.key-secret=s " + path + " 1M", "it is encrypted"},
-		{"create -q -f qcow " + path + " 1M", "version 1 of the format is not supported, but 2 and 3"},
-		{"create -q -f vmdk " + path + " 1M", "the file is of another format"},
-		{"create -q -f raw " + path + " 1M", "the file is of another format"},
+		{"create -q -f qcow " + path + " 1M", "version 1 of the format is not supported, only 2 and 3 are"},
+		{"create -q -f vmdk " + path + " 1M", "the file has another format"},
+		{"create -q -f raw " + path + " 1M", "the file has another format"},
 	} {
 		qemu(t, "qemu-img", c.args)
 		to, err := convertFile(t, path, 1<<20)

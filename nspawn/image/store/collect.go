@@ -108,7 +108,7 @@ func (s Store) removeUnreferenced(inv inventory, orphans []item) error {
 func (inv inventory) refuseUnknown() error {
 	for _, r := range inv.images {
 		if len(r.Machines) > 0 && r.image.Digest == "" {
-			return fmt.Errorf("machine %s uses image %s, of which nothing is known: %w", r.Machines[0], r.Digest, r.Err)
+			return fmt.Errorf("machine %s uses image %s, about which nothing is known: %w", r.Machines[0], r.Digest, r.Err)
 		}
 	}
 	return nil

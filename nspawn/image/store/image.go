@@ -37,7 +37,7 @@ func (s Store) image(digest string) (image Image, err error) {
 	}
 	err = image.check()
 	if err == nil && image.Digest != digest {
-		err = errors.New("it is of image " + image.Digest)
+		err = errors.New("it belongs to image " + image.Digest)
 	}
 	if err != nil {
 		return Image{}, damaged(path, err)

@@ -141,11 +141,11 @@ func TestDamaged(t *testing.T) {
 		return func(t *testing.T, path string) { must.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }
 	}
 	for want, damage := range map[string]func(t *testing.T, path string){
-		"unexpected end of JSON input":     write(""),
-		"invalid character":                write("\x00\x00"),
-		"an image has either layers":       write("{}"),
-		"64 hexadecimal digits":            write(`{"digest": "` + digest("bad") + `", "layers": ["../../../etc"]}`),
-		"it is of image " + digest("good"): write(`{"digest": "` + digest("good") + `", "layers": ["` + digest("a") + `"]}`),
+		"unexpected end of JSON input":          write(""),
+		"invalid character":                     write("\x00\x00"),
+		"an image has either layers":            write("{}"),
+		"64 hexadecimal digits":                 write(`{"digest": "` + digest("bad") + `", "layers": ["../../../etc"]}`),
+		"it belongs to image " + digest("good"): write(`{"digest": "` + digest("good") + `", "layers": ["` + digest("a") + `"]}`),
 		"lacks ": func(t *testing.T, path string) {
 			must.NoError(t, os.RemoveAll(filepath.Join(path, "../../layers", fileName(digest("b")))))
 		},
@@ -197,7 +197,7 @@ func TestDamagedInUse(t *testing.T) {
 			must.NoError(t, damage(s, image))
 			for range 2 {
 				removed, err := s.Collect(t.Context(), CollectOptions{UnusedFor: 1})
-				must.ErrorContains(t, err, "of which nothing is known")
+				must.ErrorContains(t, err, "about which nothing is known")
 				must.SliceEmpty(t, removed)
 				must.SliceLen(t, 2, contents(t, s, "layers"))
 			}

@@ -125,7 +125,7 @@ func (p *Pull) checkHeld(image Image) error {
 	defer p.mu.Unlock()
 	for _, it := range image.items() {
 		if p.held[it] == nil {
-			return fmt.Errorf("%s of %s is not of this pull", it.digest, it.folder)
+			return fmt.Errorf("%s of %s was not obtained by this pull", it.digest, it.folder)
 		}
 	}
 	return nil

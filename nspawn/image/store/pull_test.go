@@ -88,20 +88,20 @@ func TestAddRefuses(t *testing.T) {
 	must.NoError(t, err)
 	good := imageOfLayers("image", "a")
 	for want, image := range map[string]Image{
-		"is not of this pull":            imageOfLayers("image", "a", "b"),
-		"either layers or a disk":        {Digest: good.Digest},
-		"64 hexadecimal digits":          {Digest: "x", Layers: good.Layers},
-		"unexpected end of JSON input":   {Digest: good.Digest, Layers: good.Layers, Config: []byte("{")},
-		"of disks is not of this pull":   {Digest: good.Digest, Disk: a},
-		"has either layers or a disk":    {Digest: good.Digest, Layers: good.Layers, Disk: a},
-		digest("b") + " of layers is no": imageOfLayers("image", "b"),
+		"was not obtained by this pull":             imageOfLayers("image", "a", "b"),
+		"either layers or a disk":                   {Digest: good.Digest},
+		"64 hexadecimal digits":                     {Digest: "x", Layers: good.Layers},
+		"unexpected end of JSON input":              {Digest: good.Digest, Layers: good.Layers, Config: []byte("{")},
+		"of disks was not obtained by this pull":    {Digest: good.Digest, Disk: a},
+		"has either layers or a disk":               {Digest: good.Digest, Layers: good.Layers, Disk: a},
+		digest("b") + " of layers was not obtained": imageOfLayers("image", "b"),
 	} {
 		must.ErrorContains(t, p.Add(t.Context(), image, "name"), want)
 	}
 	must.ErrorContains(t, p.Add(t.Context(), good, ""), "it has no name")
 	must.SliceEmpty(t, contents(t, s, "images"))
 	p.Close()
-	must.ErrorContains(t, p.Add(t.Context(), good, "name"), "is not of this pull")
+	must.ErrorContains(t, p.Add(t.Context(), good, "name"), "was not obtained by this pull")
 }
 
 // TestLayerOnce lets many ask at once, each as a process of its own would: by

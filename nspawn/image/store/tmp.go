@@ -16,7 +16,7 @@ import (
 )
 
 // errGone says that a workspace was given up by the pull that had it.
-var errGone = errors.New("another pull has given it up")
+var errGone = errors.New("another pull has given up its workspace")
 
 // workspace returns an empty directory, locked, in which to write an item that comes
 // from an origin. It waits while another pull from there has it; the error is errGone if

@@ -82,7 +82,7 @@ func (s Store) referred(machine string) (string, error) {
 	}
 	digest, ok := imageOf(filepath.Base(target))
 	if !ok {
-		return "", fmt.Errorf("%s points to %s, which is no image", s.refPath(machine), target)
+		return "", fmt.Errorf("%s points to %s, which is not an image", s.refPath(machine), target)
 	}
 	return digest, nil
 }
