@@ -169,9 +169,9 @@ func TestHostileWhiteouts(t *testing.T) {
 		entries []entry
 		want    string
 	}{
-		"nothing":           {[]entry{file(".wh.", "")}, `can not hide ""`},
-		"dot":               {[]entry{file("a/.wh..", "")}, `can not hide "."`},
-		"dotdot":            {[]entry{file(".wh...", "")}, `can not hide ".."`},
+		"nothing":           {[]entry{file(".wh.", "")}, `cannot hide ""`},
+		"dot":               {[]entry{file("a/.wh..", "")}, `cannot hide "."`},
+		"dotdot":            {[]entry{file(".wh...", "")}, `cannot hide ".."`},
 		"dotdot before":     {[]entry{file("../.wh.outside", "")}, `name has a ".."`},
 		"through link":      {[]entry{symlink("l", "../outside"), file("l/.wh.secret", "")}, ""},
 		"opaque by link":    {[]entry{symlink("l", "../outside"), file("l/.wh..wh..opq", "")}, ""},
