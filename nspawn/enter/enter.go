@@ -46,7 +46,7 @@ type Target struct {
 
 // ErrMoved means that the leader is not, or not yet, in the given cgroup: the machine has
 // ended, or its systemd is just moving to init.scope.
-var ErrMoved = errors.New("the machine's leader is elsewhere, or the machine has ended")
+var ErrMoved = errors.New("the machine's leader is in another cgroup, or the machine has ended")
 
 // Size is the size of a terminal in characters.
 type Size struct {

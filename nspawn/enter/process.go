@@ -25,7 +25,7 @@ type process struct {
 // 20 ms, unless the container delays it.
 const setupTimeout = 30 * time.Second
 
-var errSetup = fmt.Errorf("the container has held up the start of the command for %s", setupTimeout)
+var errSetup = fmt.Errorf("the container has delayed the start of the command for %s", setupTimeout)
 
 // start creates the process. It returns when the process has executed the command or has
 // failed to.

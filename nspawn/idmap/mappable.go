@@ -15,7 +15,7 @@ import (
 func Mappable(path string) error {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(path, &stat); err != nil {
-		return fmt.Errorf("look at file system of %s: %w", path, err)
+		return fmt.Errorf("inspect the file system of %s: %w", path, err)
 	}
 	switch stat.Type {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:

@@ -121,7 +121,7 @@ const (
 func (p Puller) budget(ctx context.Context) (*budget, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(p.Store.Dir, &fs); err != nil {
-		return nil, fmt.Errorf("look at the file system of %s: %w", p.Store.Dir, err)
+		return nil, fmt.Errorf("inspect the file system of %s: %w", p.Store.Dir, err)
 	}
 	b := &budget{dir: p.Store.Dir, reserve: int64(fs.Blocks) * fs.Bsize / freePart}
 	if p.MaxBytes > 0 {
@@ -142,15 +142,15 @@ func (p Puller) budget(ctx context.Context) (*budget, error) {
 func (b *budget) check() error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(b.dir, &fs); err != nil {
-		return fmt.Errorf("look at the file system of %s: %w", b.dir, err)
+		return fmt.Errorf("inspect the file system of %s: %w", b.dir, err)
 	}
 	free := int64(fs.Bavail) * fs.Bsize
 	switch {
 	case free < b.reserve:
-		return fmt.Errorf("the file system of the image store %s has %d bytes left, but %d have to stay free (a %dth of it, and what is above image_gc.max_size): %w",
+		return fmt.Errorf("the file system of the image store %s has %d bytes left, but %d must stay free (a %dth of it, and everything above image_gc.max_size): %w",
 			b.dir, free, b.reserve, freePart, unix.ENOSPC)
 	case fs.Files > 0 && fs.Ffree < fs.Files/freePart: // btrfs reports no number of inodes
-		return fmt.Errorf("the file system of the image store %s has %d inodes left, but a %dth of them has to stay free: %w", b.dir, fs.Ffree, freePart, unix.ENOSPC)
+		return fmt.Errorf("the file system of the image store %s has %d inodes left, but a %dth of them must stay free: %w", b.dir, fs.Ffree, freePart, unix.ENOSPC)
 	}
 	return nil
 }

@@ -220,11 +220,11 @@ func TestRoom(t *testing.T) {
 		return fs.Bavail * uint64(fs.Bsize)
 	}
 	_, err := l.pull(t.Context(), Request{Source: localFile(t, tarOf(t, map[string]string{"a": noise(90 << 20)}), download.Tar)})
-	must.ErrorContains(t, err, "have to stay free")
+	must.ErrorContains(t, err, "must stay free")
 	must.ErrorIs(t, err, unix.ENOSPC)
 	must.Greater(t, 99<<20, free())
 	_, err = l.pull(t.Context(), Request{Source: l.push(t, "large:1", map[string]string{"a": noise(60 << 20)})})
-	must.ErrorContains(t, err, "have to stay free")
+	must.ErrorContains(t, err, "must stay free")
 	must.Greater(t, 99<<20, free())
 	_, err = l.pull(t.Context(), Request{Source: localFile(t, tarOf(t, many), download.Tar)})
 	must.ErrorIs(t, err, unix.ENOSPC)

@@ -22,7 +22,7 @@ const maxID = 65535
 func CheckTree(dir string) error {
 	var root unix.Stat_t
 	if err := unix.Lstat(dir, &root); err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
+		return fmt.Errorf("inspect %s: %w", dir, err)
 	}
 	if root.Uid > maxID || root.Gid > maxID {
 		return fmt.Errorf("the files of %s belong to UID %d and following, as systemd-nspawn -U leaves them: change them back with "+
@@ -60,7 +60,7 @@ var programs = []string{
 func checkArchitecture(dir string) error {
 	tree, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
+		return fmt.Errorf("inspect %s: %w", dir, err)
 	}
 	defer tree.Close()
 	for _, program := range programs {

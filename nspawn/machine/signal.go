@@ -31,7 +31,7 @@ func ParseSignal(name string) (unix.Signal, error) {
 	if sig := unix.SignalNum("SIG" + upper); sig != 0 {
 		return sig, nil
 	}
-	return 0, fmt.Errorf("unknown signal %q: use a name of signal(7), as SIGTERM, HUP or SIGRTMIN+3", name)
+	return 0, fmt.Errorf("unknown signal %q: use a name of signal(7), such as SIGTERM, HUP or SIGRTMIN+3", name)
 }
 
 func realTimeSignal(name string) (unix.Signal, bool) {

@@ -47,7 +47,7 @@ func Secure(root *os.File, own bool, owner int) error {
 		mode, err := kind(root, place.name)
 		switch {
 		case err != nil:
-			return fmt.Errorf("look at /%s of the machine: %w", place.name, err)
+			return fmt.Errorf("inspect /%s of the machine: %w", place.name, err)
 		case mode == unix.S_IFDIR:
 			continue
 		case mode == 0 && (place.mode == 0 || !own):
@@ -62,7 +62,7 @@ func Secure(root *os.File, own bool, owner int) error {
 	mode, err := kind(root, machineID)
 	switch {
 	case err != nil:
-		return fmt.Errorf("look at /%s of the machine: %w", machineID, err)
+		return fmt.Errorf("inspect /%s of the machine: %w", machineID, err)
 	case mode == 0 || mode == unix.S_IFREG:
 		return nil
 	case !own:

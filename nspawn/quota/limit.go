@@ -44,7 +44,7 @@ func openOrMake(dir string) (*os.File, error) {
 func detect(dir *os.File) (Limiter, error) {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &stat); err != nil {
-		return "", fmt.Errorf("look at file system of %s: %w", dir.Name(), err)
+		return "", fmt.Errorf("inspect the file system of %s: %w", dir.Name(), err)
 	}
 	var remedy string
 	switch stat.Type {

@@ -114,7 +114,7 @@ func freeProject(file *os.File, first uint32) (uint32, error) {
 			return id, nil
 		}
 		if err != nil {
-			return 0, fmt.Errorf("look at project %d: %w", id, err)
+			return 0, fmt.Errorf("inspect project %d: %w", id, err)
 		}
 	}
 	return 0, fmt.Errorf("projects %d to %d are all in use", first, first+projectsEach-1)

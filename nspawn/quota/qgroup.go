@@ -78,7 +78,7 @@ func isSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	var stat unix.Stat_t
 	if err := errors.Join(unix.Fstatfs(int(dir.Fd()), &fs), unix.Fstat(int(dir.Fd()), &stat)); err != nil {
-		return false, fmt.Errorf("look at %s: %w", dir.Name(), err)
+		return false, fmt.Errorf("inspect %s: %w", dir.Name(), err)
 	}
 	return fs.Type == unix.BTRFS_SUPER_MAGIC && stat.Ino == subvolumeInode, nil
 }

@@ -131,7 +131,7 @@ func TestResumeAfterBusy(t *testing.T) {
 
 // TestNotResumed is about answers to the second request, after step bytes.
 func TestNotResumed(t *testing.T) {
-	since := fmt.Sprintf("the connection broke after %d of %d bytes, and the server has another file since, or cannot resume", step, len(big))
+	since := fmt.Sprintf("the connection broke after %d of %d bytes, and the server now has another file, or cannot resume the download", step, len(big))
 	for _, c := range []struct {
 		name      string
 		tamper    func(w http.ResponseWriter, r *http.Request) bool

@@ -147,7 +147,7 @@ func (t *transfer) resume(resp *http.Response) error {
 		return status(resp.StatusCode)
 	}
 	t.validator = ""
-	return fetch.Temporary(fmt.Errorf("the connection broke after %d of %d bytes, and the server has another file since, or cannot resume", t.done, t.total))
+	return fetch.Temporary(fmt.Errorf("the connection broke after %d of %d bytes, and the server now has another file, or cannot resume the download", t.done, t.total))
 }
 
 // validator returns a value with which the server can tell whether the file is still the

@@ -35,7 +35,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // between two entries from a complete archive.
 func (s *stream) finish(unmarked bool) error {
 	if s.eof && !unmarked {
-		return errors.New("it ends without the mark of its end, so it has probably been cut off")
+		return errors.New("it ends without its end mark, so it has probably been truncated")
 	}
 	_, err := io.Copy(io.Discard, s)
 	return err

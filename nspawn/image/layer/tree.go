@@ -34,7 +34,7 @@ type entryAt struct {
 // the tree itself.
 func cleanName(name string) (string, error) {
 	if slices.Contains(strings.Split(name, "/"), "..") {
-		return "", errors.New(`its name has a ".."`)
+		return "", errors.New(`its name contains ".."`)
 	}
 	if name == "" {
 		return "", errors.New("its name is empty")
