@@ -15,18 +15,18 @@ import (
 
 func isTemporary(err error) bool { return errors.Is(err, ErrTemporary) }
 
-// The image that sites of these tests have, as the URL of a request has it.
+// The image of the sites in these tests, as in the URL of a request.
 const imagePath = "/img/x y.tar.xz"
 
 var image = bytes.Repeat([]byte("image "), 20_000)
 
-// verifyCase is what lies beside the image, and what comes of it.
+// verifyCase describes the files beside the image, and the expected result.
 type verifyCase struct {
 	name   string
 	verify Verify
 	sha256 string
 	beside map[string][]byte
-	want   string // of the error; empty is success
+	want   string // expected error; empty means success
 }
 
 func verifyCases(t *testing.T, key *openpgp.Entity) []verifyCase {
@@ -129,7 +129,8 @@ func (c verifyCase) check(t *testing.T, client Client, url string) {
 	}
 }
 
-// TestResolveDownloadsNothing, and nor does Fetch when nothing vouches.
+// TestResolveDownloadsNothing checks that neither Resolve nor a failing Fetch downloads
+// the file.
 func TestResolveDownloadsNothing(t *testing.T) {
 	site := newSite(t, map[string][]byte{"/x.tar": image})
 	site.Start()
@@ -143,7 +144,8 @@ func TestResolveDownloadsNothing(t *testing.T) {
 	must.SliceEmpty(t, site.asked("/x.tar"))
 }
 
-// TestListTemporarilyAway must not lead to a lesser list.
+// TestListTemporarilyAway checks that a weaker list is not used if the better one is
+// temporarily unavailable.
 func TestListTemporarilyAway(t *testing.T) {
 	site := newSite(t, map[string][]byte{"/x.tar": image})
 	site.files["/SHA256SUMS"] = listOf(site.files)

@@ -48,7 +48,7 @@ func TestParseReferenceRefuses(t *testing.T) {
 		"example.org/a//b":                  "not the name of a repository",
 		"app@sha256:12":                     "want [REGISTRY/]REPOSITORY",
 		"app@sha384:" + someDigest[7:]:      "want [REGISTRY/]REPOSITORY",
-		strings.Repeat("a", 250):            "not the name of a repository", // with library/ it is too long
+		strings.Repeat("a", 250):            "not the name of a repository", // it is too long with library/
 		"app:tag:tag":                       "in lower case",
 		"app:":                              "want [REGISTRY/]REPOSITORY",
 		"oci:":                              "want oci:PATH[:TAG]",
