@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"nomad-driver-nspawn/driver/operator"
+
 	"github.com/hashicorp/hcl"
 	"github.com/hashicorp/nomad/helper/pluginutils/hclspecutils"
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
@@ -11,8 +13,6 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/shoenig/test/must"
 	"github.com/zclconf/go-cty/cty/msgpack"
-
-	"nomad-driver-nspawn/driver/job"
 )
 
 // setAgentConfig gives the driver an agent's configuration file on the way that the
@@ -45,11 +45,11 @@ func TestSetConfigOfNothing(t *testing.T) {
 	for _, data := range [][]byte{nil, {}, {0x80}} { // none, and an empty map of msgpack
 		d := &Driver{}
 		must.NoError(t, d.SetConfig(&base.Config{PluginConfig: data}))
-		must.Eq(t, job.DefaultConfig(), d.currentConfig())
+		must.Eq(t, operator.DefaultConfig(), d.currentConfig())
 	}
 	d := &Driver{}
 	must.NoError(t, setAgentConfig(t, d, `plugin "nomad-driver-nspawn" {}`))
-	must.Eq(t, job.DefaultConfig(), d.currentConfig())
+	must.Eq(t, operator.DefaultConfig(), d.currentConfig())
 }
 
 // examplesBelow returns the blocks of code below a heading of README.

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // newBinaryHarness is the built plugin in a process of its own, as Nomad has it.
@@ -115,7 +115,7 @@ func TestHostBinaryWithoutLogCollection(t *testing.T) {
 		must.Zero(t, waitTask(t, harness, task).ExitCode)
 		must.NoError(t, harness.DestroyTask(task.ID, false))
 		must.NoError(t, exec.Command("journalctl", "--sync").Run())
-		lines, err := exec.Command("journalctl", "--output=cat", "--identifier="+nspawn.MachineName(task.AllocID, task.Name)).Output()
+		lines, err := exec.Command("journalctl", "--output=cat", "--identifier="+machine.Name(task.AllocID, task.Name)).Output()
 		must.NoError(t, err)
 		must.Eq(t, "hello\n", string(lines))
 	}

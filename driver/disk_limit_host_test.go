@@ -6,7 +6,7 @@ import (
 
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 func TestHostDiskInMemory(t *testing.T) {
@@ -21,7 +21,7 @@ func TestHostDiskInMemory(t *testing.T) {
 			dd if=/dev/zero of=/fits bs=64k count=16 2>/dev/null && echo fits`))
 		startTask(t, harness, task)
 		must.Zero(t, waitTask(t, harness, task).ExitCode)
-		_, err := os.Stat("/var/lib/nomad-driver-nspawn/machines/" + nspawn.MachineName(task.AllocID, task.Name))
+		_, err := os.Stat("/var/lib/nomad-driver-nspawn/machines/" + machine.Name(task.AllocID, task.Name))
 		must.ErrorIs(t, err, os.ErrNotExist)
 		must.NoError(t, harness.DestroyTask(task.ID, false))
 		awaitLog(t, task, "stdout", "8192\nNo space left\n0:0\n0:0\n1000:1001\n0:0\nfits\n")

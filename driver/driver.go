@@ -17,8 +17,10 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -43,7 +45,7 @@ type Driver struct {
 	networks *network.Host
 
 	mu      sync.RWMutex // guards config and compute
-	config  job.Config
+	config  operator.Config
 	compute cpustats.Compute
 }
 
@@ -63,9 +65,9 @@ func New(ctx context.Context, logger hclog.Logger) *Driver {
 		ctx:      ctx,
 		logger:   logger,
 		bus:      bus,
-		machines: nspawn.NewManager(bus, nspawn.DefaultDirs, networks),
+		machines: nspawn.NewManager(bus, dirs.Default, networks),
 		networks: networks,
-		config:   job.DefaultConfig(),
+		config:   operator.DefaultConfig(),
 	}
 	d.reaper = upkeep.NewReaper(d.machines, d.tasks.known, logger)
 	return d
@@ -82,7 +84,7 @@ func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
 }
 
 // ConfigSchema implements base.BasePlugin.
-func (d *Driver) ConfigSchema() (*hclspec.Spec, error) { return job.ConfigSchema, nil }
+func (d *Driver) ConfigSchema() (*hclspec.Spec, error) { return operator.ConfigSchema, nil }
 
 // TaskConfigSchema implements drivers.DriverPlugin.
 func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return job.TaskSchema, nil }
@@ -91,7 +93,7 @@ func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return job.TaskSche
 // without AgentConfig, to validate the configuration. What the configuration does
 // not set has its default, even if it sets nothing at all.
 func (d *Driver) SetConfig(request *base.Config) error {
-	config := job.DefaultConfig()
+	config := operator.DefaultConfig()
 	if len(request.PluginConfig) > 0 {
 		if err := base.MsgPackDecode(request.PluginConfig, &config); err != nil {
 			return fmt.Errorf("decode plugin config: %w", err)
@@ -110,7 +112,7 @@ func (d *Driver) SetConfig(request *base.Config) error {
 	return nil
 }
 
-func (d *Driver) currentConfig() job.Config {
+func (d *Driver) currentConfig() operator.Config {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.config

@@ -12,9 +12,10 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 )
 
 // fingerprintPeriod is that of Nomad's own drivers. What is looked at sends no
@@ -81,7 +82,7 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fingerprintPeriod)
 	defer cancel()
-	fingerprint := newFingerprint(config, nspawn.LookHost(ctx, d.bus, nspawn.DefaultDirs))
+	fingerprint := newFingerprint(config, nspawn.LookHost(ctx, d.bus, dirs.Default))
 	for _, finding := range d.networks.Findings() {
 		fingerprint.HealthDescription += "; networks: " + finding
 	}
@@ -89,7 +90,7 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 }
 
 // newFingerprint decides what the host is good for.
-func newFingerprint(config job.Config, host nspawn.Host) *drivers.Fingerprint {
+func newFingerprint(config operator.Config, host nspawn.Host) *drivers.Fingerprint {
 	if !config.Enabled {
 		return &drivers.Fingerprint{
 			Health:            drivers.HealthStateUndetected,
@@ -142,7 +143,7 @@ func rootKind(host nspawn.Host) string {
 
 // attributes tell jobs what to put a constraint on. All are always there:
 // Nomad keeps the last value of one that is no longer sent.
-func attributes(config job.Config, host nspawn.Host) map[string]*pstructs.Attribute {
+func attributes(config operator.Config, host nspawn.Host) map[string]*pstructs.Attribute {
 	policy := config.Policy(structs.DefaultNamespace)
 	list := map[string]*pstructs.Attribute{
 		"":                    pstructs.NewBoolAttribute(true),

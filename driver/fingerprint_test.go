@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/quota"
 )
@@ -91,7 +91,7 @@ func TestFingerprintRoot(t *testing.T) {
 			"Healthy; copy-on-write roots with user namespaces do not work: the kernel has no overlayfs",
 		},
 	} {
-		fingerprint := newFingerprint(job.Config{Enabled: true}, c.host)
+		fingerprint := newFingerprint(operator.Config{Enabled: true}, c.host)
 		must.Eq(t, drivers.HealthStateHealthy, fingerprint.Health)
 		must.Eq(t, c.health, fingerprint.HealthDescription)
 		root, ok := fingerprint.Attributes["driver.nspawn.root"].GetString()

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // stateVersion is the version of TaskState. It is written for whoever debugs a
@@ -25,7 +26,7 @@ const stateVersion = 1
 type TaskState struct {
 	// BootID tells a machine that ended from one lost in a reboot.
 	BootID string
-	Mode   nspawn.Mode
+	Mode   machine.Mode
 	// Notifies says that the guest tells when it is ready.
 	Notifies bool
 	// StopSignal is what the image wants to be stopped with; it may be empty.
@@ -36,6 +37,8 @@ type TaskState struct {
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
+	// Sysctls are set again for a guest that reboots.
+	Sysctls map[string]string
 	// Network is how the machine is connected, by a driver that does so itself.
 	Network NetworkState
 }
@@ -43,9 +46,9 @@ type TaskState struct {
 // begin is how the payload begins again. Only a guest that reboots does so, and it
 // configures its network itself.
 func (s TaskState) begin() nspawn.Begin {
-	return nspawn.Begin{Instructions: nspawn.Spec{
+	return nspawn.Begin{Instructions: machine.Spec{
 		Mode: s.Mode, Command: s.Command, Environment: s.Environment, User: s.User, WorkingDirectory: s.WorkingDirectory,
-	}.Instructions()}
+	}.Instructions(), Sysctls: s.Sysctls}
 }
 
 // taskHandle is a task that this plugin started or recovered.
@@ -79,7 +82,7 @@ func newHandle(config *drivers.TaskConfig, state TaskState) *taskHandle {
 		stop:     stop,
 		config:   config,
 		state:    state,
-		machine:  nspawn.MachineName(config.AllocID, config.Name),
+		machine:  machine.Name(config.AllocID, config.Name),
 		done:     make(chan struct{}),
 	}
 	h.begin(time.Now())
@@ -106,7 +109,7 @@ func (h *taskHandle) status() *drivers.TaskStatus {
 		Name:             h.config.Name,
 		State:            drivers.TaskStateRunning,
 		StartedAt:        *h.started.Load(),
-		DriverAttributes: map[string]string{"machine": h.machine, "unit": nspawn.UnitName(h.machine)},
+		DriverAttributes: map[string]string{"machine": h.machine, "unit": machine.UnitName(h.machine)},
 	}
 	if h.hasEnded() {
 		status.State = drivers.TaskStateExited

@@ -11,7 +11,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/driver/job"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
 
@@ -39,7 +40,7 @@ func readOptional(path string) (string, error) {
 // What the job names of the host must be where the operator allows it.
 // When the machine is started, each is opened once, below the allocation's directory
 // through no link any more: what is exchanged in between is refused.
-func resolvePaths(policy job.Policy, task job.TaskConfig, spec *nspawn.Spec, cfg *drivers.TaskConfig) error {
+func resolvePaths(policy operator.Policy, task job.TaskConfig, spec *machine.Spec, cfg *drivers.TaskConfig) error {
 	alloc, err := filepath.EvalSymlinks(cfg.AllocDir)
 	if err != nil {
 		return fmt.Errorf("find the allocation's directory: %w", err)

@@ -10,7 +10,8 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/driver/job"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 func TestResolvePaths(t *testing.T) {
@@ -38,12 +39,12 @@ func TestResolvePaths(t *testing.T) {
 		dirs.Dir:                                "shows Nomad's own files of the task, in private",
 		link("private", "../private"):           "shows Nomad's own files of the task, in private",
 	} {
-		for _, spec := range []nspawn.Spec{
-			{Binds: []nspawn.Bind{{Source: source, Destination: "/x"}}},
-			{Overlays: []nspawn.Overlay{{Lower: []nspawn.Layer{{Path: source}}, Destination: "/x"}}},
-			{Overlays: []nspawn.Overlay{{Upper: source, Lower: []nspawn.Layer{{Path: "/not/of/the/host", InRoot: true}}, Destination: "/x"}}},
+		for _, spec := range []machine.Spec{
+			{Binds: []machine.Bind{{Source: source, Destination: "/x"}}},
+			{Overlays: []machine.Overlay{{Lower: []machine.Layer{{Path: source}}, Destination: "/x"}}},
+			{Overlays: []machine.Overlay{{Upper: source, Lower: []machine.Layer{{Path: "/not/of/the/host", InRoot: true}}, Destination: "/x"}}},
 		} {
-			err := resolvePaths(job.Policy{}, job.TaskConfig{}, &spec, cfg)
+			err := resolvePaths(operator.Policy{}, job.TaskConfig{}, &spec, cfg)
 			if want == "" {
 				must.NoError(t, err)
 			} else {
@@ -69,7 +70,7 @@ func TestResolveVolumePaths(t *testing.T) {
 	} {
 		source := filepath.Join(dir, name)
 		task := parseTask(t, fmt.Sprintf("image = \"debian\"\nbind = { %q = \"/x\" }", source))
-		spec := nspawn.Spec{Binds: []nspawn.Bind{{Source: source, Destination: "/x"}}}
+		spec := machine.Spec{Binds: []machine.Bind{{Source: source, Destination: "/x"}}}
 		err := resolvePaths(config.Policy("default"), task, &spec, &drivers.TaskConfig{AllocDir: filepath.Join(dir, "alloc")})
 		if want == "" {
 			must.NoError(t, err)

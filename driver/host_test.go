@@ -20,11 +20,12 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/e2e/host/hosttest"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/launch"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 func TestMain(m *testing.M) {
@@ -123,7 +124,7 @@ func newTask(t *testing.T, harness *testutils.DriverHarness, config string) *dri
 		must.NoError(t, harness.Impl().DestroyTask(task.ID, true)) // the client may be closed already
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		must.NoError(t, err)
-		must.StrNotContains(t, string(mounts), nspawn.MachineName(alloc, name))
+		must.StrNotContains(t, string(mounts), machine.Name(alloc, name))
 	})
 	return task
 }
@@ -435,8 +436,8 @@ func TestHostBadInput(t *testing.T) {
 			_, _, err := harness.StartTask(task)
 			must.ErrorContains(t, err, c.want)
 			must.Eq(t, 1, strings.Count(err.Error(), "config:"), must.Sprint(err))
-			for _, dir := range []string{nspawn.DefaultDirs.Run, nspawn.DefaultDirs.State} {
-				_, err := os.Stat(filepath.Join(dir, "machines", nspawn.MachineName(task.AllocID, task.Name)))
+			for _, dir := range []string{dirs.Default.Run, dirs.Default.State} {
+				_, err := os.Stat(filepath.Join(dir, "machines", machine.Name(task.AllocID, task.Name)))
 				must.ErrorIs(t, err, os.ErrNotExist)
 			}
 		})
@@ -463,17 +464,17 @@ func TestHostReaper(t *testing.T) {
 	}
 	startTask(t, second, known)
 	d := second.Impl().(flushing).Driver
-	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1ns", DryRun: true}))
+	must.NoError(t, d.reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1ns", DryRun: true}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, d.reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1h"}))
 	must.True(t, isRunning(t, d, forgotten))
-	must.NoError(t, d.reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1ns"}))
+	must.NoError(t, d.reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1ns"}))
 	must.False(t, isRunning(t, d, forgotten))
 	must.True(t, isRunning(t, d, known))
 	must.True(t, isRunning(t, d, other))
 }
 
 func isRunning(t *testing.T, d *Driver, task *drivers.TaskConfig) bool {
-	status, err := d.machines.Status(t.Context(), nspawn.MachineName(task.AllocID, task.Name))
+	status, err := d.machines.Status(t.Context(), machine.Name(task.AllocID, task.Name))
 	return err == nil && status.Exit == nil
 }

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/driver/job"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -34,7 +35,7 @@ type foundImage struct {
 // findImage finds the directory tree or the disk that an image is: a path below
 // one of the operator's image_paths or in the task's directory, or a name that
 // machined knows.
-func (d *Driver) findImage(ctx context.Context, policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (found foundImage, err error) {
+func (d *Driver) findImage(ctx context.Context, policy operator.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (found foundImage, err error) {
 	if task.Image == "" {
 		return found, nil // reported with all else by Validate
 	}
@@ -61,7 +62,7 @@ func (d *Driver) findImage(ctx context.Context, policy job.Policy, task job.Task
 	return found, nil
 }
 
-func (d *Driver) locateImage(ctx context.Context, policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (string, error) {
+func (d *Driver) locateImage(ctx context.Context, policy operator.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (string, error) {
 	if task.ImageKind() == job.LocalImage {
 		return allowedPath(policy, task.Image, cfg)
 	}
@@ -104,7 +105,7 @@ func (d *Driver) askMachined(ctx context.Context, name string) (string, error) {
 
 // allowedPath resolves symbolic links first, so that none leads out of the
 // operator's directories, or of the task's directory for a relative path.
-func allowedPath(policy job.Policy, name string, cfg *drivers.TaskConfig) (string, error) {
+func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (string, error) {
 	dir, err := filepath.EvalSymlinks(cfg.TaskDir().Dir)
 	if err != nil {
 		return "", fmt.Errorf("find the task's directory: %w", err)
@@ -139,7 +140,7 @@ func isBelow(path string) func(dir string) bool {
 
 // findSource finds the file or directory of this host that an image of the store
 // comes from, if it is one.
-func findSource(policy job.Policy, source image.Source, cfg *drivers.TaskConfig) (image.Source, error) {
+func findSource(policy operator.Policy, source image.Source, cfg *drivers.TaskConfig) (image.Source, error) {
 	path := &source.Reference.Path
 	if source.Kind != "" { // a file
 		path = &source.Download.URL
@@ -178,7 +179,7 @@ func within(dir, path string) bool {
 var inits = []string{"usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init"}
 
 // checkTree refuses what systemd-nspawn would, in words that say what to do.
-func checkTree(dir string, mode nspawn.Mode) error {
+func checkTree(dir string, mode machine.Mode) error {
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {
 			_, err := os.Lstat(filepath.Join(dir, name))
@@ -188,7 +189,7 @@ func checkTree(dir string, mode nspawn.Mode) error {
 	switch {
 	case !has("usr"):
 		return fmt.Errorf("%s has no /usr: it is not an operating system tree", dir)
-	case mode != nspawn.Boot:
+	case mode != machine.Boot:
 		return nil
 	case !has("etc/os-release", "usr/lib/os-release"):
 		return fmt.Errorf("%s has no os-release file, which boot needs: set boot = false and a command, or install an operating system in it", dir)

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -45,7 +45,7 @@ func (o *output) release() {
 
 // openStreams opens what Nomad reads the task's output from. Without a log
 // collector there is nothing to open.
-func openStreams(config job.Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {
+func openStreams(config operator.Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {
 	if config.DisableLogCollection {
 		return nspawn.Streams{}, nil
 	}

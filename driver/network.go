@@ -11,6 +11,7 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/names"
 	"nomad-driver-nspawn/nspawn/network/ports"
@@ -21,7 +22,7 @@ import (
 type networkStep struct {
 	driver     *Driver
 	task       *drivers.TaskConfig
-	spec       nspawn.Spec
+	spec       machine.Spec
 	connection links.Connection
 }
 
@@ -81,7 +82,7 @@ type PortState struct {
 	Host, Container uint16
 }
 
-func newNetworkState(network nspawn.Network, c links.Connection) NetworkState {
+func newNetworkState(network machine.Network, c links.Connection) NetworkState {
 	state := NetworkState{
 		Kind: string(network.Kind), Of: network.Of, Interface: c.Interface, Link: c.Link, Bridge: c.Bridge, MAC: c.MAC,
 		IPv4: prefixText(c.IPv4), IPv6: prefixText(c.IPv6),
@@ -104,8 +105,8 @@ func prefixText(p netip.Prefix) string {
 }
 
 // network returns what was recorded. What cannot be read counts as missing.
-func (s NetworkState) network() (nspawn.Network, links.Connection) {
-	network := nspawn.Network{Kind: links.Kind(s.Kind), Of: s.Of}
+func (s NetworkState) network() (machine.Network, links.Connection) {
+	network := machine.Network{Kind: links.Kind(s.Kind), Of: s.Of}
 	for _, port := range s.Ports {
 		address, _ := netip.ParseAddr(port.HostIP)
 		network.Ports = append(network.Ports, ports.Mapping{HostIP: address, Host: port.Host, Container: port.Container})
@@ -117,9 +118,9 @@ func (s NetworkState) network() (nspawn.Network, links.Connection) {
 }
 
 // connected is what was recorded of a task's network, as far as it makes a spec.
-func (h *taskHandle) connected() (nspawn.Spec, links.Connection) {
+func (h *taskHandle) connected() (machine.Spec, links.Connection) {
 	network, c := h.state.Network.network()
-	return nspawn.Spec{Machine: h.machine, Mode: h.state.Mode, Network: network}, c
+	return machine.Spec{Machine: h.machine, Mode: h.state.Mode, Network: network}, c
 }
 
 // keepConnected looks after the network of a task until its machine ends. A guest is

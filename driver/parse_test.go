@@ -6,6 +6,7 @@ import (
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 )
 
 func parseTask(t *testing.T, hcl string) (task job.TaskConfig) {
@@ -13,7 +14,7 @@ func parseTask(t *testing.T, hcl string) (task job.TaskConfig) {
 	return task
 }
 
-func parseConfig(t *testing.T, hcl string) (config job.Config) {
-	hclutils.NewConfigParser(job.ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
+func parseConfig(t *testing.T, hcl string) (config operator.Config) {
+	hclutils.NewConfigParser(operator.ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
 	return config
 }

@@ -12,15 +12,17 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/driver/job"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/image"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
 // prepare decodes what the job says, finds its image and describes its machine. An
 // image is pulled only for a job that is found to be right otherwise, and not anew
 // for one that runs.
-func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskConfig, found foundImage, spec nspawn.Spec, err error) {
+func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskConfig, found foundImage, spec machine.Spec, err error) {
 	if err := cfg.DecodeDriverConfig(&task); err != nil {
 		return task, found, spec, fmt.Errorf("decode config: %w", err)
 	}
@@ -58,18 +60,18 @@ func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskCo
 
 // describeMachine returns the machine of a job, or all that is wrong with the job
 // and, by imageErr, with its image.
-func describeMachine(policy job.Policy, task job.TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (nspawn.Spec, error) {
+func describeMachine(policy operator.Policy, task job.TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (machine.Spec, error) {
 	dns, err := readHostDNS()
 	if err != nil {
-		return nspawn.Spec{}, err
+		return machine.Spec{}, err
 	}
-	controllers, err := nspawn.Controllers()
+	controllers, err := cgroup.Controllers()
 	if err != nil {
-		return nspawn.Spec{}, err
+		return machine.Spec{}, err
 	}
 	maxFiles, err := maxOpenFiles()
 	if err != nil {
-		return nspawn.Spec{}, err
+		return machine.Spec{}, err
 	}
 	spec, err := task.Spec(job.Input{
 		Policy: policy, Task: cfg, Image: found.Image, DNS: dns, HostIP: ports.FromNomad,

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/upkeep"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
@@ -20,10 +21,10 @@ import (
 )
 
 // imageStore is where images are kept.
-var imageStore = store.Store{Dir: nspawn.DefaultDirs.Images()}
+var imageStore = store.Store{Dir: dirs.Default.Images()}
 
 // newPuller returns a puller as the operator wants it.
-func newPuller(config job.Config) image.Puller {
+func newPuller(config operator.Config) image.Puller {
 	return image.Puller{
 		Store: imageStore,
 		Registry: oci.Client{
@@ -40,7 +41,7 @@ func newPuller(config job.Config) image.Puller {
 
 // pull brings the task's image into the store. What comes of the network may be
 // better the next time.
-func (d *Driver) pull(config job.Config, task job.TaskConfig, cfg *drivers.TaskConfig, source image.Source) (found foundImage, err error) {
+func (d *Driver) pull(config operator.Config, task job.TaskConfig, cfg *drivers.TaskConfig, source image.Source) (found foundImage, err error) {
 	timeout, inactivity := config.PullTimeouts()
 	ctx, cancel := context.WithTimeout(d.ctx, timeout)
 	defer cancel()

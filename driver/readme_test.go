@@ -13,6 +13,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -28,7 +29,7 @@ const notLiteral = "told in words"
 func TestReadmeOptions(t *testing.T) {
 	for heading, schema := range map[string]*hclspec.Spec{
 		"### Task options":   job.TaskSchema,
-		"### Plugin options": job.ConfigSchema,
+		"### Plugin options": operator.ConfigSchema,
 	} {
 		t.Run(strings.TrimLeft(heading, "# "), func(t *testing.T) {
 			var documented []string
@@ -53,7 +54,7 @@ func TestReadmeAttributes(t *testing.T) {
 		documented = append(documented, code(t, cells[0]))
 	}
 	slices.Sort(documented)
-	must.Eq(t, slices.Sorted(maps.Keys(attributes(job.Config{}, nspawn.Host{}))), documented)
+	must.Eq(t, slices.Sorted(maps.Keys(attributes(operator.Config{}, nspawn.Host{}))), documented)
 }
 
 // TestReadmeMake wants each target that README names in GNUmakefile, and each

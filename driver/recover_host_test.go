@@ -8,7 +8,8 @@ import (
 
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // Neither a bus that is away nor a run directory that takes no socket is a reason to
@@ -18,7 +19,7 @@ func TestHostRecoverOnBrokenHost(t *testing.T) {
 	task := newTask(t, first, script("trap 'exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"))
 	handle := startTask(t, first, task)
 	awaitLog(t, task, "stdout", "up\n")
-	notify := filepath.Join(nspawn.DefaultDirs.Run, "machines", nspawn.MachineName(task.AllocID, task.Name), "notify")
+	notify := filepath.Join(dirs.Default.Run, "machines", machine.Name(task.AllocID, task.Name), "notify")
 	must.NoError(t, os.Remove(notify))
 	must.NoError(t, os.MkdirAll(notify+"/in the way", 0o700))
 

@@ -12,6 +12,8 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
@@ -31,7 +33,7 @@ func TestDecodeFirstState(t *testing.T) {
 	var state TaskState
 	must.NoError(t, handle.GetDriverState(&state))
 	must.Eq(t, TaskState{
-		BootID: "6d9b7e0c-6c0e-4c0e-9f43-0a1f0e8d2a11", Mode: nspawn.ProcessTwo, Notifies: true, StopSignal: "SIGQUIT",
+		BootID: "6d9b7e0c-6c0e-4c0e-9f43-0a1f0e8d2a11", Mode: machine.ProcessTwo, Notifies: true, StopSignal: "SIGQUIT",
 		Environment: map[string]string{"COLOR": "blue", "NOMAD_TASK_NAME": "web"}, User: "1000:1000", WorkingDirectory: "/srv",
 	}, state)
 }
@@ -46,9 +48,9 @@ func TestRecoverAnyVersion(t *testing.T) {
 	must.NoError(t, base.MsgPackEncode(&newer, fields))
 	for version, state := range map[int][]byte{0: firstState(t), 1: firstState(t), 7: newer} {
 		fake := systemdtest.New(t)
-		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)}
+		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)}
 		alloc := uuid.Generate()
-		must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), nspawn.UnitName(nspawn.MachineName(alloc, "web")), []systemd.Property{}))
+		must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), machine.UnitName(machine.Name(alloc, "web")), []systemd.Property{}))
 		handle := drivers.NewTaskHandle(version)
 		handle.Config = &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web"}
 		handle.DriverState = state

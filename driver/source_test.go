@@ -9,12 +9,12 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn/image"
 )
 
 func sourceOf(t *testing.T, name string, cfg *drivers.TaskConfig) (image.Source, error) {
-	policy := job.Config{}.Policy("default")
+	policy := operator.Config{}.Policy("default")
 	source, err := parseTask(t, fmt.Sprintf("image = %q", name)).Source(policy)
 	if err != nil {
 		return source, err

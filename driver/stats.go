@@ -8,7 +8,7 @@ import (
 	cstructs "github.com/hashicorp/nomad/client/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/cgroup"
 )
 
 // minStatsInterval bounds what Nomad may ask for; a ticker of 0 would panic.
@@ -69,7 +69,7 @@ func newTrackers(compute cpustats.Compute) trackers {
 	return trackers{cpustats.New(compute), cpustats.New(compute), cpustats.New(compute)}
 }
 
-func (t trackers) convert(usage nspawn.Usage) *cstructs.TaskResourceUsage {
+func (t trackers) convert(usage cgroup.Usage) *cstructs.TaskResourceUsage {
 	percent := t.total.Percent(float64(usage.CPUUser + usage.CPUSystem))
 	cpu := &cstructs.CpuStats{
 		UserMode:   t.user.Percent(float64(usage.CPUUser)),
@@ -91,7 +91,7 @@ func (t trackers) convert(usage nspawn.Usage) *cstructs.TaskResourceUsage {
 	}
 }
 
-func memoryStats(memory nspawn.Memory) *cstructs.MemoryStats {
+func memoryStats(memory cgroup.Memory) *cstructs.MemoryStats {
 	stats := &cstructs.MemoryStats{}
 	for _, field := range []struct {
 		name  string

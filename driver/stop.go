@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // StopTask implements drivers.DriverPlugin. It returns when the task counts as
@@ -35,7 +35,7 @@ func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
 	default:
 		sig, timeout = unix.SIGKILL, 0
 	}
-	if h.state.Mode == nspawn.Boot {
+	if h.state.Mode == machine.Boot {
 		h.stop()
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, timeout+callTimeout)
@@ -55,12 +55,12 @@ func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
 // is made for.
 func (h *taskHandle) stopSignal(name string) (unix.Signal, error) {
 	if name != "" {
-		return nspawn.ParseSignal(name)
+		return machine.ParseSignal(name)
 	}
-	if h.state.Mode == nspawn.Boot {
-		return nspawn.Halt, nil
+	if h.state.Mode == machine.Boot {
+		return machine.Halt, nil
 	}
-	if sig, err := nspawn.ParseSignal(h.state.StopSignal); err == nil {
+	if sig, err := machine.ParseSignal(h.state.StopSignal); err == nil {
 		return sig, nil
 	}
 	return unix.SIGTERM, nil // as with docker, also if the image names one that does not exist
@@ -72,7 +72,7 @@ func (d *Driver) SignalTask(id, name string) error {
 	if !ok {
 		return drivers.ErrTaskNotFound
 	}
-	sig, err := nspawn.ParseSignal(name)
+	sig, err := machine.ParseSignal(name)
 	if err != nil {
 		return fmt.Errorf("signal task: %w", err)
 	}

@@ -12,22 +12,24 @@ import (
 
 	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
 
 // runningTask is a task that a driver has recovered, with a unit of a fake systemd.
 func runningTask(t *testing.T, fake *systemdtest.Fake) (d *Driver, id, unit string) {
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
+	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d = New(t.Context(), testlog.HCLogger(t))
 	d.machines = machines
 	d.reaper = upkeep.NewReaper(machines, d.tasks.known, d.logger)
 	alloc := uuid.Generate()
-	unit = nspawn.UnitName(nspawn.MachineName(alloc, "web"))
+	unit = machine.UnitName(machine.Name(alloc, "web"))
 	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
 	handle := drivers.NewTaskHandle(stateVersion)
 	handle.Config = &drivers.TaskConfig{ID: alloc + "/web/1", AllocID: alloc, Name: "web"}
-	must.NoError(t, handle.SetDriverState(&TaskState{Mode: nspawn.ProcessTwo}))
+	must.NoError(t, handle.SetDriverState(&TaskState{Mode: machine.ProcessTwo}))
 	must.NoError(t, d.RecoverTask(handle))
 	return d, handle.Config.ID, unit
 }

@@ -16,6 +16,8 @@ import (
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/guard"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // callTimeout bounds what has no timeout of its own: Nomad sets no deadline
@@ -27,13 +29,13 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
 	}
-	machine := nspawn.MachineName(cfg.AllocID, cfg.Name)
-	d.reaper.Cancel(machine)
+	name := machine.Name(cfg.AllocID, cfg.Name)
+	d.reaper.Cancel(name)
 	output := &output{driver: d, task: cfg}
 	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
 		output.release()
-		d.reaper.Schedule(machine) // what could not be undone: Nomad does not ask for it
+		d.reaper.Schedule(name) // what could not be undone: Nomad does not ask for it
 	}
 	return handle, network, err
 }
@@ -68,6 +70,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	state := TaskState{
 		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(), StopSignal: found.Config.StopSignal,
 		Command: spec.Command, Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
+		Sysctls: spec.Sysctls,
 	}
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
@@ -107,9 +110,9 @@ func (d *Driver) forbidLinks(cfg *drivers.TaskConfig) error {
 
 // startMachine goes on with a machine that this very start has made before, unless
 // that one never came up.
-func (d *Driver) startMachine(ctx context.Context, spec nspawn.Spec, ours bool, output *output, network *networkStep) (*nspawn.Follower, error) {
+func (d *Driver) startMachine(ctx context.Context, spec machine.Spec, ours bool, output *output, network *networkStep) (*nspawn.Follower, error) {
 	if ours {
-		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.connect}}
+		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.connect}, Sysctls: spec.Sysctls}
 		follower, err := d.machines.Adopt(ctx, spec.Machine, spec.Mode, begin)
 		var failed *nspawn.StartError
 		if !errors.As(err, &failed) {
@@ -130,13 +133,13 @@ func startError(err error) error {
 }
 
 // warnOfVariables names the variables that a guest's systemd does not take.
-func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec nspawn.Spec) {
-	if spec.Mode != nspawn.Boot {
+func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec machine.Spec) {
+	if spec.Mode != machine.Boot {
 		return
 	}
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(spec.Environment)) {
-		if !nspawn.ValidEnvironmentName(name) {
+		if !machine.ValidEnvironmentName(name) {
 			names = append(names, name)
 		}
 	}
@@ -150,13 +153,13 @@ func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec nspawn.Spec) {
 // plugin is killed in the middle of a start, Nomad makes the same call to the next
 // one, and the task must not run twice.
 func (d *Driver) startedBefore(cfg *drivers.TaskConfig) (bool, error) {
-	machine := nspawn.MachineName(cfg.AllocID, cfg.Name)
-	if !d.machines.Exists(machine) {
+	name := machine.Name(cfg.AllocID, cfg.Name)
+	if !d.machines.Exists(name) {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
-	record, err := d.machines.Record(ctx, machine)
+	record, err := d.machines.Record(ctx, name)
 	if errors.Is(err, nspawn.ErrLost) {
 		return false, nil
 	}
@@ -239,7 +242,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 // before WaitTask.
 func (d *Driver) keepDirectories(cfg *drivers.TaskConfig) {
 	for _, dir := range job.Directories(cfg) {
-		err := nspawn.Keep(dir, cfg.AllocDir)
+		err := guard.Keep(dir, cfg.AllocDir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.logger.Warn("keep the directories of a task", "task_id", cfg.ID, "error", err)
 		}
@@ -284,7 +287,7 @@ func machineOf(id string) (string, bool) {
 	if len(parts) != 3 {
 		return "", false
 	}
-	return nspawn.MachineName(parts[0], parts[1]), true
+	return machine.Name(parts[0], parts[1]), true
 }
 
 // InspectTask implements drivers.DriverPlugin.

@@ -17,7 +17,7 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/e2e/agent"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // lab is a test and what it works with.
@@ -297,8 +297,8 @@ func (l *lab) refusal(now *api.Allocation) string {
 	return list[0].DisplayMessage
 }
 
-func machineOf(al *agent.Alloc) string { return nspawn.MachineName(al.ID, "main") }
-func unitOf(al *agent.Alloc) string    { return nspawn.UnitName(machineOf(al)) }
+func machineOf(al *agent.Alloc) string { return machine.Name(al.ID, "main") }
+func unitOf(al *agent.Alloc) string    { return machine.UnitName(machineOf(al)) }
 
 // allocDir is the allocation's directory on the host.
 func allocDir(al *agent.Alloc) string { return "/var/lib/nomad/alloc/" + al.ID }

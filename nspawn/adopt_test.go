@@ -11,31 +11,32 @@ import (
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/programs"
 )
 
 // startUnit starts a machine as far as a plugin gets that dies before it is up:
 // nspawn has been executed.
-func startUnit(t *testing.T, m *Manager, spec Spec) {
-	d := mustPrepare(t, m, spec)
+func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
+	host := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
-	must.NoError(t, m.bus.StartTransientUnit(t.Context(), UnitName(spec.Machine), machine.Properties(spec, m.dirs.host(spec, d.base, d.tool))))
+	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, host)))
 }
 
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
-func mustPrepare(t *testing.T, m *Manager, spec Spec) *draft {
+func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) machine.Host {
 	t.Helper()
-	tool, err := m.lookTool(t.Context())
+	found, err := programs.Look(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
-	stage, err := m.newStage()
+	stage, err := m.parts.NewStage()
 	must.NoError(t, err)
 	defer stage.Close()
-	d, err := m.prepare(t.Context(), spec, tool, stage, func(string) {})
+	_, host, err := m.parts.Prepare(t.Context(), spec, found, stage, func(string) {})
 	must.NoError(t, err)
-	return d
+	return host
 }
 
 // adopt adopts a machine as the driver does whose predecessor died.
-func adopt(t *testing.T, m *Manager, spec Spec, steps ...Step) (*Follower, error) {
+func adopt(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) (*Follower, error) {
 	follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode, Begin{Instructions: spec.Instructions(), Steps: steps})
 	if err == nil {
 		t.Cleanup(follower.Close)
@@ -47,17 +48,17 @@ func adopt(t *testing.T, m *Manager, spec Spec, steps ...Step) (*Follower, error
 // matter how far nspawn has come.
 func TestHostAdoptHalfStarted(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "exit 7")
 		spec.Mode = mode
 		startUnit(t, m, spec)
-		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGSTOP)))
-		go func() { _ = m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGCONT)) }()
+		must.NoError(t, m.bus.KillUnit(t.Context(), machine.UnitName(spec.Machine), "main", int(unix.SIGSTOP)))
+		go func() { _ = m.bus.KillUnit(t.Context(), machine.UnitName(spec.Machine), "main", int(unix.SIGCONT)) }()
 		taken := 0
 		_, err := adopt(t, m, spec, func(_ context.Context, w Waiting) error {
 			leader, err := m.leader(t.Context(), spec.Machine)
 			must.NoError(t, err)
-			must.Eq(t, leader.pid, w.Leader)
+			must.Eq(t, leader.PID, w.Leader)
 			taken++
 			return nil
 		})
@@ -80,13 +81,13 @@ func TestHostAdoptBegun(t *testing.T) {
 		leader, err := m.leader(t.Context(), spec.Machine)
 		must.NoError(t, err)
 		if !confirmed {
-			identity, err := leader.identity()
+			identity, err := leader.Identity()
 			must.NoError(t, err)
-			must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+			must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
 		}
 		_, err = adopt(t, m, spec, func(context.Context, Waiting) error { return errors.New("not again") })
 		must.NoError(t, err)
-		_, _, err = m.admit(spec.Machine, spec.Mode, gate.Peer{PID: leader.pid})
+		_, _, err = m.admit(spec.Machine, spec.Mode, gate.Peer{PID: leader.PID})
 		must.Error(t, err)
 	}
 }
@@ -96,13 +97,13 @@ func TestHostAdoptBeforeTheWord(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "exit 7")
 	startUnit(t, m, spec)
-	g, err := gate.Listen(m.dirs.gate(spec.Machine))
+	g, err := gate.Listen(m.dirs.Gate(spec.Machine))
 	must.NoError(t, err)
 	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
 	must.NoError(t, err)
-	identity, err := w.leader.identity()
+	identity, err := w.leader.Identity()
 	must.NoError(t, err)
-	must.NoError(t, os.WriteFile(m.dirs.begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+	must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
 	w.Close()
 	_, err = adopt(t, m, spec)
 	must.NoError(t, err)
@@ -127,8 +128,8 @@ func TestHostFollowWithoutSocket(t *testing.T) {
 	spec := newMachine(t, m, "while :; do sleep 1000 & wait $!; done")
 	mustStart(t, m, spec)
 	awaitTrap(t, m, spec)
-	must.NoError(t, os.Remove(m.dirs.notify(spec.Machine)))
-	must.NoError(t, os.MkdirAll(m.dirs.notify(spec.Machine)+"/in the way", 0o700))
+	must.NoError(t, os.Remove(m.dirs.Notify(spec.Machine)))
+	must.NoError(t, os.MkdirAll(m.dirs.Notify(spec.Machine)+"/in the way", 0o700))
 	events := m.Follow(spec.Machine, spec.Mode, Begin{}).Events(t.Context())
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)

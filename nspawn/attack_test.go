@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // The tests in this file are attacks. Each has succeeded before a machine had a mount
@@ -47,19 +48,19 @@ func scratch(t *testing.T) string {
 
 // newAllocation is the directory of an allocation with those that Nomad makes in it,
 // and the binds that show them.
-func newAllocation(t *testing.T) (dir string, binds []Bind) {
+func newAllocation(t *testing.T) (dir string, binds []machine.Bind) {
 	t.Helper()
 	dir = scratch(t)
 	for _, name := range []string{"alloc", "alloc/data", "alloc/logs", "alloc/tmp", "task/local"} {
 		must.NoError(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
 		must.NoError(t, os.Chmod(filepath.Join(dir, name), 0o777))
 	}
-	return dir, []Bind{
-		{Source: dir + "/alloc", Destination: "/alloc", Keep: KeepEntries},
+	return dir, []machine.Bind{
+		{Source: dir + "/alloc", Destination: "/alloc", Keep: machine.KeepEntries},
 		{Source: dir + "/task/local", Destination: "/local", Owned: true},
 		{Source: dir + "/alloc/data", Destination: "/alloc/data"},
 		{Source: dir + "/alloc/tmp", Destination: "/alloc/tmp"},
-		{Source: dir + "/alloc/logs", Destination: "/alloc/logs", ReadOnly: true, Keep: KeepAll},
+		{Source: dir + "/alloc/logs", Destination: "/alloc/logs", ReadOnly: true, Keep: machine.KeepAll},
 	}
 }
 
@@ -73,7 +74,7 @@ func TestHostAttackRebootFollowsNothing(t *testing.T) {
 	local := spec.Untrusted + "/task/local"
 	must.NoError(t, os.Mkdir(local+"/a", 0o755))
 	must.NoError(t, os.WriteFile(local+"/a/mine", nil, 0o644))
-	spec.Binds = append(spec.Binds, Bind{Source: local + "/a", Destination: "/a"})
+	spec.Binds = append(spec.Binds, machine.Bind{Source: local + "/a", Destination: "/a"})
 	out := mustStart(t, m, spec)
 	awaitEvent(t, out, Ready)
 	says(t, m, spec.Machine, "cd /local && mv a old && ln -s "+target+" a && (systemctl reboot -ff >/dev/null 2>&1 &)")
@@ -90,16 +91,18 @@ func TestHostAttackRebootFollowsNothing(t *testing.T) {
 func TestHostAttackExchangeAtStart(t *testing.T) {
 	m := newManager(t)
 	target := victim(t)
-	for name, set := range map[string]func(s *Spec, path string){
-		"bind": func(s *Spec, path string) { s.Binds = append(s.Binds, Bind{Source: path, Destination: "/data"}) },
-		"layer": func(s *Spec, path string) {
-			s.Overlays = []Overlay{{Lower: []Layer{{Path: path}}, Destination: "/data"}}
+	for name, set := range map[string]func(s *machine.Spec, path string){
+		"bind": func(s *machine.Spec, path string) {
+			s.Binds = append(s.Binds, machine.Bind{Source: path, Destination: "/data"})
 		},
-		"upper layer": func(s *Spec, path string) {
-			s.Overlays = []Overlay{{Lower: []Layer{{Path: hosttest.Busybox}}, Upper: path, Destination: "/data"}}
+		"layer": func(s *machine.Spec, path string) {
+			s.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: path}}, Destination: "/data"}}
+		},
+		"upper layer": func(s *machine.Spec, path string) {
+			s.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: hosttest.Busybox}}, Upper: path, Destination: "/data"}}
 		},
 	} {
-		for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 			t.Run(name+" "+string(mode), func(t *testing.T) {
 				alloc, binds := newAllocation(t)
 				dir := alloc + "/task/local"
@@ -184,16 +187,16 @@ func TestHostAttackForeignDescriptor(t *testing.T) {
 	}
 }
 
-// exchangeAsForeigner exchanges alloc/NAME of a machine for alloc/evil, in another user
+// exchangeAsForeigner exchanges alloc/TARGET of a machine for alloc/evil, in another user
 // and mount namespace, and returns the error.
-func exchangeAsForeigner(t *testing.T, m *Manager, machine, name string) string {
-	leader, err := m.leader(t.Context(), machine)
+func exchangeAsForeigner(t *testing.T, m *Manager, name, target string) string {
+	leader, err := m.leader(t.Context(), name)
 	must.NoError(t, err)
-	alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.pid))
+	alloc, err := os.Open(fmt.Sprintf("/proc/%d/root/alloc", leader.PID))
 	must.NoError(t, err)
 	defer alloc.Close()
 	foreign := exec.Command("/proc/self/exe")
-	foreign.Env = append(os.Environ(), exchangeVariable+"="+name)
+	foreign.Env = append(os.Environ(), exchangeVariable+"="+target)
 	foreign.ExtraFiles = []*os.File{alloc}
 	ids := []syscall.SysProcIDMap{{HostID: 0x60000000, Size: 65536}}
 	foreign.SysProcAttr = &syscall.SysProcAttr{
@@ -224,7 +227,7 @@ func TestHostAttackLogsStayReadOnly(t *testing.T) {
 		"plain": {hosttest.Busybox, "/alloc"},
 		"links": {image, "/alloc /L1 /p/q"},
 	} {
-		for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+		for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 			t.Run(name+" "+string(mode), func(t *testing.T) {
 				spec := newMachine(t, m, "D='"+c.dirs+"'; "+attempts)
 				spec.Mode, spec.Root.Image = mode, c.image
@@ -245,15 +248,19 @@ func TestHostAttackMountsInSharedDirectories(t *testing.T) {
 	m := newManager(t)
 	target := victim(t)
 	for name, c := range map[string]struct {
-		set  func(*Spec)
+		set  func(*machine.Spec)
 		want string
 	}{
-		"tmpfs":        {func(s *Spec) { s.Root.Tmpfs = []string{"/alloc/aaa:size=1M"} }, "tmpfs: /alloc/aaa lies in /alloc"},
-		"inaccessible": {func(s *Spec) { s.Root.Inaccessible = []string{"/alloc/../alloc/aaa"} }, "inaccessible: /alloc/../alloc/aaa lies in /alloc"},
-		"bind":         {func(s *Spec) { s.Binds = append(s.Binds, Bind{Source: "/usr", Destination: "/alloc/aaa"}) }, "it is a symbolic link"},
-		"bind below":   {func(s *Spec) { s.Binds = append(s.Binds, Bind{Source: "/srv", Destination: "/alloc/aaa/b"}) }, "it is a symbolic link"},
-		"overlay": {func(s *Spec) {
-			s.Overlays = []Overlay{{Lower: []Layer{{Path: hosttest.Busybox}}, Destination: "/alloc/aaa/b"}}
+		"tmpfs":        {func(s *machine.Spec) { s.Root.Tmpfs = []string{"/alloc/aaa:size=1M"} }, "tmpfs: /alloc/aaa lies in /alloc"},
+		"inaccessible": {func(s *machine.Spec) { s.Root.Inaccessible = []string{"/alloc/../alloc/aaa"} }, "inaccessible: /alloc/../alloc/aaa lies in /alloc"},
+		"bind": {func(s *machine.Spec) {
+			s.Binds = append(s.Binds, machine.Bind{Source: "/usr", Destination: "/alloc/aaa"})
+		}, "it is a symbolic link"},
+		"bind below": {func(s *machine.Spec) {
+			s.Binds = append(s.Binds, machine.Bind{Source: "/srv", Destination: "/alloc/aaa/b"})
+		}, "it is a symbolic link"},
+		"overlay": {func(s *machine.Spec) {
+			s.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: hosttest.Busybox}}, Destination: "/alloc/aaa/b"}}
 		}, "it is a symbolic link"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -285,7 +292,7 @@ func TestHostAttackLinksOfImage(t *testing.T) {
 				must.NoError(t, os.RemoveAll(path))
 				must.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 				must.NoError(t, os.Symlink(link, path))
-				for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+				for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 					spec := newMachine(t, m, "/bin/busybox test ! -L /"+place)
 					spec.Command[0] = "/bin/sh"
 					spec.Mode, spec.Root.Image = mode, image

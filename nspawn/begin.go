@@ -9,8 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 )
 
 // Begin is how a machine's payload begins: at the start, and again whenever a guest
@@ -18,6 +21,7 @@ import (
 type Begin struct {
 	Instructions inside.Instructions
 	Steps        []Step
+	Sysctls      map[string]string // of the machine's own namespaces, set after the steps
 }
 
 // Step finishes a machine from outside while its payload waits at the gate. Nothing of
@@ -34,64 +38,49 @@ type Waiting struct {
 // waiting is a visitor of the gate who is the payload of a machine.
 type waiting struct {
 	*gate.Visitor
-	leader, payload process
+	leader, payload process.Process
 }
 
 // admit returns the machine's processes if the peer is its payload, which waits to begin:
 // one that has begun gets in no more, whatever it makes of itself.
-func (m *Manager) admit(machine string, mode Mode, peer gate.Peer) (leader, payload process, err error) {
-	payload, err = readProcess(peer.PID)
+func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader, payload process.Process, err error) {
+	payload, err = process.Read(peer.PID)
 	if err != nil {
 		return leader, payload, err
 	}
 	leader = payload
-	if mode == ProcessTwo {
-		if leader, err = readProcess(payload.parent); err != nil {
+	if mode == machine.ProcessTwo {
+		if leader, err = process.Read(payload.Parent); err != nil {
 			return leader, payload, err
 		}
 	}
-	nspawn, err := readProcess(leader.parent)
+	nspawn, err := process.Read(leader.Parent)
 	if err != nil {
 		return leader, payload, err
 	}
-	group, err := nspawn.cgroup()
+	group, err := cgroup.Of(nspawn.PID)
 	if err != nil {
 		return leader, payload, err
 	}
-	root, err := rootUID(leader.pid)
+	root, err := leader.RootUID()
 	if err != nil {
 		return leader, payload, err
 	}
-	isPayload := leader.inside == 1 && (mode != ProcessTwo || payload.inside == 2)
-	isOurs := nspawn.inside == nspawn.pid && strings.Contains(group+"/", "/"+UnitName(machine)+"/")
+	isPayload := leader.Inside == 1 && (mode != machine.ProcessTwo || payload.Inside == 2)
+	isOurs := nspawn.Inside == nspawn.PID && strings.Contains(group+"/", "/"+machine.UnitName(name)+"/")
 	if !isPayload || !isOurs || peer.UID != root {
-		return leader, payload, fmt.Errorf("process %d, user %d, is not the payload of machine %s", peer.PID, peer.UID, machine)
+		return leader, payload, fmt.Errorf("process %d, user %d, is not the payload of machine %s", peer.PID, peer.UID, name)
 	}
-	if m.hasBegun(machine, mode, leader) {
-		return leader, payload, fmt.Errorf("the payload of machine %s has begun already", machine)
+	if m.hasBegun(name, mode, leader) {
+		return leader, payload, fmt.Errorf("the payload of machine %s has begun already", name)
 	}
 	return leader, payload, nil
 }
 
-// rootUID returns the user who is root for a process.
-func rootUID(pid int) (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
-	if err != nil {
-		return 0, fmt.Errorf("read the user namespace of process %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var inside, outside, count int
-		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && inside == 0 {
-			return outside, nil
-		}
-	}
-	return 0, fmt.Errorf("the user namespace of process %d has no root", pid)
-}
-
 // await returns the payload that comes to the gate.
-func (m *Manager) await(ctx context.Context, machine string, mode Mode, g *gate.Gate) (w waiting, err error) {
+func (m *Manager) await(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (w waiting, err error) {
 	w.Visitor, err = g.Await(ctx, func(peer gate.Peer) (err error) {
-		w.leader, w.payload, err = m.admit(machine, mode, peer)
+		w.leader, w.payload, err = m.admit(name, mode, peer)
 		return err
 	})
 	return w, err
@@ -102,73 +91,61 @@ func (m *Manager) await(ctx context.Context, machine string, mode Mode, g *gate.
 //
 // What is known of it is recorded before the word is given, so that a plugin that
 // follows does not wait for a payload which has begun.
-func (m *Manager) begin(ctx context.Context, machine string, w waiting, begin Begin) error {
+func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin) error {
 	defer w.Close()
-	if err := showLimits(machine); err != nil {
+	if err := cgroup.ShowLimits(name); err != nil {
 		return err
 	}
-	identity, err := w.leader.identity()
+	identity, err := w.leader.Identity()
 	if err != nil {
 		return err
 	}
+	waits := Waiting{Leader: w.leader.PID, Payload: w.payload.PID, identity: identity}
 	for _, step := range begin.Steps {
-		if err := step(ctx, Waiting{Leader: w.leader.pid, Payload: w.payload.pid, identity: identity}); err != nil {
+		if err := step(ctx, waits); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(m.dirs.begun(machine), []byte(identity+" told\n"), 0o600); err != nil {
-		return fmt.Errorf("record that machine %s begins: %w", machine, err)
+	if err := waits.setSysctls(begin.Sysctls); err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.dirs.Begun(name), []byte(identity+" told\n"), 0o600); err != nil {
+		return fmt.Errorf("record that machine %s begins: %w", name, err)
 	}
 	if err := w.Open(ctx, begin.Instructions); err != nil {
 		return err
 	}
 	// Where it cannot be recorded, a plugin that follows looks for itself.
-	_ = os.WriteFile(m.dirs.begun(machine), []byte(identity+" begun\n"), 0o600)
+	_ = os.WriteFile(m.dirs.Begun(name), []byte(identity+" begun\n"), 0o600)
 	return nil
 }
 
 // hasBegun reports whether the payload of this leader has begun. One that was told to
 // begin, by a plugin that died since, has begun if it is not the shim any more.
-func (m *Manager) hasBegun(machine string, mode Mode, leader process) bool {
-	record, err := os.ReadFile(m.dirs.begun(machine))
+func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Process) bool {
+	record, err := os.ReadFile(m.dirs.Begun(name))
 	if err != nil {
 		return false
 	}
-	identity, err := leader.identity()
+	identity, err := leader.Identity()
 	if err != nil || !bytes.HasPrefix(record, []byte(identity+" ")) {
 		return false // it is another's: the guest has rebooted since
 	}
 	if bytes.HasSuffix(record, []byte(" begun\n")) {
 		return true
 	}
-	payload, err := payloadProcess(leader, mode)
+	payload, err := process.Payload(leader, mode)
 	if err != nil {
 		return true
 	}
-	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", payload.pid))
+	program, err := payload.Program()
 	return err != nil || program != inside.ShimPath
-}
-
-// identity names a process for ever: its PID and when it was started.
-func (p process) identity() (string, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
-	if err != nil {
-		return "", fmt.Errorf("identify process %d: %w", p.pid, err)
-	}
-	// The name before the last parenthesis may contain anything; the start time is
-	// the twentieth field behind it (proc_pid_stat(5)).
-	const startTime = 19
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) <= startTime {
-		return "", fmt.Errorf("identify process %d: its status is cut off", p.pid)
-	}
-	return fmt.Sprintf("%d %s", p.pid, fields[startTime]), nil
 }
 
 // hasGate reports whether the machine has a gate. One without was started by a plugin that
 // knew none, and its payload does not wait.
-func (m *Manager) hasGate(machine string) bool {
-	_, err := os.Stat(m.dirs.gate(machine))
+func (m *Manager) hasGate(name string) bool {
+	_, err := os.Stat(m.dirs.Gate(name))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
@@ -178,10 +155,10 @@ const beginAgainDelay = time.Second
 // beginAgain lets a payload begin that waits, or will wait, without a start that waits for
 // it: a guest that reboots, or a machine whose plugin died. It goes on trying until
 // ctx ends, and reports each new error but the end of ctx.
-func (m *Manager) beginAgain(ctx context.Context, machine string, mode Mode, begin Begin, report func(error)) {
+func (m *Manager) beginAgain(ctx context.Context, name string, mode machine.Mode, begin Begin, report func(error)) {
 	last := ""
-	for m.hasGate(machine) {
-		err := m.beginOnce(ctx, machine, mode, begin)
+	for m.hasGate(name) {
+		err := m.beginOnce(ctx, name, mode, begin)
 		var failure *inside.Failure
 		switch {
 		case err == nil, ctx.Err() != nil:
@@ -202,16 +179,16 @@ func (m *Manager) beginAgain(ctx context.Context, machine string, mode Mode, beg
 	}
 }
 
-func (m *Manager) beginOnce(ctx context.Context, machine string, mode Mode, begin Begin) error {
-	g, err := gate.Listen(m.dirs.gate(machine))
+func (m *Manager) beginOnce(ctx context.Context, name string, mode machine.Mode, begin Begin) error {
+	g, err := gate.Listen(m.dirs.Gate(name))
 	if err != nil {
 		return err
 	}
-	w, err := m.await(ctx, machine, mode, g)
+	w, err := m.await(ctx, name, mode, g)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return m.begin(ctx, machine, w, begin)
+	return m.begin(ctx, name, w, begin)
 }

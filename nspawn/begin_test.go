@@ -17,6 +17,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
@@ -60,12 +61,12 @@ func load(t *testing.T) {
 // has not failed, and its exit code is known.
 func TestHostShortestCommand(t *testing.T) {
 	m := newManager(t)
-	program := File{Path: "/shortest", Content: shortest(t)}
+	program := machine.File{Path: "/shortest", Content: shortest(t)}
 	load(t)
 	for n := range 12 {
 		spec := newMachine(t, m, "")
-		spec.Command, spec.Mode = []string{"/shortest"}, []Mode{ProcessOne, ProcessTwo}[n%2]
-		spec.Root.Files = []File{program}
+		spec.Command, spec.Mode = []string{"/shortest"}, []machine.Mode{machine.ProcessOne, machine.ProcessTwo}[n%2]
+		spec.Root.Files = []machine.File{program}
 		var address netip.Addr
 		steps := []Step{func(_ context.Context, waiting Waiting) error {
 			return os.Chmod(fmt.Sprintf("/proc/%d/root%s", waiting.Leader, program.Path), 0o755)
@@ -87,7 +88,7 @@ func TestHostShortestCommand(t *testing.T) {
 // Each step may fail, and then nothing has run and nothing is left.
 func TestHostStepFails(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "echo ran")
 		spec.Mode = mode
 		broken := errors.New("a step is broken")
@@ -100,10 +101,10 @@ func TestHostStepFails(t *testing.T) {
 
 func TestHostCannotBegin(t *testing.T) {
 	m := newManager(t)
-	for mode, code := range map[Mode]int{ProcessOne: 127, ProcessTwo: 127, Boot: 126} {
+	for mode, code := range map[machine.Mode]int{machine.ProcessOne: 127, machine.ProcessTwo: 127, machine.Boot: 126} {
 		spec := newMachine(t, m, "")
 		spec.Mode, spec.Command = mode, []string{"/no/such"}
-		spec.Root.Files = []File{{Path: "/sbin/init"}} // it is no program
+		spec.Root.Files = []machine.File{{Path: "/sbin/init"}} // it is no program
 		out, err := start(t, m, spec)
 		var failure *inside.Failure
 		must.True(t, errors.As(err, &failure), must.Sprint(err))
@@ -130,8 +131,8 @@ func TestHostRebootWithoutPlugin(t *testing.T) {
 	payload, err := payloadOf(unit, spec.Mode)
 	must.NoError(t, err)
 	must.True(t, m.hasBegun(spec.Machine, spec.Mode, payload))
-	must.NoError(t, payload.signal(39)) // SIGRTMIN+5 reboots (systemd(1))
-	for unit := range m.bus.WatchUnit(t.Context(), UnitName(spec.Machine)) {
+	must.NoError(t, payload.Signal(39)) // SIGRTMIN+5 reboots (systemd(1))
+	for unit := range m.bus.WatchUnit(t.Context(), machine.UnitName(spec.Machine)) {
 		if unit.NRestarts == 1 && unit.SubState == "running" {
 			break
 		}
@@ -142,11 +143,11 @@ func TestHostRebootWithoutPlugin(t *testing.T) {
 // A payload that has begun is let in no more, as the shim or otherwise.
 func TestHostPayloadAtTheGate(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "exec "+inside.ShimPath+" "+inside.GateArg)
 		spec.Mode = mode
 		mustStart(t, m, spec)
-		g, err := gate.Listen(m.dirs.gate(spec.Machine))
+		g, err := gate.Listen(m.dirs.Gate(spec.Machine))
 		must.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		_, err = g.Await(ctx, func(peer gate.Peer) error {
@@ -159,17 +160,10 @@ func TestHostPayloadAtTheGate(t *testing.T) {
 	}
 }
 
-func TestIdentity(t *testing.T) {
-	self := process{pid: os.Getpid()}
-	identity, err := self.identity()
-	must.NoError(t, err)
-	must.StrHasPrefix(t, fmt.Sprintf("%d ", os.Getpid()), identity)
-}
-
 // The payload has no variable that is meant for the shim, and has the job's of that name.
 func TestHostShimKeepsItsVariable(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		for want, environment := range map[string]map[string]string{"none\n": nil, "3\n": {"GOMAXPROCS": "3"}} {
 			spec := newMachine(t, m, "echo ${GOMAXPROCS-none}")
 			spec.Mode, spec.Environment = mode, environment

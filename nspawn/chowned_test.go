@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // newOwnedImage is a copy of the busybox image below dir with files of several
@@ -42,12 +43,12 @@ func TestHostChownedRoot(t *testing.T) {
 	idmapped, chowned := newOwnedImage(t, "/var/lib/machines"), newOwnedImage(t, "/root")
 	before := listing(t, chowned)
 	for name, c := range map[string]struct {
-		change func(*Spec)
+		change func(*machine.Spec)
 		want   string
 	}{
-		"plain":     {func(*Spec) {}, "/opt/setuid 0:0 4755\n/srv/www/page 33:33 644\n/etc/written 0:0 644\ny\nCapEff:\t0000000000002000\n"},
-		"read-only": {func(s *Spec) { s.Root.ReadOnly = true }, "can't create /etc/written: Read-only file system\n"},
-		"state":     {func(s *Spec) { s.Root.Volatile = "state" }, "can't create /etc/written: Read-only file system\n"},
+		"plain":     {func(*machine.Spec) {}, "/opt/setuid 0:0 4755\n/srv/www/page 33:33 644\n/etc/written 0:0 644\ny\nCapEff:\t0000000000002000\n"},
+		"read-only": {func(s *machine.Spec) { s.Root.ReadOnly = true }, "can't create /etc/written: Read-only file system\n"},
+		"state":     {func(s *machine.Spec) { s.Root.Volatile = "state" }, "can't create /etc/written: Read-only file system\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := newMachine(t, m, `ls /etc/written
@@ -55,10 +56,10 @@ func TestHostChownedRoot(t *testing.T) {
 				(echo x >/etc/written) 2>&1 && stat -c '%n %u:%g %a' /etc/written
 				(echo y >/srv/www/page) 2>&1; cat /srv/www/page
 				su www -c '/opt/cat /proc/self/status | grep CapEff'`)
-			spec.Root.Files = []File{{Path: "/etc/hosts", Content: "127.0.0.1 localhost\n"}}
+			spec.Root.Files = []machine.File{{Path: "/etc/hosts", Content: "127.0.0.1 localhost\n"}}
 			bind := t.TempDir()
 			must.NoError(t, os.WriteFile(filepath.Join(bind, "file"), nil, 0o644))
-			spec.Binds = []Bind{{Source: bind, Destination: "/mnt/bind"}}
+			spec.Binds = []machine.Bind{{Source: bind, Destination: "/mnt/bind"}}
 			c.change(&spec)
 			run := func(image string) (stdout string, notices []string) {
 				spec.Root.Image = image

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/names"
@@ -14,8 +15,8 @@ import (
 
 // Connect connects a machine to its network. It is a step, for the payload finds the
 // network as it will be: address, route, names and forwarded ports.
-func (m *Manager) Connect(ctx context.Context, s Spec, waiting Waiting) (links.Connection, error) {
-	namespace, err := waiting.openNetwork()
+func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) (links.Connection, error) {
+	namespace, err := waiting.openNamespace("net")
 	if err != nil {
 		return links.Connection{}, err
 	}
@@ -27,25 +28,8 @@ func (m *Manager) Connect(ctx context.Context, s Spec, waiting Waiting) (links.C
 	return c, m.rewriteNames(s, c)
 }
 
-// openNetwork opens the network namespace of a machine. It is the leader's if the leader
-// is still the same process then.
-func (w Waiting) openNetwork() (*os.File, error) {
-	namespace, err := links.OpenNamespace(w.Leader)
-	if err != nil {
-		return nil, err
-	}
-	now, err := process{pid: w.Leader}.identity()
-	if err == nil && now != w.identity {
-		err = fmt.Errorf("leader %d of the machine has ended", w.Leader)
-	}
-	if err != nil {
-		return nil, errors.Join(err, namespace.Close())
-	}
-	return namespace, nil
-}
-
 // networkOf is the network of a spec, with what else is on the host.
-func (m *Manager) networkOf(s Spec) network.Spec {
+func (m *Manager) networkOf(s machine.Spec) network.Spec {
 	return network.Spec{Spec: s.Link(), Mappings: s.Network.Ports, Alive: m.isAlive}
 }
 
@@ -53,18 +37,18 @@ func (m *Manager) networkOf(s Spec) network.Spec {
 const aliveTimeout = 5 * time.Second
 
 // isAlive reports whether there is a machine of a name. One that nobody knows of is.
-func (m *Manager) isAlive(machine string) bool {
+func (m *Manager) isAlive(name string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), aliveTimeout)
 	defer cancel()
-	_, err := m.unit(ctx, machine)
+	_, err := m.unit(ctx, name)
 	return !errors.Is(err, ErrLost)
 }
 
 // rewriteNames tells the machine its own address, and what its network says of names.
-func (m *Manager) rewriteNames(s Spec, c links.Connection) error {
+func (m *Manager) rewriteNames(s machine.Spec, c links.Connection) error {
 	for _, file := range s.Names.Connected(c).Files() {
 		err := func() error {
-			f, err := os.OpenFile(m.dirs.named(s.Machine, file.Path), os.O_WRONLY, 0)
+			f, err := os.OpenFile(m.dirs.Named(s.Machine, file.Path), os.O_WRONLY, 0)
 			if err != nil {
 				return err
 			}
@@ -80,7 +64,7 @@ func (m *Manager) rewriteNames(s Spec, c links.Connection) error {
 
 // KeepConnected looks after the network of a machine that runs, until ctx ends or there
 // is nothing to do any more. The connection is that of its start, by whichever plugin.
-func (m *Manager) KeepConnected(ctx context.Context, s Spec, c links.Connection, notice func(error)) {
+func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Connection, notice func(error)) {
 	if !s.Connected() {
 		m.connectGuest(ctx, s, notice)
 		return
@@ -106,7 +90,7 @@ const leaseAgainDelay = 10 * time.Second
 
 // leaseAgain goes on until the machine has an address again, or ctx ends: nobody else
 // asks for one, and the server may be back at any time.
-func (m *Manager) leaseAgain(ctx context.Context, s Spec, c links.Connection, open func() (*os.File, error)) (links.Connection, error) {
+func (m *Manager) leaseAgain(ctx context.Context, s machine.Spec, c links.Connection, open func() (*os.File, error)) (links.Connection, error) {
 	for {
 		namespace, err := open()
 		if err == nil {
@@ -126,7 +110,7 @@ func (m *Manager) leaseAgain(ctx context.Context, s Spec, c links.Connection, op
 
 // connectGuest forwards ports to a guest once it has an address. One that reboots has
 // no leader for a moment.
-func (m *Manager) connectGuest(ctx context.Context, s Spec, notice func(error)) {
+func (m *Manager) connectGuest(ctx context.Context, s machine.Spec, notice func(error)) {
 	if len(s.Network.Ports) == 0 {
 		return
 	}
@@ -147,7 +131,7 @@ func (m *Manager) connectGuest(ctx context.Context, s Spec, notice func(error)) 
 	}
 }
 
-func (m *Manager) connectGuestOnce(ctx context.Context, s Spec) error {
+func (m *Manager) connectGuestOnce(ctx context.Context, s machine.Spec) error {
 	namespace, err := m.openLeaderNetwork(ctx, s.Machine)
 	if err != nil {
 		return err
@@ -156,20 +140,20 @@ func (m *Manager) connectGuestOnce(ctx context.Context, s Spec) error {
 	return m.networks.ConnectGuest(ctx, namespace, m.networkOf(s))
 }
 
-func (m *Manager) openLeaderNetwork(ctx context.Context, machine string) (*os.File, error) {
-	leader, err := m.leader(ctx, machine)
+func (m *Manager) openLeaderNetwork(ctx context.Context, name string) (*os.File, error) {
+	leader, err := m.leader(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	identity, err := leader.identity()
+	identity, err := leader.Identity()
 	if err != nil {
 		return nil, err
 	}
-	return Waiting{Leader: leader.pid, identity: identity}.openNetwork()
+	return Waiting{Leader: leader.PID, identity: identity}.openNamespace("net")
 }
 
 // Reconnect gives a machine that another plugin has connected what is missing of it.
-func (m *Manager) Reconnect(ctx context.Context, s Spec, c links.Connection) error {
+func (m *Manager) Reconnect(ctx context.Context, s machine.Spec, c links.Connection) error {
 	if !s.Connected() {
 		return m.networks.Reserve(s.Machine, s.Network.Ports)
 	}
@@ -177,7 +161,7 @@ func (m *Manager) Reconnect(ctx context.Context, s Spec, c links.Connection) err
 }
 
 // Connection returns how a machine is connected that another plugin has connected.
-func (m *Manager) Connection(ctx context.Context, s Spec) (links.Connection, error) {
+func (m *Manager) Connection(ctx context.Context, s machine.Spec) (links.Connection, error) {
 	namespace, err := m.openLeaderNetwork(ctx, s.Machine)
 	if err != nil {
 		return links.Connection{}, err

@@ -12,12 +12,12 @@
 //
 // # A start, step by step
 //
-//  1. Manager.Start (start.go) takes the machine's lock (lock.go) and removes what an
-//     earlier machine of the name left.
-//  2. Manager.prepare makes the parts (part.go lists them in order): a directory, a range
-//     of UIDs, the writable layer, the image, reserved ports, and a stage (package stage),
-//     which is the mount namespace that nspawn will run in. All that the machine sees of
-//     the host is opened once, and mounted there. The stage is then sealed.
+//  1. Manager.Start (start.go) takes the machine's lock (package filelock) and removes what
+//     an earlier machine of the name left.
+//  2. parts.Maker.Prepare makes the parts (parts/parts.go lists them in order): a directory,
+//     a range of UIDs, the writable layer, the image, reserved ports, and a stage (package
+//     stage), which is the mount namespace that nspawn will run in. All that the machine
+//     sees of the host is opened once, and mounted there. The stage is then sealed.
 //  3. Package machine turns the Spec into the command line (machine.Argv) and the unit's
 //     properties (machine.Properties). Both are pure: golden files show them.
 //  4. systemd starts the unit. Its command is the launcher (package launch), which enters
@@ -37,7 +37,21 @@
 // kernel has the rest under the machine's name: links (network/links), nftables elements
 // (network/ports) and mounts. Below Dirs.Run, in memory, are the machine's directory
 // (gate, notify socket, credentials, files of names) and the pin of its stage; below
-// Dirs.State are its writable layer and the store of images. Dirs (dirs.go) has every path.
-// Manager.Remove removes the parts in the opposite order; each of them can be found by
-// name alone, also by a plugin that starts after this one died (record.go).
+// Dirs.State are its writable layer and the store of images. Package dirs has every path.
+// Manager.Remove removes the unit, and then the parts in the opposite order; each of them
+// can be found by name alone, also by a plugin that starts after this one died (record.go).
+//
+// # Where a change goes
+//
+// This package is the life of a machine: how it is started, followed, stopped and removed,
+// and what a host has to offer for that. Below it are
+//
+//   - what a machine is: machine (Spec, and what it means for the command line and the unit);
+//   - what it has on the host: parts, one file each. They are made of image and disk, rootfs,
+//     idmap, quota, network, stage, and reached by mounts; guard protects what of the
+//     host a machine writes to, dirs has the paths;
+//   - what runs it: systemd (its unit), programs and launch (systemd-nspawn), places (what
+//     systemd-nspawn may find in a root), gate (where the payload waits);
+//   - what runs: process (leader and payload), cgroup (limits and use), enter (exec);
+//   - and beneath: filelock, pidfd, tree.
 package nspawn

@@ -6,6 +6,9 @@ import (
 	"os"
 	"time"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -33,7 +36,7 @@ type Event struct {
 type Follower struct {
 	manager *Manager
 	machine string
-	mode    Mode
+	mode    machine.Mode
 	begin   Begin
 	held    chan error    // see Held
 	fresh   int           // PID of an nspawn that was just started
@@ -45,13 +48,13 @@ type Follower struct {
 
 // Follow follows a machine that somebody else started. It cannot fail: where no
 // socket can be made, as on a full disk, a guest that is ready is not told of.
-func (m *Manager) Follow(machine string, mode Mode, begin Begin) *Follower {
-	socket, _ := listenNotify(m.dirs.notify(machine))
-	return m.follow(machine, mode, begin, socket)
+func (m *Manager) Follow(name string, mode machine.Mode, begin Begin) *Follower {
+	socket, _ := listenNotify(m.dirs.Notify(name))
+	return m.follow(name, mode, begin, socket)
 }
 
-func (m *Manager) follow(machine string, mode Mode, begin Begin, socket *notifySocket) *Follower {
-	return &Follower{manager: m, machine: machine, mode: mode, begin: begin, socket: socket, held: make(chan error)}
+func (m *Manager) follow(name string, mode machine.Mode, begin Begin, socket *notifySocket) *Follower {
+	return &Follower{manager: m, machine: name, mode: mode, begin: begin, socket: socket, held: make(chan error)}
 }
 
 // Events sends what happens until the machine has ended or ctx is done, and
@@ -63,7 +66,7 @@ func (f *Follower) Events(ctx context.Context) <-chan Event {
 		defer f.Close()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		f.run(ctx, f.manager.bus.WatchProcess(ctx, UnitName(f.machine), f.fresh), events)
+		f.run(ctx, f.manager.bus.WatchProcess(ctx, machine.UnitName(f.machine), f.fresh), events)
 	}()
 	return events
 }
@@ -109,7 +112,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.recover(ctx, unit)
 			}
 			if unit.NRestarts > restarts {
-				_ = limitGroups(unitGroup(f.machine)) // systemd has made the unit's group anew
+				_ = cgroup.Limit(f.machine) // systemd has made the unit's group anew
 				f.beginAgain(ctx)
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}
@@ -124,21 +127,21 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 
 // hold makes the signal known that may kill the payload. The exit code of a
 // booted system's init has nothing to add.
-func (f *Follower) hold(payload process) {
-	if f.mode != Boot {
-		f.payload = payload.open()
+func (f *Follower) hold(payload process.Process) {
+	if f.mode != machine.Boot {
+		f.payload = payload.Open()
 	}
 }
 
 // recover looks at a machine that was started by somebody else. Its payload may wait for
 // a plugin.
 func (f *Follower) recover(ctx context.Context, unit systemd.UnitState) {
-	leader, err := leaderOf(int(unit.MainPID))
+	leader, err := process.Leader(int(unit.MainPID))
 	if err != nil {
 		f.beginAgain(ctx) // it is being restarted
 		return
 	}
-	if payload, err := payloadProcess(leader, f.mode); err == nil {
+	if payload, err := process.Payload(leader, f.mode); err == nil {
 		f.hold(payload)
 	}
 	if !f.manager.hasBegun(f.machine, f.mode, leader) {
@@ -166,7 +169,7 @@ func (f *Follower) complete(exit *Exit) {
 	if f.payload == nil {
 		return
 	}
-	if signal := killedBy(f.payload); signal != 0 && exit.Signal == 0 {
+	if signal := process.KilledBy(f.payload); signal != 0 && exit.Signal == 0 {
 		exit.kill(signal)
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -38,7 +39,7 @@ type Host struct {
 }
 
 // LookHost finds out what this host offers.
-func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
+func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 	host := Host{UserNamespaces: userNamespaces()}
 	problem := func(err error) {
 		if err != nil {
@@ -46,9 +47,9 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 		}
 	}
 	var err error
-	host.Nspawn, err = lookNspawn()
+	host.Nspawn, err = programs.Nspawn()
 	problem(err)
-	host.Controllers, err = Controllers()
+	host.Controllers, err = cgroup.Controllers()
 	problem(err)
 	problem(mountNamespace())
 	host.Systemd, err = bus.Version(ctx)
@@ -56,7 +57,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 		problem(err)
 		return host
 	}
-	host.Version, err = majorVersion(host.Systemd)
+	host.Version, err = programs.Major(host.Systemd)
 	problem(err)
 	if err == nil && host.Version < MinVersion {
 		problem(fmt.Errorf("systemd %s is too old: version %d or newer is needed", host.Systemd, MinVersion))
@@ -77,24 +78,8 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs Dirs) Host {
 	if errors.Is(host.Overlay, idmap.ErrUnmappable) {
 		host.ChownedOverlay = rootfs.Probe(dirs.State, func(o rootfs.Overlay) error { return o.MountChowned(ctx) })
 	}
-	host.DiskLimiter, _ = quota.Look(dirs.writables())
+	host.DiskLimiter, _ = quota.Look(dirs.Writables())
 	return host
-}
-
-// Controllers lists the cgroup controllers of the unified hierarchy.
-func Controllers() ([]string, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(cgroupRoot, &fs); err != nil {
-		return nil, fmt.Errorf("look at %s: %w", cgroupRoot, err)
-	}
-	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
-		return nil, fmt.Errorf("%s is not cgroup v2: boot with systemd.unified_cgroup_hierarchy=1", cgroupRoot)
-	}
-	text, err := os.ReadFile(cgroupRoot + "/cgroup.controllers")
-	if err != nil {
-		return nil, fmt.Errorf("read cgroup controllers: %w", err)
-	}
-	return strings.Fields(string(text)), nil
 }
 
 // mountNamespace: the roots that we mount must be seen by systemd.

@@ -20,13 +20,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/launch"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
+	"nomad-driver-nspawn/nspawn/parts"
+	"nomad-driver-nspawn/nspawn/process"
+	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -50,24 +56,24 @@ var machineNumber atomic.Int32
 
 // newMachine is a spec of a busybox command in a fresh machine, removed at the
 // end of the test, which fails if anything of it stays.
-func newMachine(t *testing.T, m *Manager, script string) Spec {
+func newMachine(t *testing.T, m *Manager, script string) machine.Spec {
 	hosttest.Require(t)
 	name := fmt.Sprintf("t%d-%d", machineNumber.Add(1), os.Getpid())
 	t.Cleanup(func() {
 		must.NoError(t, m.Remove(context.Background(), name))
 		must.Eq(t, nil, traces(t, m, name))
 	})
-	return Spec{
+	return machine.Spec{
 		Machine: name,
-		Root:    Root{Image: hosttest.Busybox, UserNamespace: true},
-		Mode:    ProcessTwo,
+		Root:    machine.Root{Image: hosttest.Busybox, UserNamespace: true},
+		Mode:    machine.ProcessTwo,
 		Command: []string{"/bin/sh", "-c", script},
 	}
 }
 
-func newBooted(t *testing.T, m *Manager) Spec {
+func newBooted(t *testing.T, m *Manager) machine.Spec {
 	spec := newMachine(t, m, "")
-	spec.Mode, spec.Command, spec.Root.Image = Boot, nil, hosttest.Debian
+	spec.Mode, spec.Command, spec.Root.Image = machine.Boot, nil, hosttest.Debian
 	return spec
 }
 
@@ -75,30 +81,30 @@ func newManager(t *testing.T) *Manager {
 	hosttest.Require(t)
 	bus := systemd.New(systemd.SystemBus)
 	t.Cleanup(bus.Close)
-	m := NewManager(bus, DefaultDirs, network.New())
-	must.NoError(t, m.preparePins()) // once in a host's life
+	m := NewManager(bus, dirs.Default, network.New())
+	must.NoError(t, stage.PrepareDir(m.dirs.Pins())) // once in a host's life
 	return m
 }
 
 // traces are the things on the host that bear the machine's name.
-func traces(t *testing.T, m *Manager, machine string) (found []string) {
-	if _, err := m.Status(context.Background(), machine); !errors.Is(err, ErrLost) {
+func traces(t *testing.T, m *Manager, name string) (found []string) {
+	if _, err := m.Status(context.Background(), name); !errors.Is(err, ErrLost) {
 		found = append(found, fmt.Sprintf("unit: %v", err))
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must.NoError(t, err)
-	if strings.Contains(string(mounts), machine) {
+	if strings.Contains(string(mounts), name) {
 		found = append(found, "mount")
 	}
 	for _, pattern := range []string{
-		m.dirs.machine(machine), m.dirs.writable(machine), m.dirs.pin(machine), "/run/systemd/machines/" + machine,
-		"/run/systemd/nspawn/unix-export/" + machine, "/run/systemd/nspawn/propagate/" + machine,
+		m.dirs.Machine(name), m.dirs.Writable(name), m.dirs.Pin(name), "/run/systemd/machines/" + name,
+		"/run/systemd/nspawn/unix-export/" + name, "/run/systemd/nspawn/propagate/" + name,
 	} {
 		if _, err := os.Lstat(pattern); err == nil {
 			found = append(found, pattern)
 		}
 	}
-	if _, ok, err := m.ranges.Lookup(machine); ok || err != nil {
+	if _, ok, err := (idmap.Ranges{Dir: m.dirs.Ranges()}).Lookup(name); ok || err != nil {
 		found = append(found, fmt.Sprintf("UID range: %v", err))
 	}
 	return found
@@ -111,7 +117,7 @@ type output struct {
 	events         <-chan Event
 }
 
-func start(t *testing.T, m *Manager, spec Spec, steps ...Step) (output, error) {
+func start(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) (output, error) {
 	out := output{stdout: make(chan string, 1), stderr: make(chan string, 1)}
 	pipe := func(to chan string) *os.File {
 		r, w, err := os.Pipe()
@@ -141,23 +147,23 @@ func awaitEvent(t *testing.T, out output, kind EventKind) {
 	must.Unreachable(t, must.Sprintf("the machine has ended; its stdout: %q; its stderr: %q", <-out.stdout, <-out.stderr))
 }
 
-func mustStart(t *testing.T, m *Manager, spec Spec, steps ...Step) output {
+func mustStart(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) output {
 	out, err := start(t, m, spec, steps...)
 	must.NoError(t, err)
 	return out
 }
 
-func mustWait(t *testing.T, m *Manager, machine string) Exit {
+func mustWait(t *testing.T, m *Manager, name string) Exit {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	exit, err := m.Wait(ctx, machine)
+	exit, err := m.Wait(ctx, name)
 	must.NoError(t, err)
 	return exit
 }
 
 func TestHostExitCodes(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		for _, code := range []int{0, 7} {
 			spec := newMachine(t, m, fmt.Sprintf("echo out; echo err >&2; exit %d", code))
 			spec.Mode = mode
@@ -176,7 +182,7 @@ func TestHostExitCodes(t *testing.T) {
 
 func TestHostStopIsGraceful(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done")
 		spec.Mode = mode
 		out := mustStart(t, m, spec)
@@ -192,12 +198,12 @@ func TestHostStopIsGraceful(t *testing.T) {
 
 // awaitTrap returns when the shell of the machine waits for its child: it has
 // set its traps then. The child is the event.
-func awaitTrap(t *testing.T, m *Manager, spec Spec) {
+func awaitTrap(t *testing.T, m *Manager, spec machine.Spec) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		leader, err := m.leader(t.Context(), spec.Machine)
 		must.NoError(t, err)
-		if payload, err := payloadProcess(leader, spec.Mode); err == nil {
-			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", payload.pid, payload.pid))
+		if payload, err := process.Payload(leader, spec.Mode); err == nil {
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", payload.PID, payload.PID))
 			if err == nil && len(children) > 0 {
 				return
 			}
@@ -221,7 +227,7 @@ func TestHostStopKillsAfterTimeout(t *testing.T) {
 
 func TestHostSignalReachesPayload(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "trap 'exit 42' USR1; while :; do sleep 1000 & wait $!; done")
 		spec.Mode = mode
 		mustStart(t, m, spec)
@@ -238,7 +244,7 @@ func TestHostSignalReachesPayload(t *testing.T) {
 // whose name root may speak. Nspawn does not say that it has read the message.
 func TestHostNotifyReady(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "systemd-notify --pid=1 --no-block --ready && exec sleep 1000")
 		spec.Mode, spec.Root.Image, spec.NotifyReady = mode, hosttest.Debian, true
 		awaitEvent(t, mustStart(t, m, spec), Ready)
@@ -252,7 +258,7 @@ func TestHostBootStopsAtOnce(t *testing.T) {
 	spec := newBooted(t, m)
 	mustStart(t, m, spec)
 	begin := time.Now()
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute, told(t)))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, time.Minute, told(t)))
 	must.Less(t, 50*time.Second, time.Since(begin)) // not the minute after which it is killed
 	mustWait(t, m, spec.Machine)
 }
@@ -261,10 +267,10 @@ func TestHostBootStops(t *testing.T) {
 	m := newManager(t)
 	spec := newBooted(t, m)
 	awaitEvent(t, mustStart(t, m, spec), Ready)
-	machine, err := m.bus.Machine(t.Context(), spec.Machine)
+	registered, err := m.bus.Machine(t.Context(), spec.Machine)
 	must.NoError(t, err)
-	must.Eq(t, UnitName(spec.Machine), machine.Unit)
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, time.Minute, told(t)))
+	must.Eq(t, machine.UnitName(spec.Machine), registered.Unit)
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, time.Minute, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
@@ -302,7 +308,7 @@ func TestHostRootIsPrivateAndDiscarded(t *testing.T) {
 	m := newManager(t)
 	for range 2 { // the second run sees nothing of the first
 		spec := newMachine(t, m, "ls /left; stat -c %u /etc /bin/busybox; echo x >/left; cat /etc/mine")
-		spec.Root.Files = []File{{Path: "/etc/mine", Content: "mine\n"}, {Path: "/etc/passwd", Content: "", Keep: true}}
+		spec.Root.Files = []machine.File{{Path: "/etc/mine", Content: "mine\n"}, {Path: "/etc/passwd", Content: "", Keep: true}}
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -325,13 +331,13 @@ func TestHostStartReplacesLeftover(t *testing.T) {
 func TestHostStartErrorLeavesNothing(t *testing.T) {
 	m := newManager(t)
 	for name, c := range map[string]struct {
-		breakIt func(*Spec)
+		breakIt func(*machine.Spec)
 		want    string
 	}{
-		"missing bind":  {func(s *Spec) { s.Binds = []Bind{{Source: "/nonexistent", Destination: "/x"}} }, "/nonexistent"},
-		"missing image": {func(s *Spec) { s.Root.Image = "/nonexistent" }, "/nonexistent"},
-		"bad option":    {func(s *Spec) { s.ResolvConf = "perhaps" }, "perhaps"},
-		"bad netns":     {func(s *Spec) { s.Network.Namespace = "/nonexistent" }, "/nonexistent"},
+		"missing bind":  {func(s *machine.Spec) { s.Binds = []machine.Bind{{Source: "/nonexistent", Destination: "/x"}} }, "/nonexistent"},
+		"missing image": {func(s *machine.Spec) { s.Root.Image = "/nonexistent" }, "/nonexistent"},
+		"bad option":    {func(s *machine.Spec) { s.ResolvConf = "perhaps" }, "perhaps"},
+		"bad netns":     {func(s *machine.Spec) { s.Network.Namespace = "/nonexistent" }, "/nonexistent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := newMachine(t, m, "true")
@@ -358,7 +364,7 @@ func TestHostInPlace(t *testing.T) {
 	second := newMachine(t, m, "true")
 	second.Root = first.Root
 	_, err := start(t, m, second)
-	var busy *BusyError
+	var busy *parts.BusyError
 	must.True(t, errors.As(err, &busy), must.Sprint(err))
 	must.Eq(t, first.Machine, busy.Holder)
 
@@ -392,7 +398,7 @@ func TestHostUsageAndExec(t *testing.T) {
 func told(t *testing.T) func(string) { return func(text string) { t.Log(text) } }
 
 // vethStep gives the machine an address, as the driver does.
-func vethStep(m *Manager, spec Spec, address *netip.Addr) Step {
+func vethStep(m *Manager, spec machine.Spec, address *netip.Addr) Step {
 	return func(ctx context.Context, waiting Waiting) error {
 		c, err := m.Connect(ctx, spec, waiting)
 		*address = c.IPv4.Addr()
@@ -403,7 +409,7 @@ func vethStep(m *Manager, spec Spec, address *netip.Addr) Step {
 func TestHostVeth(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
-	spec.Network = Network{Kind: links.Veth}
+	spec.Network = machine.Network{Kind: links.Veth}
 	var address netip.Addr
 	mustStart(t, m, spec, vethStep(m, spec, &address))
 	c, err := m.Connection(t.Context(), spec)
@@ -501,7 +507,7 @@ func TestHostBindsInReadOnlyRoot(t *testing.T) {
 	must.NoError(t, os.WriteFile(file, []byte("x\n"), 0o644))
 	spec := newMachine(t, m, "cat /a/b/file && touch /new/dir/y && stat -c %u /a /a/b /new && ! touch /z")
 	spec.Root.ReadOnly = true
-	spec.Binds = []Bind{{Source: dir, Destination: "/new/dir"}, {Source: file, Destination: "/a/b/file", ReadOnly: true}}
+	spec.Binds = []machine.Bind{{Source: dir, Destination: "/new/dir"}, {Source: file, Destination: "/a/b/file", ReadOnly: true}}
 	out := mustStart(t, m, spec)
 	exit := mustWait(t, m, spec.Machine)
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -514,7 +520,7 @@ func TestHostBindsInReadOnlyRoot(t *testing.T) {
 
 func TestHostSignalThatKilledPayload(t *testing.T) {
 	m := newManager(t)
-	for _, mode := range []Mode{ProcessOne, ProcessTwo} {
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		spec := newMachine(t, m, "while :; do sleep 1000 & wait $!; done")
 		spec.Mode = mode
 		out := mustStart(t, m, spec)
@@ -528,7 +534,7 @@ func TestHostSignalThatKilledPayload(t *testing.T) {
 			if kernelTellsSignal(t) {
 				must.Eq(t, Exit{Code: 137, Signal: 9}, event.Exit)
 			} else {
-				must.Eq(t, map[Mode]Exit{ProcessOne: {Code: 1}, ProcessTwo: {Code: 255}}[mode], event.Exit)
+				must.Eq(t, map[machine.Mode]Exit{machine.ProcessOne: {Code: 1}, machine.ProcessTwo: {Code: 255}}[mode], event.Exit)
 			}
 		}
 	}
@@ -536,10 +542,10 @@ func TestHostSignalThatKilledPayload(t *testing.T) {
 
 // awaitHeld returns when the follower has a pidfd of the payload, which it opens
 // while the machine runs already.
-func awaitHeld(t *testing.T, m *Manager, spec Spec) {
+func awaitHeld(t *testing.T, m *Manager, spec machine.Spec) {
 	payload, err := m.payload(t.Context(), spec.Machine, spec.Mode)
 	must.NoError(t, err)
-	for deadline := time.Now().Add(30 * time.Second); !holds(t, payload.pid); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !holds(t, payload.PID); time.Sleep(10 * time.Millisecond) {
 		must.True(t, time.Now().Before(deadline), must.Sprint("no pidfd of the payload is opened"))
 	}
 }
@@ -569,15 +575,15 @@ func TestHostJournalLink(t *testing.T) {
 	image := filepath.Join("/var/lib/machines", "journal-in-place")
 	must.NoError(t, exec.Command("cp", "-a", hosttest.Debian, image).Run())
 	t.Cleanup(func() { must.NoError(t, exec.Command("rm", "-rf", image).Run()) })
-	for id, root := range map[string]Root{
+	for id, root := range map[string]machine.Root{
 		"5b3d7a52-9c1e-4f0a-8e6d-0123456789ab": {Image: hosttest.Debian, UserNamespace: true},
 		"5b3d7a52-9c1e-4f0a-8e6d-0123456789ac": {Image: image, InPlace: true},
 	} {
 		spec := newBooted(t, m)
-		spec.Machine, spec.UUID, spec.LinkJournal, spec.Root = MachineName(id, "journal"), id, "try-guest", root
+		spec.Machine, spec.UUID, spec.LinkJournal, spec.Root = machine.Name(id, "journal"), id, "try-guest", root
 		t.Cleanup(func() { must.NoError(t, m.Remove(context.Background(), spec.Machine)) })
 		awaitEvent(t, mustStart(t, m, spec), Ready)
-		link := filepath.Join(journalDir, strings.ReplaceAll(id, "-", ""))
+		link := filepath.Join("/var/log/journal", strings.ReplaceAll(id, "-", ""))
 		_, err := os.Readlink(link)
 		must.NoError(t, err)
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -592,12 +598,12 @@ func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 	before, mountsBefore := locks(t), mountPoints(t)
 	for range 2 { // the second start is not in the way of the first's remains
 		spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
-		spec.Network = Network{Kind: links.Veth, Ports: []ports.Mapping{{Host: 8099, Container: 80}}}
+		spec.Network = machine.Network{Kind: links.Veth, Ports: []ports.Mapping{{Host: 8099, Container: 80}}}
 		var address netip.Addr
 		mustStart(t, m, spec, vethStep(m, spec, &address))
 		must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
 		must.StrContains(t, forwarded(t), "8099")
-		must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(spec.Machine), "main", int(unix.SIGKILL)))
+		must.NoError(t, m.bus.KillUnit(t.Context(), machine.UnitName(spec.Machine), "main", int(unix.SIGKILL)))
 		must.Eq(t, Exit{Code: 137, Signal: 9}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		must.Eq(t, before, locks(t))
@@ -637,11 +643,11 @@ func TestHostBindInBind(t *testing.T) {
 	local, volume, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file")
 	must.NoError(t, os.WriteFile(file, []byte("content\n"), 0o644))
 	must.NoError(t, os.Chmod(volume, 0o755))
-	must.NoError(t, m.preparePins()) // which stays
+	must.NoError(t, stage.PrepareDir(m.dirs.Pins())) // which stays
 	before := mountPoints(t)
 	spec := newMachine(t, m, `stat -c '%u %n' /local /local/data/deep && cat /local/file && echo x >/local/data/deep/x`)
 	spec.Root.UserNamespace = true
-	spec.Binds = []Bind{
+	spec.Binds = []machine.Bind{
 		{Source: local, Destination: "/local", Owned: true},
 		{Source: volume, Destination: "/local/data/deep"},
 		{Source: file, Destination: "/local/file", ReadOnly: true},
@@ -672,7 +678,7 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 	must.NoError(t, os.Symlink("/etc/passwd", dir+"/link"))
 
 	spec := newMachine(t, m, "cat /x/sub/token && stat -c %u:%g /x /x/sub/token && touch /x/mine")
-	spec.Binds = []Bind{{Source: dir, Destination: "/x"}}
+	spec.Binds = []machine.Bind{{Source: dir, Destination: "/x"}}
 	_, err = start(t, m, spec)
 	must.ErrorContains(t, err, "bind "+dir+" to /x: map owners for a user namespace")
 	must.ErrorContains(t, err, "file system overlay")
@@ -689,14 +695,14 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 
 // A limit that cannot be kept is no limit: nothing is started.
 func TestHostDiskLimitRefused(t *testing.T) {
-	m := newManager(t)
-	m.dirs.State = t.TempDir()
-	must.NoError(t, unix.Mount("tmpfs", m.dirs.State, "tmpfs", 0, ""))
-	t.Cleanup(func() { must.NoError(t, unix.Unmount(m.dirs.State, 0)) })
+	bus, state := newManager(t).bus, t.TempDir()
+	must.NoError(t, unix.Mount("tmpfs", state, "tmpfs", 0, ""))
+	t.Cleanup(func() { must.NoError(t, unix.Unmount(state, 0)) })
+	m := NewManager(bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, network.New())
 	spec := newMachine(t, m, "true")
 	spec.Root.Writable.Max = 1 << 30
 	_, err := start(t, m, spec)
-	must.EqError(t, err, "the file system below "+m.dirs.State+"/machines, tmpfs, does not limit directories: "+
+	must.EqError(t, err, "the file system below "+state+"/machines, tmpfs, does not limit directories: "+
 		"mount ext4 or xfs with prjquota, or btrfs with quotas there; or set in_memory in the disk block")
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 	must.EqOp(t, "", LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)

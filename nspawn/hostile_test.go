@@ -8,8 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/machine"
 )
@@ -37,35 +36,12 @@ func TestHostGroupLimits(t *testing.T) {
 	var wide, deep int
 	_, err = fmt.Sscanf(out.String(), "wide %d\ndeep %d\n", &wide, &deep)
 	must.NoError(t, err)
-	must.Between(t, 1, wide, maxGroups)
-	must.Between(t, 1, deep, maxGroupDepth)
-}
-
-// TestHostRemoveGroup removes a chain of groups whose path no system call would take.
-func TestHostRemoveGroup(t *testing.T) {
-	hosttest.Require(t)
-	top := filepath.Join(cgroupRoot, fmt.Sprintf("chain-%d", os.Getpid()))
-	must.NoError(t, os.Mkdir(top, 0o755))
-	at, err := unix.Open(top, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	must.NoError(t, err)
-	for n := range 100 {
-		must.NoError(t, unix.Mkdirat(at, strings.Repeat("x", 200), 0o755))
-		must.NoError(t, unix.Mkdirat(at, strconv.Itoa(n), 0o755))
-		next, err := unix.Openat(at, strings.Repeat("x", 200), unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		must.NoError(t, err)
-		unix.Close(at)
-		at = next
-	}
-	unix.Close(at)
-	must.ErrorIs(t, os.Remove(top), unix.EBUSY) // what a plain removal says
-	must.NoError(t, removeGroup(top))
-	_, err = os.Stat(top)
-	must.ErrorIs(t, err, os.ErrNotExist)
-	must.NoError(t, removeGroup(top))
+	must.Between(t, 1, wide, cgroup.MaxGroups)
+	must.Between(t, 1, deep, cgroup.MaxDepth)
 }
 
 // newInit is a machine of busybox whose PID 1 is the script, as one that is booted.
-func newInit(t *testing.T, m *Manager, script string) Spec {
+func newInit(t *testing.T, m *Manager, script string) machine.Spec {
 	spec := newMachine(t, m, "")
 	image := filepath.Join("/var/lib/machines", "init-"+spec.Machine)
 	run(t, "cp", "-a", hosttest.Busybox, image)
@@ -74,7 +50,7 @@ func newInit(t *testing.T, m *Manager, script string) Spec {
 	path := filepath.Join(image, "sbin/init")
 	_ = os.Remove(path) // a link to busybox
 	must.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755))
-	spec.Mode, spec.Command, spec.Root.Image = Boot, nil, image
+	spec.Mode, spec.Command, spec.Root.Image = machine.Boot, nil, image
 	return spec
 }
 
@@ -97,9 +73,9 @@ func TestHostRebootStorm(t *testing.T) {
 }
 
 // hostile are containers that hold up whatever waits for them.
-func hostile(t *testing.T, m *Manager) map[string]Spec {
+func hostile(t *testing.T, m *Manager) map[string]machine.Spec {
 	self := "cd /sys/fs/cgroup; mkdir x; for p in $(cat cgroup.procs); do echo $p >x/cgroup.procs; done; "
-	specs := map[string]Spec{
+	specs := map[string]machine.Spec{
 		"frozen":        newMachine(t, m, self+"echo 1 >x/cgroup.freeze; sleep 1000"),
 		"frozen place":  newMachine(t, m, "mkdir /sys/fs/cgroup/exec.scope; echo 1 >/sys/fs/cgroup/exec.scope/cgroup.freeze; sleep 1000"),
 		"stopped":       newMachine(t, m, "kill -STOP $$; sleep 1000"),
@@ -121,7 +97,7 @@ func hostile(t *testing.T, m *Manager) map[string]Spec {
 func TestHostWatchdog(t *testing.T) {
 	m := newManager(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	var machines []Spec
+	var machines []machine.Spec
 	for range 2 {
 		for name, spec := range hostile(t, m) {
 			out, err := start(t, m, spec)
@@ -152,7 +128,7 @@ func TestHostWatchdog(t *testing.T) {
 }
 
 // bother does all that a plugin does to a machine, until ctx is done.
-func bother(ctx context.Context, m *Manager, spec Spec) {
+func bother(ctx context.Context, m *Manager, spec machine.Spec) {
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, _ = m.Exec(limit, spec.Machine, enter.Command{Argv: []string{"true"}})

@@ -12,6 +12,8 @@ import (
 
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/gate/inside"
+	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 )
 
 // errDeaf says that a signal would be lost on the payload.
@@ -34,38 +36,28 @@ func (e *unknownInitError) Error() string {
 // it (pid_namespaces(7)); the same goes for a guest that waits at the gate. Such a guest
 // has not begun to do anything. What others take cannot be seen, as they may wait by
 // sigtimedwait(2): they get what the job names, or are powered off in their own way.
-func (m *Manager) signalInit(ctx context.Context, machine string, init process, sig unix.Signal) error {
-	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", init.pid))
+func (m *Manager) signalInit(ctx context.Context, name string, init process.Process, sig unix.Signal) error {
+	program, err := init.Program()
 	if err != nil {
 		return os.ErrProcessDone
 	}
 	program = strings.TrimSuffix(program, " (deleted)")
-	name := filepath.Base(program)
+	base := filepath.Base(program)
 	switch {
-	case program == inside.ShimPath, name == "systemd" && !init.takes(sig):
+	case program == inside.ShimPath, base == "systemd" && !init.Takes(sig):
 		return errDeaf
-	case name == "systemd", sig != Halt:
-		return init.signal(sig)
-	case name == "busybox" && filepath.Base(init.argument0()) == "init":
-		return init.signal(unix.SIGUSR2) // halts it (busybox, init/init.c)
+	case base == "systemd", sig != machine.Halt:
+		return init.Signal(sig)
+	case base == "busybox" && filepath.Base(init.Argument0()) == "init":
+		return init.Signal(unix.SIGUSR2) // halts it (busybox, init/init.c)
 	}
 	// sysvinit, OpenRC, runit and s6 listen to files, which their poweroff knows.
-	code, err := m.Exec(ctx, machine, enter.Command{Argv: []string{"poweroff"}})
+	code, err := m.Exec(ctx, name, enter.Command{Argv: []string{"poweroff"}})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d", code)
 	}
-	if err != nil && init.isAlive() {
+	if err != nil && init.IsAlive() {
 		return &unknownInitError{program: program, why: err}
 	}
 	return nil
-}
-
-// isAlive reports whether a process has not ended yet.
-func (p process) isAlive() bool { return unix.Kill(p.pid, 0) == nil }
-
-// argument0 is the name by which a process was started, as it tells itself.
-func (p process) argument0() string {
-	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
-	name, _, _ := strings.Cut(string(line), "\x00")
-	return name
 }

@@ -12,18 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/enter"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // newBusyboxInit has an init that is not systemd, and says bye when it is powered off.
-func newBusyboxInit(t *testing.T, m *Manager) Spec {
+func newBusyboxInit(t *testing.T, m *Manager) machine.Spec {
 	spec := newMachine(t, m, "")
-	spec.Mode, spec.Command = Boot, nil
-	spec.Root.Files = []File{{Path: "/etc/inittab", Content: "::respawn:/bin/sleep 1000\n::shutdown:/bin/sh -c 'echo bye >/dev/console'\n"}}
+	spec.Mode, spec.Command = machine.Boot, nil
+	spec.Root.Files = []machine.File{{Path: "/etc/inittab", Content: "::respawn:/bin/sleep 1000\n::shutdown:/bin/sh -c 'echo bye >/dev/console'\n"}}
 	return spec
 }
 
 // awaitUp waits until the init has started what it is to start.
-func awaitUp(t *testing.T, m *Manager, spec Spec) {
+func awaitUp(t *testing.T, m *Manager, spec machine.Spec) {
 	t.Helper()
 	code, err := m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"/bin/sh", "-c", "until pidof sleep; do :; done"}})
 	must.NoError(t, err)
@@ -32,7 +33,7 @@ func awaitUp(t *testing.T, m *Manager, spec Spec) {
 
 func TestHostBusyboxInit(t *testing.T) {
 	m := newManager(t)
-	for _, sig := range []unix.Signal{Halt, unix.SIGUSR2} {
+	for _, sig := range []unix.Signal{machine.Halt, unix.SIGUSR2} {
 		spec := newBusyboxInit(t, m)
 		out := mustStart(t, m, spec)
 		awaitUp(t, m, spec)
@@ -49,8 +50,8 @@ func TestHostBusyboxInit(t *testing.T) {
 func TestHostUnknownInit(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "")
-	spec.Mode, spec.Command = Boot, nil
-	spec.Root.Files = []File{
+	spec.Mode, spec.Command = machine.Boot, nil
+	spec.Root.Files = []machine.File{
 		{Path: "/sbin/poweroff", Content: "#!/bin/sh\nexit 3\n"},
 		{Path: "/sbin/init", Content: "#!/bin/sh\nsleep 1000 & while :; do wait; done\n"},
 	}
@@ -65,7 +66,7 @@ func TestHostUnknownInit(t *testing.T) {
 	awaitUp(t, m, spec)
 	var texts []string
 	begin := time.Now()
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 3*time.Second, func(text string) { texts = append(texts, text) }))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, 3*time.Second, func(text string) { texts = append(texts, text) }))
 	must.Greater(t, 3*time.Second, time.Since(begin))
 	must.SliceLen(t, 1, texts)
 	must.StrContains(t, texts[0], "exit status 3")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -22,7 +23,7 @@ type journalEntry struct {
 
 // lastMessage is what nspawn, as the main process of the unit, last complained
 // of in the journal: "" if nothing is found.
-func lastMessage(ctx context.Context, machine string, unit systemd.UnitState) string {
+func lastMessage(ctx context.Context, name string, unit systemd.UnitState) string {
 	// What nspawn sent is in the journal's queue, and in its files after this.
 	if exec.CommandContext(ctx, "journalctl", "--sync").Run() != nil {
 		return ""
@@ -32,7 +33,7 @@ func lastMessage(ctx context.Context, machine string, unit systemd.UnitState) st
 	if err != nil {
 		return ""
 	}
-	return strings.Join(messagesOf(output, UnitName(machine), int(unit.ExecMainPID)), "; ")
+	return strings.Join(messagesOf(output, machine.UnitName(name), int(unit.ExecMainPID)), "; ")
 }
 
 // messagesOf picks the messages of a unit and its main process. An entry of a

@@ -4,38 +4,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/nspawn/disk"
+	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter"
-	"nomad-driver-nspawn/nspawn/idmap"
-	"nomad-driver-nspawn/nspawn/image/store"
+	"nomad-driver-nspawn/nspawn/filelock"
+	"nomad-driver-nspawn/nspawn/guard"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network"
+	"nomad-driver-nspawn/nspawn/parts"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 // Manager starts and controls machines by name. It remembers none: what there
 // is, systemd knows. It is safe for concurrent use.
 type Manager struct {
-	bus    *systemd.Conn
-	dirs   Dirs
-	ranges idmap.Ranges
-	images store.Store
-	disks  disk.Mounts
+	bus   *systemd.Conn
+	dirs  dirs.Dirs
+	locks filelock.Names
+	parts *parts.Maker
 
 	networks *network.Host // nil without networks
 }
 
 // NewManager uses the systemd behind bus. Without networks, machines only have those that
 // are given.
-func NewManager(bus *systemd.Conn, dirs Dirs, networks *network.Host) *Manager {
-	return &Manager{
-		bus: bus, dirs: dirs, ranges: idmap.Ranges{Dir: dirs.ranges()}, images: store.Store{Dir: dirs.Images()},
-		disks: disk.Mounts{Dir: dirs.disks()}, networks: networks,
-	}
+func NewManager(bus *systemd.Conn, dirs dirs.Dirs, networks *network.Host) *Manager {
+	locks := filelock.Names{File: dirs.Lock()}
+	return &Manager{bus: bus, dirs: dirs, locks: locks, parts: parts.New(dirs, locks, networks), networks: networks}
 }
 
 // Status is what systemd says about a machine now. Exit is nil while it runs.
@@ -46,8 +46,8 @@ type Status struct {
 }
 
 // Status looks the machine up. It waits for a bus that is away until ctx ends.
-func (m *Manager) Status(ctx context.Context, machine string) (Status, error) {
-	unit, err := m.awaitUnit(ctx, machine)
+func (m *Manager) Status(ctx context.Context, name string) (Status, error) {
+	unit, err := m.awaitUnit(ctx, name)
 	if err != nil {
 		return Status{}, err
 	}
@@ -59,107 +59,109 @@ func (m *Manager) Status(ctx context.Context, machine string) (Status, error) {
 }
 
 // Wait returns how the machine ended, when it has.
-func (m *Manager) Wait(ctx context.Context, machine string) (Exit, error) {
+func (m *Manager) Wait(ctx context.Context, name string) (Exit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for unit := range m.bus.WatchUnit(ctx, UnitName(machine)) {
+	for unit := range m.bus.WatchUnit(ctx, machine.UnitName(name)) {
 		if gone(unit) {
-			return Exit{}, fmt.Errorf("wait for machine %s: %w", machine, ErrLost)
+			return Exit{}, fmt.Errorf("wait for machine %s: %w", name, ErrLost)
 		}
 		if exit, ok := ended(unit); ok {
 			return exit, nil
 		}
 	}
-	return Exit{}, fmt.Errorf("wait for machine %s: %w", machine, ctx.Err())
+	return Exit{}, fmt.Errorf("wait for machine %s: %w", name, ctx.Err())
 }
 
 // Signal sends a signal to the machine's payload, never to systemd-nspawn,
 // which most signals would kill.
-func (m *Manager) Signal(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
-	payload, err := m.payload(ctx, machine, mode)
+func (m *Manager) Signal(ctx context.Context, name string, mode machine.Mode, sig unix.Signal) error {
+	payload, err := m.payload(ctx, name, mode)
 	if err != nil {
 		return err
 	}
-	return payload.signal(sig)
+	return payload.Signal(sig)
 }
 
 // Exec runs a command in the machine, as confined as its payload.
-func (m *Manager) Exec(ctx context.Context, machine string, command enter.Command) (int, error) {
+func (m *Manager) Exec(ctx context.Context, name string, command enter.Command) (int, error) {
 	for moves := 0; ; moves++ {
-		leader, err := m.leader(ctx, machine)
+		leader, err := m.leader(ctx, name)
 		if err != nil {
 			return 0, err
 		}
-		cgroup, err := leader.cgroup()
+		group, err := cgroup.Of(leader.PID)
 		if err != nil {
 			return 0, err
 		}
-		target := enter.Target{Leader: leader.pid, Cgroup: cgroup, Delegated: payloadGroup(machine)}
+		target := enter.Target{Leader: leader.PID, Cgroup: group, Delegated: cgroup.OfPayload(name)}
 		code, err := enter.Run(ctx, target, command)
 		// Nothing was run if the leader has moved.
-		if moved, _ := leader.cgroup(); !errors.Is(err, enter.ErrMoved) || moved == cgroup || moves == maxMoves {
+		if moved, _ := cgroup.Of(leader.PID); !errors.Is(err, enter.ErrMoved) || moved == group || moves == maxMoves {
 			return code, err
 		}
 	}
 }
+
+// Usage returns what the machine uses.
+func (m *Manager) Usage(name string) (cgroup.Usage, error) { return cgroup.ReadUsage(name) }
 
 // maxMoves is how often a leader may go to another cgroup while it is entered. A
 // booting systemd does so once, an evil init all the time.
 const maxMoves = 3
 
 // payload is the process of the machine that the job asked for.
-func (m *Manager) payload(ctx context.Context, machine string, mode Mode) (process, error) {
-	leader, err := m.leader(ctx, machine)
+func (m *Manager) payload(ctx context.Context, name string, mode machine.Mode) (process.Process, error) {
+	leader, err := m.leader(ctx, name)
 	if err != nil {
-		return process{}, err
+		return process.Process{}, err
 	}
-	return findPayload(leader.pid, mode)
+	return process.FindPayload(leader.PID, mode)
 }
 
-func payloadOf(unit systemd.UnitState, mode Mode) (process, error) {
-	leader, err := leaderOf(int(unit.MainPID))
+func payloadOf(unit systemd.UnitState, mode machine.Mode) (process.Process, error) {
+	leader, err := process.Leader(int(unit.MainPID))
 	if err != nil {
-		return process{}, err
+		return process.Process{}, err
 	}
-	return findPayload(leader.pid, mode)
+	return process.FindPayload(leader.PID, mode)
 }
 
-func (m *Manager) leader(ctx context.Context, machine string) (process, error) {
-	nspawn, err := m.bus.MainPID(ctx, UnitName(machine))
+func (m *Manager) leader(ctx context.Context, name string) (process.Process, error) {
+	nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name))
 	if errors.Is(err, systemd.ErrNotFound) {
-		return process{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return process.Process{}, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	if err != nil {
-		return process{}, err
+		return process.Process{}, err
 	}
-	return leaderOf(nspawn)
-}
-
-func leaderOf(nspawn int) (process, error) {
-	if nspawn == 0 {
-		return process{}, fmt.Errorf("the machine does not run: %w", os.ErrProcessDone)
-	}
-	return leader(nspawn)
+	return process.Leader(nspawn)
 }
 
 // awaitUnit is unit, but waits for a bus that is away until ctx ends.
-func (m *Manager) awaitUnit(ctx context.Context, machine string) (systemd.UnitState, error) {
+func (m *Manager) awaitUnit(ctx context.Context, name string) (systemd.UnitState, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	unit, ok := <-m.bus.WatchUnit(ctx, UnitName(machine))
+	unit, ok := <-m.bus.WatchUnit(ctx, machine.UnitName(name))
 	switch {
 	case !ok:
-		return unit, fmt.Errorf("look up machine %s: systemd does not answer: %w", machine, ctx.Err())
+		return unit, fmt.Errorf("look up machine %s: systemd does not answer: %w", name, ctx.Err())
 	case gone(unit):
-		return unit, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return unit, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	return unit, nil
 }
 
-func (m *Manager) unit(ctx context.Context, machine string) (systemd.UnitState, error) {
-	unit, err := m.bus.Unit(ctx, UnitName(machine))
+func (m *Manager) unit(ctx context.Context, name string) (systemd.UnitState, error) {
+	unit, err := m.bus.Unit(ctx, machine.UnitName(name))
 	if errors.Is(err, systemd.ErrNotFound) {
-		return systemd.UnitState{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return systemd.UnitState{}, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
 	return unit, err
 }
+
+// ForbidLinks has nobody on the host follow a link in a directory, see package guard.
+func (m *Manager) ForbidLinks(dir string) error { return guard.ForbidLinks(m.dirs.Unlinked(), dir) }
+
+// RemoveEmptied removes the directories of ForbidLinks that are empty.
+func (m *Manager) RemoveEmptied() error { return guard.RemoveEmptied(m.dirs.Unlinked()) }

@@ -4,20 +4,22 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 func TestHostMounts(t *testing.T) {
 	m := newManager(t)
 	for name, c := range map[string]struct {
-		root   Root
+		root   machine.Root
 		script string
 	}{
-		"tmpfs":             {Root{Tmpfs: []string{"/mine:size=1M", "/etc"}}, `grep " /mine tmpfs .*size=1024k" /proc/mounts && echo x >/mine/x && ! ls /etc/passwd`},
-		"inaccessible":      {Root{Inaccessible: []string{"/etc"}}, "! ls /etc/passwd"},
-		"volatile state":    {Root{Volatile: "state"}, "! touch /x && touch /var/x && ls /etc/passwd"},
-		"volatile yes":      {Root{Volatile: "yes"}, "touch /x && ! touch /usr/x && ! ls /etc/shadow"},
-		"volatile overlay":  {Root{Volatile: "overlay"}, "touch /x /usr/x"},
-		"volatile, read it": {Root{Volatile: "no", ReadOnly: true}, "! touch /x"},
+		"tmpfs":             {machine.Root{Tmpfs: []string{"/mine:size=1M", "/etc"}}, `grep " /mine tmpfs .*size=1024k" /proc/mounts && echo x >/mine/x && ! ls /etc/passwd`},
+		"inaccessible":      {machine.Root{Inaccessible: []string{"/etc"}}, "! ls /etc/passwd"},
+		"volatile state":    {machine.Root{Volatile: "state"}, "! touch /x && touch /var/x && ls /etc/passwd"},
+		"volatile yes":      {machine.Root{Volatile: "yes"}, "touch /x && ! touch /usr/x && ! ls /etc/shadow"},
+		"volatile overlay":  {machine.Root{Volatile: "overlay"}, "touch /x /usr/x"},
+		"volatile, read it": {machine.Root{Volatile: "no", ReadOnly: true}, "! touch /x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := newMachine(t, m, c.script)

@@ -38,7 +38,7 @@ const maxNotification = 4096
 
 // listenNotify listens in place of whoever did so before.
 func listenNotify(path string) (*notifySocket, error) {
-	if err := ignoreNotExist(os.Remove(path)); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listen for notifications: %w", err)
 	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -107,11 +107,4 @@ func parseNotification(text string) notification {
 		}
 	}
 	return message
-}
-
-func ignoreNotExist(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/parts"
 )
 
 // newLayers are directories with files that say where they are from: base/low,
@@ -38,26 +41,26 @@ func TestHostOverlay(t *testing.T) {
 	const change = "echo mine >mine && rm low && ! ls low"
 	const seen = "base/low\ntop/both\n0:0\n7:7\n7:7\n"
 	for name, c := range map[string]struct {
-		root        Root
+		root        machine.Root
 		destination string // of the first
 	}{
-		"copy-on-write":          {Root{UserNamespace: true}, "/new/dir"},
-		"read-only":              {Root{UserNamespace: true, ReadOnly: true}, "/new/dir"},
-		"without user namespace": {Root{}, "/new/dir"},
-		"image in place":         {Root{UserNamespace: true, InPlace: true, ReadOnly: true}, "/home"},
+		"copy-on-write":          {machine.Root{UserNamespace: true}, "/new/dir"},
+		"read-only":              {machine.Root{UserNamespace: true, ReadOnly: true}, "/new/dir"},
+		"without user namespace": {machine.Root{}, "/new/dir"},
+		"image in place":         {machine.Root{UserNamespace: true, InPlace: true, ReadOnly: true}, "/home"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := newLayers(t)
-			lower := []Layer{{Path: dir + "/base"}, {Path: dir + "/top"}}
+			lower := []machine.Layer{{Path: dir + "/base"}, {Path: dir + "/top"}}
 			spec := newMachine(t, m, "set -e; cd "+c.destination+"; "+read+"; "+change+"; cd /var; "+read+"; "+change+
 				"; cd /root; "+read+"; ! touch x; stat -c %u:%g /etc/passwd; cat /etc/low; echo mine >/etc/passwd")
 			c.root.Image = spec.Root.Image
 			spec.Root = c.root
-			spec.Overlays = []Overlay{
+			spec.Overlays = []machine.Overlay{
 				{Lower: lower, Upper: dir + "/upper", Destination: c.destination},
 				{Lower: lower, Destination: "/var"},
 				{Lower: lower, ReadOnly: true, Destination: "/root"},
-				{Lower: []Layer{lower[0], {Path: "/../etc", InRoot: true}}, Destination: "/etc"},
+				{Lower: []machine.Layer{lower[0], {Path: "/../etc", InRoot: true}}, Destination: "/etc"},
 			}
 			out := mustStart(t, m, spec)
 			exit := mustWait(t, m, spec.Machine)
@@ -90,14 +93,14 @@ func namesIn(t *testing.T, dir string) (names []string) {
 func TestHostOverlayUpperIsClaimed(t *testing.T) {
 	m := newManager(t)
 	dir := newLayers(t)
-	spec := func(script string) Spec {
+	spec := func(script string) machine.Spec {
 		spec := newMachine(t, m, script)
-		spec.Overlays = []Overlay{{Lower: []Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
+		spec.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
 		return spec
 	}
-	refused := func(spec Spec, holder string) {
+	refused := func(spec machine.Spec, holder string) {
 		_, err := start(t, m, spec)
-		var busy *BusyError
+		var busy *parts.BusyError
 		must.True(t, errors.As(err, &busy), must.Sprint(err))
 		must.Eq(t, holder, busy.Holder)
 	}
@@ -108,7 +111,7 @@ func TestHostOverlayUpperIsClaimed(t *testing.T) {
 	inPlace.Root.Image, inPlace.Root.InPlace = dir, true
 	refused(inPlace, first.Machine)
 
-	must.NoError(t, m.bus.KillUnit(t.Context(), UnitName(first.Machine), "main", int(unix.SIGKILL)))
+	must.NoError(t, m.bus.KillUnit(t.Context(), machine.UnitName(first.Machine), "main", int(unix.SIGKILL)))
 	mustWait(t, m, first.Machine)
 	must.NoError(t, m.Remove(t.Context(), first.Machine))
 	must.Eq(t, []string{"base", "top", "upper"}, namesIn(t, dir))
@@ -129,10 +132,10 @@ func TestHostOverlayAfterReboot(t *testing.T) {
 	m := newManager(t)
 	dir := newLayers(t)
 	before := newMachine(t, m, "true")
-	before.Overlays = []Overlay{{Lower: []Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
-	work := filepath.Join(dir, overlayWork(before.Machine, "0"))
-	must.NoError(t, os.MkdirAll(filepath.Dir(m.dirs.overlayRW(before.Machine, "0")), 0o700))
-	must.NoError(t, os.Symlink(dir+"/upper", m.dirs.overlayRW(before.Machine, "0")))
+	before.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
+	work := filepath.Join(dir, dirs.OverlayWork(before.Machine, "0"))
+	must.NoError(t, os.MkdirAll(filepath.Dir(m.dirs.OverlayRW(before.Machine, "0")), 0o700))
+	must.NoError(t, os.Symlink(dir+"/upper", m.dirs.OverlayRW(before.Machine, "0")))
 	must.NoError(t, os.MkdirAll(work+"/work", 0o700))
 
 	after := newMachine(t, m, "cat /x/low && echo mine >/x/mine")
@@ -149,16 +152,16 @@ func TestHostOverlayAfterReboot(t *testing.T) {
 func TestHostOverlayErrorLeavesNothing(t *testing.T) {
 	m := newManager(t)
 	for name, c := range map[string]struct {
-		spoil func(*Overlay)
+		spoil func(*machine.Overlay)
 		want  string
 	}{
-		"missing in image": {func(o *Overlay) { o.Lower = []Layer{{Path: "/nope", InRoot: true}} }, "find /nope in the image: no such file"},
-		"lower is upper":   {func(o *Overlay) { o.Lower[0].Path = o.Upper }, "a layer is, or lies in, another"},
+		"missing in image": {func(o *machine.Overlay) { o.Lower = []machine.Layer{{Path: "/nope", InRoot: true}} }, "find /nope in the image: no such file"},
+		"lower is upper":   {func(o *machine.Overlay) { o.Lower[0].Path = o.Upper }, "a layer is, or lies in, another"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := newLayers(t)
 			spec := newMachine(t, m, "true")
-			spec.Overlays = []Overlay{{Lower: []Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
+			spec.Overlays = []machine.Overlay{{Lower: []machine.Layer{{Path: dir + "/base"}}, Upper: dir + "/upper", Destination: "/x"}}
 			c.spoil(&spec.Overlays[0])
 			_, err := start(t, m, spec)
 			must.ErrorContains(t, err, "overlay /x: ")

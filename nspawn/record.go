@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -44,40 +45,35 @@ func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
 
 // names are those of all machines that have a unit or another part.
 func (m *Manager) names(ctx context.Context) ([]string, error) {
-	units, err := m.bus.UnitsByPattern(ctx, UnitName("*"))
+	units, err := m.bus.UnitsByPattern(ctx, machine.UnitName("*"))
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, unit := range units {
-		if machine, ok := MachineOf(unit); ok {
-			names = append(names, machine)
+		if name, ok := machine.OfUnit(unit); ok {
+			names = append(names, name)
 		}
 	}
-	for _, part := range m.parts() {
-		if part.owners == nil {
-			continue
-		}
-		owners, err := part.owners()
-		if err != nil {
-			return nil, fmt.Errorf("look for machines by their %s: %w", part.name, err)
-		}
-		names = append(names, owners...)
+	owners, err := m.parts.Owners()
+	if err != nil {
+		return nil, err
 	}
+	names = append(names, owners...)
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
 
 // Record looks up what there is of a machine's unit. The error is ErrLost if
 // there is none.
-func (m *Manager) Record(ctx context.Context, machine string) (Record, error) {
-	unit, err := m.unit(ctx, machine)
+func (m *Manager) Record(ctx context.Context, name string) (Record, error) {
+	unit, err := m.unit(ctx, name)
 	if err != nil {
 		return Record{}, err
 	}
-	fields, err := m.bus.JournalFields(ctx, UnitName(machine))
+	fields, err := m.bus.JournalFields(ctx, machine.UnitName(name))
 	if errors.Is(err, systemd.ErrNotFound) {
-		return Record{}, fmt.Errorf("machine %s: %w", machine, ErrLost)
+		return Record{}, fmt.Errorf("machine %s: %w", name, ErrLost)
 	}
-	return Record{Machine: machine, Invocation: unit.InvocationID, Started: unit.ExecMainStart, Fields: fields}, err
+	return Record{Machine: name, Invocation: unit.InvocationID, Started: unit.ExecMainStart, Fields: fields}, err
 }

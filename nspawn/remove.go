@@ -6,24 +6,27 @@ import (
 	"fmt"
 	"os"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/filelock"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
 // Remove ends the machine if it runs and removes all that belongs to its name.
 // It returns nil if there is nothing.
-func (m *Manager) Remove(ctx context.Context, machine string) error {
+func (m *Manager) Remove(ctx context.Context, name string) error {
 	// Where nothing can be locked, as on a full disk, no start gets far either.
-	if lock, err := m.lock(machine); err == nil {
+	if lock, err := m.locks.Lock(name); err == nil {
 		defer lock.Close()
 	}
-	return m.remove(ctx, machine)
+	return m.remove(ctx, name)
 }
 
 // RemoveDangling removes a machine if it still is what the record says and
 // nobody is starting or removing it now.
 func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
-	lock, err := m.tryLock(record.Machine)
-	if errors.Is(err, errLocked) {
+	lock, err := m.locks.TryLock(record.Machine)
+	if errors.Is(err, filelock.ErrLocked) {
 		return nil
 	}
 	if err != nil {
@@ -41,22 +44,22 @@ func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
 }
 
 // remove is Remove for the holder of the machine's lock.
-func (m *Manager) remove(ctx context.Context, machine string) error {
-	unit, err := m.unit(ctx, machine)
+func (m *Manager) remove(ctx context.Context, name string) error {
+	unit, err := m.unit(ctx, name)
 	switch {
 	case err == nil:
-		err = m.removeUnit(ctx, machine, unit)
+		err = m.removeUnit(ctx, name, unit)
 	case errors.Is(err, ErrLost):
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
+		return fmt.Errorf("remove machine %s: %w", name, err)
 	}
-	if err := removeGroup(unitGroup(machine)); err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
+	if err := cgroup.Remove(cgroup.OfUnit(name)); err != nil {
+		return fmt.Errorf("remove machine %s: %w", name, err)
 	}
-	if err := m.removeParts(ctx, machine); err != nil {
-		return fmt.Errorf("remove machine %s: %w", machine, err)
+	if err := m.parts.Remove(ctx, name); err != nil {
+		return fmt.Errorf("remove machine %s: %w", name, err)
 	}
 	return nil
 }
@@ -64,27 +67,27 @@ func (m *Manager) remove(ctx context.Context, machine string) error {
 // clear removes what an earlier start left. The machine's directory is the first thing of
 // it that is made, and the last that is removed: where there is none, there is no unit,
 // and systemd need not be asked.
-func (m *Manager) clear(ctx context.Context, machine string) error {
-	if !m.Exists(machine) {
-		return m.removeParts(ctx, machine)
+func (m *Manager) clear(ctx context.Context, name string) error {
+	if !m.Exists(name) {
+		return m.parts.Remove(ctx, name)
 	}
-	return m.remove(ctx, machine)
+	return m.remove(ctx, name)
 }
 
 // Exists reports whether a machine is there, or a start or a removal of it was interrupted.
-func (m *Manager) Exists(machine string) bool {
-	_, err := os.Lstat(m.dirs.machine(machine))
+func (m *Manager) Exists(name string) bool {
+	_, err := os.Lstat(m.dirs.Machine(name))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-func (m *Manager) removeUnit(ctx context.Context, machine string, unit systemd.UnitState) error {
+func (m *Manager) removeUnit(ctx context.Context, name string, unit systemd.UnitState) error {
 	if _, ok := ended(unit); !ok {
-		if err := m.kill(ctx, machine); err != nil {
+		if err := m.kill(ctx, name); err != nil {
 			return err
 		}
 	}
-	if err := m.bus.StopUnit(ctx, UnitName(machine)); err != nil {
+	if err := m.bus.StopUnit(ctx, machine.UnitName(name)); err != nil {
 		return err
 	}
-	return m.bus.ResetFailedUnit(ctx, UnitName(machine))
+	return m.bus.ResetFailedUnit(ctx, machine.UnitName(name))
 }

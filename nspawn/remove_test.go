@@ -16,7 +16,7 @@ func TestHostUnitWithoutDirectory(t *testing.T) {
 	spec := newMachine(t, m, "exec sleep 1000")
 	mustStart(t, m, spec)
 	must.True(t, m.Exists(spec.Machine))
-	must.NoError(t, os.RemoveAll(m.dirs.machine(spec.Machine)))
+	must.NoError(t, os.RemoveAll(m.dirs.Machine(spec.Machine)))
 	must.False(t, m.Exists(spec.Machine))
 	_, err := start(t, m, spec)
 	must.ErrorIs(t, err, systemd.ErrUnitExists)

@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/programs"
 )
 
 // Root of a container without a user namespace makes the program writable that the host
 // starts systemd-nspawn with. Its own is a copy.
 func TestHostAttackShimOfTheHost(t *testing.T) {
 	m := newManager(t)
-	program, err := m.lookProgram()
+	program, err := programs.Own(m.dirs.Pins())
 	must.NoError(t, err)
 	before, err := os.ReadFile(program)
 	must.NoError(t, err)

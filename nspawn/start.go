@@ -10,8 +10,11 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"nomad-driver-nspawn/nspawn/cgroup"
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
@@ -33,22 +36,22 @@ const startTimeout = 90 * time.Second
 // It opens the streams as late as it can, and closes them: systemd keeps its own
 // copies. Whoever reads them may stop at the end of the last writer, so one that
 // dies with a plugin in the middle of a start must not have been the first.
-func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
+func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	lock, err := m.lock(s.Machine)
+	lock, err := m.locks.Lock(s.Machine)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 	var (
-		tool              tool
-		stage             *stage.Stage
-		toolErr, stageErr error
-		looking           sync.WaitGroup
+		found              programs.Programs
+		stage              *stage.Stage
+		foundErr, stageErr error
+		looking            sync.WaitGroup
 	)
-	looking.Go(func() { tool, toolErr = m.lookTool(ctx) })
-	looking.Go(func() { stage, stageErr = m.newStage() })
+	looking.Go(func() { found, foundErr = programs.Look(ctx, m.bus, m.dirs.Pins()) })
+	looking.Go(func() { stage, stageErr = m.parts.NewStage() })
 	err = m.clear(ctx, s.Machine)
 	looking.Wait()
 	if stage != nil {
@@ -64,19 +67,19 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 			err = errors.Join(err, m.remove(undo, s.Machine))
 		}
 	}()
-	if err := errors.Join(toolErr, stageErr); err != nil {
+	if err := errors.Join(foundErr, stageErr); err != nil {
 		return nil, err
 	}
-	d, err := m.prepare(ctx, s, tool, stage, notice)
+	s, host, err := m.parts.Prepare(ctx, s, found, stage, notice)
 	if err != nil {
 		return nil, err
 	}
-	socket, err := listenNotify(m.dirs.notify(s.Machine))
+	socket, err := listenNotify(m.dirs.Notify(s.Machine))
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
-	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps}, socket)
-	if err := m.launch(ctx, d.spec, d, open, follower); err != nil {
+	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps, Sysctls: s.Sysctls}, socket)
+	if err := m.launch(ctx, s, host, open, follower); err != nil {
 		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
@@ -84,13 +87,13 @@ func (m *Manager) Start(ctx context.Context, s Spec, notice func(string), open f
 }
 
 // launch starts the unit and lets its payload begin.
-func (m *Manager) launch(ctx context.Context, s Spec, d *draft, open func() (Streams, error), follower *Follower) error {
-	g, err := gate.Listen(m.dirs.gate(s.Machine))
+func (m *Manager) launch(ctx context.Context, s machine.Spec, host machine.Host, open func() (Streams, error), follower *Follower) error {
+	g, err := gate.Listen(m.dirs.Gate(s.Machine))
 	if err != nil {
 		return err
 	}
 	defer g.Close()
-	if err := m.startUnit(ctx, s, d, open); err != nil {
+	if err := m.startUnit(ctx, s, host, open); err != nil {
 		return err
 	}
 	w, err := m.awaitPayload(ctx, s.Machine, s.Mode, g)
@@ -98,39 +101,39 @@ func (m *Manager) launch(ctx context.Context, s Spec, d *draft, open func() (Str
 		return err
 	}
 	follower.hold(w.payload)
-	follower.fresh = w.leader.parent
+	follower.fresh = w.leader.Parent
 	return m.begin(ctx, s.Machine, w, follower.begin)
 }
 
-func (m *Manager) startUnit(ctx context.Context, s Spec, d *draft, open func() (Streams, error)) error {
+func (m *Manager) startUnit(ctx context.Context, s machine.Spec, host machine.Host, open func() (Streams, error)) error {
 	streams, err := open()
 	if err != nil {
 		return err
 	}
 	defer streams.Close()
 	s.LogToJournal = s.LogToJournal || streams.Stdout == nil
-	props := machine.Properties(s, m.dirs.host(s, d.base, d.tool))
+	props := machine.Properties(s, host)
 	if !s.LogToJournal {
 		props = append(props,
 			systemd.NewProperty("StandardOutputFileDescriptor", dbus.UnixFD(streams.Stdout.Fd())),
 			systemd.NewProperty("StandardErrorFileDescriptor", dbus.UnixFD(streams.Stderr.Fd())),
 		)
 	}
-	if err := m.bus.StartTransientUnit(ctx, UnitName(s.Machine), props); err != nil {
+	if err := m.bus.StartTransientUnit(ctx, machine.UnitName(s.Machine), props); err != nil {
 		return m.explainStart(ctx, s.Machine, err)
 	}
-	return limitGroups(unitGroup(s.Machine))
+	return cgroup.Limit(s.Machine)
 }
 
 // explainStart returns the error of a unit that could not be started. What it runs may
 // have ended before systemd had done with the start.
-func (m *Manager) explainStart(ctx context.Context, machine string, err error) error {
-	unit, lookErr := m.unit(ctx, machine)
+func (m *Manager) explainStart(ctx context.Context, name string, err error) error {
+	unit, lookErr := m.unit(ctx, name)
 	if lookErr != nil {
 		return err
 	}
 	if exit, ok := ended(unit); ok && exit.Code == 1 {
-		return &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
+		return &StartError{Exit: exit, Message: lastMessage(ctx, name, unit)}
 	}
 	return err
 }
@@ -140,17 +143,17 @@ func (m *Manager) explainStart(ctx context.Context, machine string, err error) e
 //
 // It is nspawn's own process that is waited for, not its unit: to read the state of
 // one takes systemd 4 ms, while nspawn has the other core.
-func (m *Manager) awaitPayload(ctx context.Context, machine string, mode Mode, g *gate.Gate) (waiting, error) {
+func (m *Manager) awaitPayload(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (waiting, error) {
 	watch, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-m.endOf(watch, machine):
-			cancel(m.awaitFailure(watch, machine))
+		case <-m.endOf(watch, name):
+			cancel(m.awaitFailure(watch, name))
 		case <-watch.Done():
 		}
 	}()
-	w, err := m.await(watch, machine, mode, g)
+	w, err := m.await(watch, name, mode, g)
 	var failed *StartError
 	if err != nil && errors.As(context.Cause(watch), &failed) {
 		return w, failed
@@ -159,12 +162,12 @@ func (m *Manager) awaitPayload(ctx context.Context, machine string, mode Mode, g
 }
 
 // endOf is closed when the machine's nspawn has ended, or nothing tells when.
-func (m *Manager) endOf(ctx context.Context, machine string) <-chan struct{} {
+func (m *Manager) endOf(ctx context.Context, name string) <-chan struct{} {
 	end := make(chan struct{})
 	go func() {
 		defer close(end)
-		if nspawn, err := m.bus.MainPID(ctx, UnitName(machine)); err == nil {
-			awaitEnd(ctx, nspawn, UnitName(machine))
+		if nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name)); err == nil {
+			process.AwaitEnd(ctx, nspawn, machine.UnitName(name))
 		}
 	}()
 	return end
@@ -172,12 +175,12 @@ func (m *Manager) endOf(ctx context.Context, machine string) <-chan struct{} {
 
 // awaitFailure returns how the machine has ended by the state of its unit: systemd has
 // still to hear that nspawn has ended, if it has. It also waits for a bus that is away.
-func (m *Manager) awaitFailure(ctx context.Context, machine string) error {
+func (m *Manager) awaitFailure(ctx context.Context, name string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for unit := range m.bus.WatchUnit(ctx, UnitName(machine)) {
+	for unit := range m.bus.WatchUnit(ctx, machine.UnitName(name)) {
 		if exit, isEnd := ended(unit); isEnd || gone(unit) {
-			return &StartError{Exit: exit, Message: lastMessage(ctx, machine, unit)}
+			return &StartError{Exit: exit, Message: lastMessage(ctx, name, unit)}
 		}
 	}
 	return fmt.Errorf("wait until it is up: %w", ctx.Err())

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -20,11 +21,11 @@ const killTimeout = 10 * time.Second
 // SIGKILL to all of it. The unit stays, with the exit status. It returns nil
 // if the machine has ended already or is gone. It tells by notice of an init that it
 // does not know how to stop.
-func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.Signal, timeout time.Duration, notice func(string)) error {
+func (m *Manager) Stop(ctx context.Context, name string, mode machine.Mode, sig unix.Signal, timeout time.Duration, notice func(string)) error {
 	asked, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	begin := time.Now()
-	err := m.signalToStop(asked, machine, mode, sig)
+	err := m.signalToStop(asked, name, mode, sig)
 	var unknown *unknownInitError
 	switch {
 	case errors.Is(err, ErrLost):
@@ -37,15 +38,15 @@ func (m *Manager) Stop(ctx context.Context, machine string, mode Mode, sig unix.
 	case errors.As(err, &unknown):
 		notice(unknown.Error())
 	}
-	if m.waitFor(ctx, machine, timeout-time.Since(begin)) == nil {
+	if m.waitFor(ctx, name, timeout-time.Since(begin)) == nil {
 		return nil
 	}
-	return m.kill(ctx, machine)
+	return m.kill(ctx, name)
 }
 
 // signalToStop sends the signal unless that is in vain.
-func (m *Manager) signalToStop(ctx context.Context, machine string, mode Mode, sig unix.Signal) error {
-	unit, err := m.awaitUnit(ctx, machine)
+func (m *Manager) signalToStop(ctx context.Context, name string, mode machine.Mode, sig unix.Signal) error {
+	unit, err := m.awaitUnit(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -53,35 +54,35 @@ func (m *Manager) signalToStop(ctx context.Context, machine string, mode Mode, s
 	if err != nil {
 		return err
 	}
-	if mode == Boot {
-		return m.signalInit(ctx, machine, payload, sig)
+	if mode == machine.Boot {
+		return m.signalInit(ctx, name, payload, sig)
 	}
-	return payload.signal(sig)
+	return payload.Signal(sig)
 }
 
 // kill ends the machine at once. The end of the leader ends all processes of
 // its PID namespace and leaves nspawn alive to tidy up; the whole unit is
 // killed only when that does not help.
-func (m *Manager) kill(ctx context.Context, machine string) error {
-	if leader, err := m.leader(ctx, machine); err == nil {
-		if leader.signal(unix.SIGKILL) == nil && m.waitFor(ctx, machine, killTimeout) == nil {
+func (m *Manager) kill(ctx context.Context, name string) error {
+	if leader, err := m.leader(ctx, name); err == nil {
+		if leader.Signal(unix.SIGKILL) == nil && m.waitFor(ctx, name, killTimeout) == nil {
 			return nil
 		}
 	}
-	if unit, err := m.unit(ctx, machine); err == nil && unit.SubState == "auto-restart" {
-		return m.bus.StopUnit(ctx, UnitName(machine)) // rebooting: there is no process to kill
+	if unit, err := m.unit(ctx, name); err == nil && unit.SubState == "auto-restart" {
+		return m.bus.StopUnit(ctx, machine.UnitName(name)) // rebooting: there is no process to kill
 	}
-	if err := m.bus.KillUnit(ctx, UnitName(machine), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
-		return fmt.Errorf("kill machine %s: %w", machine, err)
+	if err := m.bus.KillUnit(ctx, machine.UnitName(name), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
+		return fmt.Errorf("kill machine %s: %w", name, err)
 	}
-	return m.waitFor(ctx, machine, killTimeout)
+	return m.waitFor(ctx, name, killTimeout)
 }
 
 // waitFor waits until the machine has ended or is gone.
-func (m *Manager) waitFor(ctx context.Context, machine string, timeout time.Duration) error {
+func (m *Manager) waitFor(ctx context.Context, name string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if _, err := m.Wait(ctx, machine); err != nil && !errors.Is(err, ErrLost) {
+	if _, err := m.Wait(ctx, name); err != nil && !errors.Is(err, ErrLost) {
 		return err
 	}
 	return nil

@@ -3,10 +3,7 @@ package nspawn
 import (
 	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -14,7 +11,7 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/e2e/host/hosttest"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -32,31 +29,6 @@ func TestHostStopIsGracefulWithoutBus(t *testing.T) {
 	spec := newMachine(t, m, "trap 'exit 5' TERM; while :; do sleep 1000 & wait $!; done")
 	mustStart(t, m, spec)
 	awaitTrap(t, m, spec)
-	must.NoError(t, NewManager(bus, DefaultDirs, nil).Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute, told(t)))
+	must.NoError(t, NewManager(bus, dirs.Default, nil).Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, time.Minute, told(t)))
 	must.Eq(t, Exit{Code: 5}, mustWait(t, m, spec.Machine))
-}
-
-// A payload that its init has yet to fork has not ended.
-func TestHostPayloadIsAwaited(t *testing.T) {
-	hosttest.Require(t)
-	init := exec.Command("/bin/sh", "-c", "read go; sleep 1000 & wait")
-	init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
-	input, err := init.StdinPipe()
-	must.NoError(t, err)
-	must.NoError(t, init.Start())
-	payloads, errs := make(chan process, 1), make(chan error, 1)
-	go func() {
-		payload, err := findPayload(init.Process.Pid, ProcessTwo)
-		payloads <- payload
-		errs <- err
-	}()
-	_, err = input.Write([]byte("go\n"))
-	must.NoError(t, err)
-	must.NoError(t, <-errs)
-	must.Eq(t, 2, (<-payloads).inside)
-
-	must.NoError(t, init.Process.Kill())
-	must.Error(t, init.Wait())
-	_, err = findPayload(init.Process.Pid, ProcessTwo)
-	must.ErrorIs(t, err, os.ErrProcessDone)
 }

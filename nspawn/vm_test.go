@@ -16,8 +16,11 @@ import (
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/e2e/vm/vmtest"
+	"nomad-driver-nspawn/nspawn/cgroup"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/quota"
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
@@ -28,37 +31,37 @@ import (
 const mebibyte = 1 << 20
 
 // groupFile is a file of the control group of the machine's unit.
-func groupFile(t *testing.T, m *Manager, machine, name string) string {
+func groupFile(t *testing.T, m *Manager, name, file string) string {
 	t.Helper()
-	unit, err := m.unit(t.Context(), machine)
+	unit, err := m.unit(t.Context(), name)
 	must.NoError(t, err)
-	text, err := os.ReadFile(filepath.Join(cgroupRoot, unit.ControlGroup, name))
+	text, err := os.ReadFile(filepath.Join(cgroup.Root, unit.ControlGroup, file))
 	must.NoError(t, err)
 	return strings.TrimSpace(string(text))
 }
 
 // inside runs a script in the machine and returns what it prints.
-func says(t *testing.T, m *Manager, machine, script string) string {
+func says(t *testing.T, m *Manager, name, script string) string {
 	t.Helper()
 	var out strings.Builder
 	command := enter.Command{Argv: []string{"/bin/sh", "-c", script}, Stdout: &out, Stderr: &out}
-	code, err := m.Exec(t.Context(), machine, command)
+	code, err := m.Exec(t.Context(), name, command)
 	must.NoError(t, err)
 	must.Zero(t, code, must.Sprint(out.String()))
 	return strings.TrimSpace(out.String())
 }
 
-func mustUsage(t *testing.T, m *Manager, machine string) Usage {
+func mustUsage(t *testing.T, m *Manager, name string) cgroup.Usage {
 	t.Helper()
-	usage, err := m.Usage(machine)
+	usage, err := m.Usage(name)
 	must.NoError(t, err)
 	return usage
 }
 
 // setProperty changes a limit that no Spec has.
-func setProperty(t *testing.T, machine, property string) {
+func setProperty(t *testing.T, name, property string) {
 	t.Helper()
-	out, err := exec.Command("systemctl", "set-property", "--runtime", UnitName(machine), property).CombinedOutput()
+	out, err := exec.Command("systemctl", "set-property", "--runtime", machine.UnitName(name), property).CombinedOutput()
 	must.NoError(t, err, must.Sprint(string(out)))
 }
 
@@ -69,7 +72,7 @@ func TestVMHost(t *testing.T) {
 	must.StrHasPrefix(t, "6.1.", string(release))
 	must.NoError(t, rootfs.Probe(t.TempDir(), rootfs.Overlay.Mount))
 	m := newManager(t)
-	never := Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
+	never := dirs.Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
 	host := LookHost(t.Context(), m.bus, never)
 	must.SliceEmpty(t, host.Problems)
 	must.SliceContainsSubset(t, host.Controllers, []string{"cpu", "cpuset", "io", "memory", "pids"})
@@ -90,17 +93,17 @@ func TestVMOutOfMemory(t *testing.T) {
 	must.StrContains(t, string(swaps), "/swap")
 	m := newManager(t)
 	for name, c := range map[string]struct {
-		mode   Mode
+		mode   machine.Mode
 		script string
 		killed bool
 	}{
-		"payload is PID 1":     {ProcessOne, "exec " + allocate(150*mebibyte), true},
-		"payload is PID 2":     {ProcessTwo, "exec " + allocate(150*mebibyte), true},
-		"child of PID 1":       {ProcessOne, allocate(150*mebibyte) + "; sleep 1000", true},
-		"child of PID 2":       {ProcessTwo, allocate(150*mebibyte) + "; sleep 1000", true},
-		"enough for PID 1":     {ProcessOne, "exec " + allocate(30*mebibyte), false},
-		"enough for a child":   {ProcessTwo, allocate(30*mebibyte) + "; true", false},
-		"failure of no memory": {ProcessTwo, "kill -KILL $$", false},
+		"payload is PID 1":     {machine.ProcessOne, "exec " + allocate(150*mebibyte), true},
+		"payload is PID 2":     {machine.ProcessTwo, "exec " + allocate(150*mebibyte), true},
+		"child of PID 1":       {machine.ProcessOne, allocate(150*mebibyte) + "; sleep 1000", true},
+		"child of PID 2":       {machine.ProcessTwo, allocate(150*mebibyte) + "; sleep 1000", true},
+		"enough for PID 1":     {machine.ProcessOne, "exec " + allocate(30*mebibyte), false},
+		"enough for a child":   {machine.ProcessTwo, allocate(30*mebibyte) + "; true", false},
+		"failure of no memory": {machine.ProcessTwo, "kill -KILL $$", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := newMachine(t, m, c.script)
@@ -128,7 +131,7 @@ func mustEnd(t *testing.T, out output) Exit {
 func TestVMKilledPayload(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
-	for mode, want := range map[Mode]Exit{ProcessOne: {Code: 1}, ProcessTwo: {Code: 255}} {
+	for mode, want := range map[machine.Mode]Exit{machine.ProcessOne: {Code: 1}, machine.ProcessTwo: {Code: 255}} {
 		spec := newMachine(t, m, "sleep 1000; true")
 		spec.Mode = mode
 		out := mustStart(t, m, spec)
@@ -155,11 +158,11 @@ func TestVMLimitsArrive(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
 	limited := newMachine(t, m, "sleep 1000")
-	limited.Limits = Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}, CPUQuota: time.Second / 2}
+	limited.Limits = machine.Limits{MemoryMax: 64 * mebibyte, MemoryLow: 16 * mebibyte, CPUWeight: 37, AllowedCPUs: []int{1}, CPUQuota: time.Second / 2}
 	free := newMachine(t, m, "sleep 1000")
 	const show = "cd /sys/fs/cgroup; cat memory.max memory.swap.max cpu.max pids.max; (echo 1 >memory.max) 2>/dev/null || echo refused"
 	for _, c := range []struct {
-		spec  Spec
+		spec  machine.Spec
 		nproc string
 		shown string // inside
 		files map[string]string
@@ -227,7 +230,7 @@ func TestVMUsage(t *testing.T) {
 	// The kernel moves out what it can and says EAGAIN if that is less.
 	unit, err := m.unit(t.Context(), spec.Machine)
 	must.NoError(t, err)
-	err = os.WriteFile(filepath.Join(cgroupRoot, unit.ControlGroup, "memory.reclaim"), []byte("60M"), 0)
+	err = os.WriteFile(filepath.Join(cgroup.Root, unit.ControlGroup, "memory.reclaim"), []byte("60M"), 0)
 	must.True(t, err == nil || errors.Is(err, syscall.EAGAIN), must.Sprint(err))
 	swapped := mustUsage(t, m, spec.Machine)
 	must.GreaterEq(t, 10*mebibyte, *swapped.Memory.Swap)
@@ -262,7 +265,7 @@ func TestVMOverlay(t *testing.T) {
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
 		var written syscall.Stat_t
-		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.writable(spec.Machine), "upper/mine"), &written))
+		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.Writable(spec.Machine), "upper/mine"), &written))
 		must.Eq(t, []uint32{1000, 1001}, []uint32{written.Uid, written.Gid}) // not shifted on disk
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		must.Eq(t, "0:0\n0:0\n0:0\n1000:1001\n0:0\n", <-out.stdout)
@@ -278,7 +281,7 @@ func TestVMChownedRoot(t *testing.T) {
 	memory := t.TempDir()
 	must.NoError(t, syscall.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(memory, syscall.MNT_DETACH)) })
-	host := LookHost(t.Context(), m.bus, Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
+	host := LookHost(t.Context(), m.bus, dirs.Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
 	must.ErrorIs(t, host.Overlay, idmap.ErrUnmappable)
 	must.NoError(t, host.ChownedOverlay)
 
@@ -306,7 +309,7 @@ func TestVMBindOfTmpfs(t *testing.T) {
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(secrets, syscall.MNT_DETACH)) })
 	must.NoError(t, os.WriteFile(filepath.Join(secrets, "token"), []byte("secret\n"), 0o600))
 	spec := newMachine(t, m, "cat /secrets/token; stat -c %u:%g /secrets/token; echo mine >/secrets/mine")
-	spec.Binds = []Bind{{Source: secrets, Destination: "/secrets", Owned: true}}
+	spec.Binds = []machine.Bind{{Source: secrets, Destination: "/secrets", Owned: true}}
 	out := mustStart(t, m, spec)
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -343,7 +346,7 @@ func TestVMBoot(t *testing.T) {
 	status, err := m.Status(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	must.Nil(t, status.Exit)
-	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, Halt, 2*time.Minute, told(t)))
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, 2*time.Minute, told(t)))
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
@@ -360,7 +363,7 @@ func TestVMDiskLimit(t *testing.T) {
 		must.NoError(t, err, must.Sprint(string(out)))
 	}
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
-	m := NewManager(newManager(t).bus, Dirs{Run: DefaultDirs.Run, State: state}, nil)
+	m := NewManager(newManager(t).bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, nil)
 	must.EqOp(t, quota.Projects, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
 
 	// chattr of the host, as the guest has none.
@@ -376,7 +379,7 @@ func TestVMDiskLimit(t *testing.T) {
 			mkdir -p /deep/in/it
 			`+tool+`chattr -R -p 7 /deep && echo moved
 			dd if=/dev/zero of=/fits bs=64k count=16 2>/dev/null && echo fits`)
-		spec.Binds = []Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
+		spec.Binds = []machine.Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
 		spec.Root.UserNamespace, spec.Root.Writable.Max = namespace, 8*mebibyte
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))

@@ -13,7 +13,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
@@ -23,7 +23,7 @@ const imagesUsage = `usage: nomad-driver-nspawn images                    list t
 // Images lists the images of the store, or removes those that no task uses. A
 // running plugin is not disturbed.
 func Images(ctx context.Context, args []string, out io.Writer) error {
-	images := store.Store{Dir: nspawn.DefaultDirs.Images()}
+	images := store.Store{Dir: dirs.Default.Images()}
 	switch strings.Join(args, " ") {
 	case "":
 		return listImages(ctx, images, out)

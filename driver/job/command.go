@@ -1,28 +1,40 @@
 package job
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
+// commandOptions say what is run, as whom, where and with which environment.
 type commandOptions struct {
-	Args       []string `codec:"args"`
-	Boot       *bool    `codec:"boot"`
-	Command    any      `codec:"command"`
-	Entrypoint []string `codec:"entrypoint"`
-	ProcessTwo *bool    `codec:"process_two"`
+	Args             []string          `codec:"args"`
+	Boot             *bool             `codec:"boot"`
+	Command          any               `codec:"command"`
+	Entrypoint       []string          `codec:"entrypoint"`
+	Environment      map[string]string `codec:"environment"`
+	ProcessTwo       *bool             `codec:"process_two"`
+	User             string            `codec:"user"`
+	WorkingDirectory string            `codec:"working_directory"`
 }
 
-var commandSchema = options{
-	"args":        attr("args", "list(string)"),
-	"boot":        attr("boot", "bool"),
-	"command":     attr("command", "any"),
-	"entrypoint":  attr("entrypoint", "list(string)"),
-	"process_two": attr("process_two", "bool"),
+var commandSchema = schema.Options{
+	"args":              schema.Attr("args", "list(string)"),
+	"boot":              schema.Attr("boot", "bool"),
+	"command":           schema.Attr("command", "any"),
+	"entrypoint":        schema.Attr("entrypoint", "list(string)"),
+	"environment":       schema.StringMap("environment"),
+	"process_two":       schema.Attr("process_two", "bool"),
+	"user":              schema.Attr("user", "string"),
+	"working_directory": schema.Attr("working_directory", "string"),
 }
 
 // Mode tells what the machine's PID 1 is. An image without a command is booted,
@@ -43,29 +55,43 @@ func (c TaskConfig) Mode() machine.Mode {
 }
 
 func (c TaskConfig) validateCommand() error {
+	var found schema.Mistakes
+	found.Add(schema.Absolute("working_directory", c.WorkingDirectory), c.validateWords())
+	for _, name := range slices.Sorted(maps.Keys(c.Environment)) {
+		found.Unless(machine.PossibleEnvironmentName(name), "environment: %q cannot be the name of a variable", name)
+	}
+	return found.Err()
+}
+
+// validateWords checks what is run, and what fits to it.
+func (c TaskConfig) validateWords() error {
 	command, isList, err := words(c.Command)
 	if err != nil {
 		return err
 	}
-	var found mistakes
+	var found schema.Mistakes
 	oci := c.ImageKind() == OCIImage
-	found.unless(len(c.Args) == 0 || len(command) > 0 || oci, "args: there is no command to give them to")
-	found.unless(len(c.Args) == 0 || !isList, "args: put them into the list of command, or make command a string")
+	found.Unless(len(c.Args) == 0 || len(command) > 0 || oci, "args: there is no command to give them to")
+	found.Unless(len(c.Args) == 0 || !isList, "args: put them into the list of command, or make command a string")
 	if c.Mode() == machine.Boot {
-		found.unless(c.ProcessTwo == nil || !*c.ProcessTwo, "process_two: cannot be combined with boot")
-		found.unless(c.User == "", "user: cannot be combined with boot: the image's init is started as root")
-		found.unless(c.WorkingDirectory == "", "working_directory: cannot be combined with boot")
-		found.unless(len(command) == 0 || initArguments(command), "command: with boot these are arguments for the image's init, which %q is not: set boot = false to run it", first(command))
+		found.Unless(c.ProcessTwo == nil || !*c.ProcessTwo, "process_two: cannot be combined with boot")
+		found.Unless(c.User == "", "user: cannot be combined with boot: the image's init is started as root")
+		found.Unless(c.WorkingDirectory == "", "working_directory: cannot be combined with boot")
+		found.Unless(len(command) == 0 || initArguments(command), "command: with boot these are arguments for the image's init, which %q is not: set boot = false to run it", first(command))
 	} else {
-		found.unless(len(command) > 0 && command[0] != "" || len(command) == 0 && oci, "command: is required without boot")
+		found.Unless(len(command) > 0 && command[0] != "" || len(command) == 0 && oci, "command: is required without boot")
 	}
-	return found.err()
+	return found.Err()
 }
 
-// applyCommand sets the command, or the arguments of the image's init. systemd
+func (c TaskConfig) applyCommand(in Input, spec *machine.Spec) error {
+	return errors.Join(c.applyWords(in, spec), c.applyUser(in, spec), c.applyEnvironment(in, spec))
+}
+
+// applyWords sets the command, or the arguments of the image's init. systemd
 // and its journald read theirs there, as they read the kernel's command line
 // elsewhere.
-func (c TaskConfig) applyCommand(in Input, spec *machine.Spec) error {
+func (c TaskConfig) applyWords(in Input, spec *machine.Spec) error {
 	command, _, _ := words(c.Command)
 	command = append(command, c.Args...)
 	switch {
@@ -112,7 +138,7 @@ func words(option any) (list []string, isList bool, err error) {
 	for i, item := range items {
 		word, err := scalar(item)
 		if err != nil {
-			return nil, true, fmt.Errorf("%s: %w", at("command", i), err)
+			return nil, true, fmt.Errorf("%s: %w", schema.At("command", i), err)
 		}
 		list = append(list, word)
 	}
@@ -143,4 +169,62 @@ func first(list []string) string {
 		return ""
 	}
 	return list[0]
+}
+
+// applyUser sets as whom and where the command runs: by what the job says, else what the image says. Nomad's own
+// `user` is for all drivers, the option is for this one.
+func (c TaskConfig) applyUser(in Input, spec *machine.Spec) error {
+	boot := spec.Mode == machine.Boot
+	switch {
+	case c.User != "" && in.Task.User != "" && c.User != in.Task.User:
+		return fmt.Errorf("user: %q differs from the task's user %q: set one of them", c.User, in.Task.User)
+	case boot && in.Task.User != "":
+		return fmt.Errorf("user: the task's user %q cannot be combined with boot", in.Task.User)
+	case boot:
+		return nil
+	}
+	spec.User = cmp.Or(c.User, in.Task.User, in.Image.Config.User)
+	if id, ok := outOfRange(spec.User); ok {
+		return fmt.Errorf("user: a container has the IDs 0 to %d, but not %s of user %q", maxID, id, spec.User)
+	}
+	spec.WorkingDirectory = cmp.Or(c.WorkingDirectory, in.Image.Config.WorkingDir)
+	return nil
+}
+
+// maxID is the highest UID and GID of a container.
+const maxID = 65535
+
+// outOfRange returns the part of USER[:GROUP] that is a number which no container has.
+func outOfRange(user string) (id string, ok bool) {
+	for part := range strings.SplitSeq(user, ":") {
+		n, err := strconv.ParseUint(part, 10, 64)
+		if err == nil && n > maxID || errors.Is(err, strconv.ErrRange) {
+			return part, true
+		}
+	}
+	return "", false
+}
+
+// applyEnvironment takes the variables of the image, of Nomad and of the job, each
+// over the ones before.
+func (c TaskConfig) applyEnvironment(in Input, spec *machine.Spec) error {
+	env := map[string]string{}
+	for _, variable := range in.Image.Config.Env {
+		if name, value, ok := strings.Cut(variable, "="); ok && machine.PossibleEnvironmentName(name) {
+			env[name] = value
+		}
+	}
+	maps.Copy(env, in.Task.Env)
+	maps.Copy(env, c.Environment)
+	var found schema.Mistakes
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		switch {
+		case !machine.PossibleEnvironmentName(name) || !utf8.ValidString(name):
+			found.Refuse("env: %q cannot be the name of a variable", name)
+		case !utf8.ValidString(env[name]) || strings.Contains(env[name], "\x00"):
+			found.Refuse("env: the value of %q is not valid UTF-8", name)
+		}
+	}
+	spec.Environment = env
+	return found.Err()
 }

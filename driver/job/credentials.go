@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -16,9 +17,9 @@ type credentialOptions struct {
 	SetCredential  map[string]string `codec:"set_credential"`
 }
 
-var credentialSchema = options{
-	"load_credential": stringMap("load_credential"),
-	"set_credential":  stringMap("set_credential"),
+var credentialSchema = schema.Options{
+	"load_credential": schema.StringMap("load_credential"),
+	"set_credential":  schema.StringMap("set_credential"),
 }
 
 // credentialName is what systemd takes as a name (credential_name_valid in
@@ -26,29 +27,29 @@ var credentialSchema = options{
 var credentialName = regexp.MustCompile(`^[A-Za-z0-9_@][A-Za-z0-9_.@-]{0,254}$`)
 
 func (c TaskConfig) validateCredentials() error {
-	var found mistakes
+	var found schema.Mistakes
 	for _, name := range slices.Sorted(maps.Keys(c.LoadCredential)) {
 		file, option := c.LoadCredential[name], "load_credential."+name
-		found.add(required(option, file), matches(option, name, credentialName, "a name of a credential"))
-		found.unless(filepath.IsLocal(file), "%s: %q is not a path below the task's directory, as secrets/token", option, file)
+		found.Add(schema.NotEmpty(option, file), schema.Matches(option, name, credentialName, "a name of a credential"))
+		found.Unless(filepath.IsLocal(file), "%s: %q is not a path below the task's directory, as secrets/token", option, file)
 		_, both := c.SetCredential[name]
-		found.unless(!both, "%s: is in set_credential, too", option)
+		found.Unless(!both, "%s: is in set_credential, too", option)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.SetCredential)) {
-		found.add(matches("set_credential."+name, name, credentialName, "a name of a credential"))
+		found.Add(schema.Matches("set_credential."+name, name, credentialName, "a name of a credential"))
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyCredentials(in Input, spec *machine.Spec) error {
-	var found mistakes
+	var found schema.Mistakes
 	for name, file := range c.LoadCredential {
 		spec.Credentials = append(spec.Credentials, machine.Credential{Name: name, Dir: in.Task.TaskDir().Dir, File: filepath.Clean(file)})
 	}
 	for name, value := range c.SetCredential {
 		spec.Credentials = append(spec.Credentials, machine.Credential{Name: name, Value: value})
 	}
-	found.unless(len(spec.Credentials) == 0 || spec.User == "" || spec.User == "root" || spec.User == "0",
+	found.Unless(len(spec.Credentials) == 0 || spec.User == "" || spec.User == "root" || spec.User == "0",
 		"load_credential, set_credential: only root of the container can read them, and the command runs as %q", spec.User)
-	return found.err()
+	return found.Err()
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image"
 )
 
@@ -38,22 +39,22 @@ type TmpfsOptions struct {
 	Mode int64 `codec:"mode"`
 }
 
-var dockerSchema = options{
-	"force_pull": attr("force_pull", "bool"),
-	"init":       attr("init", "bool"),
-	"mount": hclspec.NewBlockList("mount", hclspec.NewObject(options{
-		"type":     withDefault("type", "string", "bind"),
-		"target":   requiredAttr("target", "string"),
-		"source":   attr("source", "string"),
-		"readonly": attr("readonly", "bool"),
-		"tmpfs_options": block("tmpfs_options", options{
-			"size": attr("size", "number"),
-			"mode": attr("mode", "number"),
+var dockerSchema = schema.Options{
+	"force_pull": schema.Attr("force_pull", "bool"),
+	"init":       schema.Attr("init", "bool"),
+	"mount": hclspec.NewBlockList("mount", hclspec.NewObject(schema.Options{
+		"type":     schema.WithDefault("type", "string", "bind"),
+		"target":   schema.RequiredAttr("target", "string"),
+		"source":   schema.Attr("source", "string"),
+		"readonly": schema.Attr("readonly", "bool"),
+		"tmpfs_options": schema.Block("tmpfs_options", schema.Options{
+			"size": schema.Attr("size", "number"),
+			"mode": schema.Attr("mode", "number"),
 		}),
 	})),
-	"readonly_rootfs": attr("readonly_rootfs", "bool"),
-	"volumes":         attr("volumes", "list(string)"),
-	"work_dir":        attr("work_dir", "string"),
+	"readonly_rootfs": schema.Attr("readonly_rootfs", "bool"),
+	"volumes":         schema.Attr("volumes", "list(string)"),
+	"work_dir":        schema.Attr("work_dir", "string"),
 }
 
 // Translate sets our options from those that docker has under other names.
@@ -69,38 +70,38 @@ func (c *TaskConfig) Translate() {
 }
 
 func (c TaskConfig) validateDocker() error {
-	var found mistakes
-	found.unless(c.WorkDir == "" || c.WorkDir == c.WorkingDirectory, "work_dir: %q differs from working_directory %q: set one of them", c.WorkDir, c.WorkingDirectory)
-	found.unless(!c.ForcePull || c.PullPolicy == string(image.Always), "force_pull: true differs from pull_policy %q: set one of them", c.PullPolicy)
-	found.unless(c.Init == nil || c.ProcessTwo == nil || *c.Init == *c.ProcessTwo, "init: differs from process_two: set one of them")
+	var found schema.Mistakes
+	found.Unless(c.WorkDir == "" || c.WorkDir == c.WorkingDirectory, "work_dir: %q differs from working_directory %q: set one of them", c.WorkDir, c.WorkingDirectory)
+	found.Unless(!c.ForcePull || c.PullPolicy == string(image.Always), "force_pull: true differs from pull_policy %q: set one of them", c.PullPolicy)
+	found.Unless(c.Init == nil || c.ProcessTwo == nil || *c.Init == *c.ProcessTwo, "init: differs from process_two: set one of them")
 	for i, mount := range c.Mount {
-		found.add(mount.validate(at("mount", i)))
+		found.Add(mount.validate(schema.At("mount", i)))
 	}
 	for i := range c.Volumes {
 		_, err := c.volume(i)
-		found.add(err)
+		found.Add(err)
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (m Mount) validate(option string) error {
-	var found mistakes
-	found.add(absolute(option+".target", m.Target), required(option+".target", m.Target))
+	var found schema.Mistakes
+	found.Add(schema.Absolute(option+".target", m.Target), schema.NotEmpty(option+".target", m.Target))
 	switch m.Type {
 	case "bind":
-		found.add(required(option+".source", m.Source))
-		found.unless(m.Tmpfs == TmpfsOptions{}, "%s.tmpfs_options: type is bind", option)
+		found.Add(schema.NotEmpty(option+".source", m.Source))
+		found.Unless(m.Tmpfs == TmpfsOptions{}, "%s.tmpfs_options: type is bind", option)
 	case "tmpfs":
-		found.unless(m.Source == "", "%s.source: type is tmpfs", option)
-		found.unless(!m.ReadOnly, "%s.readonly: type is tmpfs", option)
-		found.unless(m.Tmpfs.Size >= 0 && m.Tmpfs.Mode >= 0 && m.Tmpfs.Mode <= 0o7777, "%s.tmpfs_options: size or mode cannot be", option)
-		found.unless(!strings.ContainsAny(m.Target, ":\\"), "%s.target: %q has a colon or a backslash", option, m.Target)
+		found.Unless(m.Source == "", "%s.source: type is tmpfs", option)
+		found.Unless(!m.ReadOnly, "%s.readonly: type is tmpfs", option)
+		found.Unless(m.Tmpfs.Size >= 0 && m.Tmpfs.Mode >= 0 && m.Tmpfs.Mode <= 0o7777, "%s.tmpfs_options: size or mode cannot be", option)
+		found.Unless(!strings.ContainsAny(m.Target, ":\\"), "%s.target: %q has a colon or a backslash", option, m.Target)
 	case "volume":
-		found.refuse("%s.type: docker's volumes are not there: use the volume block of the group and volume_mount", option)
+		found.Refuse("%s.type: docker's volumes are not there: use the volume block of the group and volume_mount", option)
 	default:
-		found.add(oneOf(option+".type", m.Type, []string{"bind", "tmpfs"}))
+		found.Add(schema.OneOf(option+".type", m.Type, []string{"bind", "tmpfs"}))
 	}
-	return found.err()
+	return found.Err()
 }
 
 // hostBind is a path of the host that a job wants to see.
@@ -111,7 +112,7 @@ type hostBind struct {
 
 // volume reads SOURCE:DESTINATION[:ro|rw].
 func (c TaskConfig) volume(i int) (hostBind, error) {
-	option := at("volumes", i)
+	option := schema.At("volumes", i)
 	parts := strings.Split(c.Volumes[i], ":")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || !filepath.IsAbs(parts[1]) {
 		return hostBind{}, fmt.Errorf("%s: %q is not SOURCE:DESTINATION or SOURCE:DESTINATION:ro; Nomad's volumes are mounted by volume_mount", option, c.Volumes[i])
@@ -135,7 +136,7 @@ func (c TaskConfig) dockerBinds() (binds []hostBind) {
 	}
 	for i, mount := range c.Mount {
 		if mount.Type == "bind" {
-			binds = append(binds, hostBind{option: at("mount", i), source: mount.Source, destination: mount.Target, readOnly: mount.ReadOnly})
+			binds = append(binds, hostBind{option: schema.At("mount", i), source: mount.Source, destination: mount.Target, readOnly: mount.ReadOnly})
 		}
 	}
 	return binds

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
@@ -37,22 +39,22 @@ type ImageDownload struct {
 	Verify string `codec:"verify"`
 }
 
-var imageSchema = options{
-	"auth": block("auth", options{
-		"username": requiredAttr("username", "string"),
-		"password": requiredAttr("password", "string"),
+var imageSchema = schema.Options{
+	"auth": schema.Block("auth", schema.Options{
+		"username": schema.RequiredAttr("username", "string"),
+		"password": schema.RequiredAttr("password", "string"),
 	}),
-	"auth_soft_fail": withDefault("auth_soft_fail", "bool", false),
-	"image":          requiredAttr("image", "string"),
-	"image_download": block("image_download", options{
-		"force":  withDefault("force", "bool", false),
-		"sha256": attr("sha256", "string"),
-		"type":   attr("type", "string"),
-		"url":    attr("url", "string"),
-		"verify": attr("verify", "string"),
+	"auth_soft_fail": schema.WithDefault("auth_soft_fail", "bool", false),
+	"image":          schema.RequiredAttr("image", "string"),
+	"image_download": schema.Block("image_download", schema.Options{
+		"force":  schema.WithDefault("force", "bool", false),
+		"sha256": schema.Attr("sha256", "string"),
+		"type":   schema.Attr("type", "string"),
+		"url":    schema.Attr("url", "string"),
+		"verify": schema.Attr("verify", "string"),
 	}),
-	"image_policy": attr("image_policy", "string"),
-	"pull_policy":  attr("pull_policy", "string"),
+	"image_policy": schema.Attr("image_policy", "string"),
+	"pull_policy":  schema.Attr("pull_policy", "string"),
 }
 
 // ImageKind is what the option `image` names. Its form alone tells, so that a job
@@ -113,23 +115,23 @@ type Image struct {
 var sha256Pattern = regexp.MustCompile(`^(sha256:)?[0-9a-fA-F]{64}$`)
 
 func (c TaskConfig) validateImage() error {
-	var found mistakes
+	var found schema.Mistakes
 	kind := c.ImageKind()
-	found.add(required("image", c.Image), oneOf("pull_policy", c.PullPolicy, image.Policies))
-	found.unless(c.Auth == nil || kind == OCIImage, "auth: only images of registries are logged in for")
-	found.unless(len(c.Entrypoint) == 0 || kind == OCIImage, "entrypoint: only OCI images have one; put it into command")
-	found.unless(len(c.Entrypoint) == 0 || c.Mode() != machine.Boot, "entrypoint: cannot be combined with boot")
-	found.unless(c.ImagePolicy == "" || kind != OCIImage, "image_policy: %q is no disk image", c.Image)
-	found.unless(c.PullPolicy == "" || c.Stored(), "pull_policy: %q is not pulled", c.Image)
-	found.unless(c.Ephemeral || !c.Stored(), "ephemeral: an image of the store is shared and cannot be run in place")
+	found.Add(schema.NotEmpty("image", c.Image), schema.OneOf("pull_policy", c.PullPolicy, image.Policies))
+	found.Unless(c.Auth == nil || kind == OCIImage, "auth: only images of registries are logged in for")
+	found.Unless(len(c.Entrypoint) == 0 || kind == OCIImage, "entrypoint: only OCI images have one; put it into command")
+	found.Unless(len(c.Entrypoint) == 0 || c.Mode() != machine.Boot, "entrypoint: cannot be combined with boot")
+	found.Unless(c.ImagePolicy == "" || kind != OCIImage, "image_policy: %q is no disk image", c.Image)
+	found.Unless(c.PullPolicy == "" || c.Stored(), "pull_policy: %q is not pulled", c.Image)
+	found.Unless(c.Ephemeral || !c.Stored(), "ephemeral: an image of the store is shared and cannot be run in place")
 	if d := c.ImageDownload; d != nil {
-		found.unless(kind == FileImage || d.Type == dockerType, "image_download: %q is no file to download: set image_download.url", c.Image)
-		found.add(
-			oneOf("image_download.type", d.Type, []string{string(download.Tar), string(download.Raw), string(download.QCOW2), dockerType}),
-			oneOf("image_download.verify", d.Verify, []string{string(download.VerifySignature), string(download.VerifyChecksum), string(download.VerifyNo)}),
-			matches("image_download.sha256", d.SHA256, sha256Pattern, "64 hexadecimal digits"))
+		found.Unless(kind == FileImage || d.Type == dockerType, "image_download: %q is no file to download: set image_download.url", c.Image)
+		found.Add(
+			schema.OneOf("image_download.type", d.Type, []string{string(download.Tar), string(download.Raw), string(download.QCOW2), dockerType}),
+			schema.OneOf("image_download.verify", d.Verify, []string{string(download.VerifySignature), string(download.VerifyChecksum), string(download.VerifyNo)}),
+			schema.Matches("image_download.sha256", d.SHA256, sha256Pattern, "64 hexadecimal digits"))
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyImage(in Input, spec *machine.Spec) error {
@@ -150,4 +152,49 @@ func (c TaskConfig) Pull(source image.Source) image.Policy {
 		return image.Always
 	}
 	return source.DefaultPolicy()
+}
+
+// addVolumesOfImage makes the VOLUMEs of an OCI image writable, each with what the image
+// has there. They are private, count against the limit of the disk, and are discarded
+// with the container, like the rest of a copy-on-write root. If that is read-only, each
+// volume gets a layer of its own.
+//
+// A volume that lies in a mount of the job is the job's to provide.
+func (c TaskConfig) addVolumesOfImage(in Input, spec *machine.Spec) {
+	mounts := mountPoints(*spec)
+	var own []string
+	for _, volume := range in.Image.Config.Volumes { // a directory is before what is in it
+		if isCovered(mounts, volume) {
+			continue
+		}
+		spec.Root.Directories = append(spec.Root.Directories, volume)
+		if c.ReadOnly && !isCovered(own, volume) {
+			own = append(own, volume)
+			spec.Overlays = append(spec.Overlays, machine.Overlay{
+				Lower:       []machine.Layer{{Path: volume, InRoot: true}},
+				Destination: volume,
+			})
+		}
+	}
+}
+
+// isCovered reports whether path is one of the directories or in one.
+func isCovered(dirs []string, path string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool { return schema.Within(dir, path) })
+}
+
+// mountPoints returns where the job, Nomad and systemd-nspawn mount something.
+func mountPoints(spec machine.Spec) []string {
+	points := []string{"/dev", "/proc", "/run", "/sys", "/tmp"}
+	for _, bind := range spec.Binds {
+		points = append(points, bind.Destination)
+	}
+	for _, overlay := range spec.Overlays {
+		points = append(points, overlay.Destination)
+	}
+	for _, mount := range spec.Root.Tmpfs {
+		path, _, _ := strings.Cut(mount, ":")
+		points = append(points, path)
+	}
+	return append(points, spec.Root.Inaccessible...)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -19,12 +20,12 @@ type ioOptions struct {
 	IOWriteIOPS      map[string]string `codec:"io_write_iops"`
 }
 
-var ioSchema = options{
-	"io_read_bandwidth":  stringMap("io_read_bandwidth"),
-	"io_read_iops":       stringMap("io_read_iops"),
-	"io_weight":          attr("io_weight", "number"),
-	"io_write_bandwidth": stringMap("io_write_bandwidth"),
-	"io_write_iops":      stringMap("io_write_iops"),
+var ioSchema = schema.Options{
+	"io_read_bandwidth":  schema.StringMap("io_read_bandwidth"),
+	"io_read_iops":       schema.StringMap("io_read_iops"),
+	"io_weight":          schema.Attr("io_weight", "number"),
+	"io_write_bandwidth": schema.StringMap("io_write_bandwidth"),
+	"io_write_iops":      schema.StringMap("io_write_iops"),
 }
 
 const maxIOWeight = 10000
@@ -47,7 +48,7 @@ type deviceLimit struct {
 }
 
 func bandwidth(at, value string) (uint64, error) {
-	return bytesOf(value), size(at, value, "10MB")
+	return schema.Bytes(value), schema.CheckSize(at, value, "10MB")
 }
 
 func operations(at, value string) (uint64, error) {
@@ -59,25 +60,25 @@ func operations(at, value string) (uint64, error) {
 }
 
 func (c TaskConfig) validateIO() error {
-	var found mistakes
-	found.unless(c.IOWeight >= 0 && c.IOWeight <= maxIOWeight, "io_weight: %d is not between 1 and %d", c.IOWeight, maxIOWeight)
+	var found schema.Mistakes
+	found.Unless(c.IOWeight >= 0 && c.IOWeight <= maxIOWeight, "io_weight: %d is not between 1 and %d", c.IOWeight, maxIOWeight)
 	for _, limit := range c.deviceLimits(&machine.Limits{}) {
 		for _, device := range slices.Sorted(maps.Keys(limit.devices)) {
 			at := fmt.Sprintf("%s[%q]", limit.option, device)
 			value, err := limit.parse(at, limit.devices[device])
-			found.add(required(at, device), absolute(at, device), err)
-			found.unless(err != nil || value > 0, "%s: a limit of 0 would stop the task", at)
+			found.Add(schema.NotEmpty(at, device), schema.Absolute(at, device), err)
+			found.Unless(err != nil || value > 0, "%s: a limit of 0 would stop the task", at)
 		}
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyIO(in Input, spec *machine.Spec) error {
-	var found mistakes
+	var found schema.Mistakes
 	spec.Limits.IO.Weight = uint64(c.IOWeight)
-	found.add(in.controller("io", "io_weight", c.IOWeight > 0))
+	found.Add(in.controller("io", "io_weight", c.IOWeight > 0))
 	for _, limit := range c.deviceLimits(&spec.Limits) {
-		found.add(in.controller("io", limit.option, len(limit.devices) > 0))
+		found.Add(in.controller("io", limit.option, len(limit.devices) > 0))
 		for device, text := range limit.devices {
 			if *limit.limits == nil {
 				*limit.limits = map[string]uint64{}
@@ -85,5 +86,5 @@ func (c TaskConfig) applyIO(in Input, spec *machine.Spec) error {
 			(*limit.limits)[device], _ = limit.parse("", text)
 		}
 	}
-	return found.err()
+	return found.Err()
 }

@@ -1,21 +1,21 @@
-// Package job turns what a job and the operator say into the description of a
-// machine. It is pure: it reads no file, asks no service and resolves no path of
-// the host. What has to be looked up first comes in by Input.
+// Package job turns what a job says, as far as the operator allows it, into the
+// description of a machine. It is pure: it reads no file, asks no service and
+// resolves no path of the host. What has to be looked up first comes in by Input.
 //
 // Each feature is one file. The file holds the options as a struct with codec
-// tags, their schema, their validation and their translation. TaskConfig and
-// Config only put the features together.
+// tags, their schema, their validation and their translation. TaskConfig only puts
+// the features together.
 package job
 
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
-	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 )
@@ -25,8 +25,6 @@ import (
 type TaskConfig struct {
 	imageOptions
 	loggingOptions
-	dnsOptions
-	processOptions
 	nameOptions
 	commandOptions
 	rootOptions
@@ -35,19 +33,19 @@ type TaskConfig struct {
 	portOptions
 	limitOptions
 	isolationOptions
+	sysctlOptions
 	ioOptions
 	deviceOptions
 	credentialOptions
 	dockerOptions
 	olderOptions
-	environmentOptions
 }
 
 // TaskSchema is the schema of TaskConfig.
-var TaskSchema = schema(
-	imageSchema, loggingSchema, dnsSchema, processSchema, nameSchema, commandSchema, rootSchema,
-	mountSchema, networkSchema, portSchema, isolationSchema, limitSchema, ioSchema,
-	deviceSchema, credentialSchema, dockerSchema, olderSchema, environmentSchema,
+var TaskSchema = schema.Merge(
+	imageSchema, loggingSchema, nameSchema, commandSchema, rootSchema,
+	mountSchema, networkSchema, portSchema, isolationSchema, sysctlSchema, limitSchema, ioSchema,
+	deviceSchema, credentialSchema, dockerSchema, olderSchema,
 )
 
 // Validate reports every mistake that the block shows by itself, all at once.
@@ -55,26 +53,24 @@ func (c TaskConfig) Validate() error {
 	return errors.Join(
 		c.validateImage(),
 		c.validateLogging(),
-		c.validateDNS(),
-		c.validateRoot(),
-		c.validateProcess(),
 		c.validateNames(),
+		c.validateRoot(),
 		c.validateCommand(),
 		c.validateMounts(),
 		c.validateLimits(),
 		c.validateIsolation(),
+		c.validateSysctls(),
 		c.validateIO(),
 		c.validateDevices(),
 		c.validateCredentials(),
 		c.validateDocker(),
 		c.validateOlder(),
-		c.validateEnvironment(),
 	)
 }
 
 // Input is what a machine is made of beside the options of its job.
 type Input struct {
-	Policy Policy
+	Policy operator.Policy
 	Task   *drivers.TaskConfig // as Nomad gives it
 	Image  Image
 	// DNS is what the host's files say about names.
@@ -104,28 +100,26 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		UUID:          machineID(in.Task.AllocID),
 		Mode:          c.Mode(),
 	}
-	var found mistakes
+	var found schema.Mistakes
 	// A later feature may look at what an earlier one has decided.
 	for _, apply := range []func(Input, *machine.Spec) error{
 		c.applyImage,
 		c.applyNetwork,
 		c.applyMounts,
 		c.applyCommand,
-		c.applyProcess,
 		c.applyLimits,
 		c.applyIO,
-		c.applyEnvironment,
 		c.applyIsolation,
+		c.applySysctls,
 		c.applyRoot,
 		c.applyLogging,
 		c.applyDevices,
 		c.applyCredentials,
-		c.applyDNS,
 		c.applyNames,
 	} {
-		found.add(apply(in, &spec))
+		found.Add(apply(in, &spec))
 	}
-	if err := found.err(); err != nil {
+	if err := found.Err(); err != nil {
 		return machine.Spec{}, err
 	}
 	return spec, nil
@@ -138,13 +132,4 @@ func checkTaskName(name string) error {
 		return fmt.Errorf("%q is no name of a task: the task's directory would be one of others; give it a name of letters", name)
 	}
 	return nil
-}
-
-// schema merges the options of features.
-func schema(features ...options) *hclspec.Spec {
-	all := options{}
-	for _, feature := range features {
-		maps.Copy(all, feature)
-	}
-	return hclspec.NewObject(all)
 }

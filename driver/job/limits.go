@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -25,59 +27,54 @@ type limitOptions struct {
 	Ulimit           map[string]string `codec:"ulimit"`
 }
 
-var limitSchema = options{
-	"cpu_cfs_period":    attr("cpu_cfs_period", "number"),
-	"cpu_hard_limit":    attr("cpu_hard_limit", "bool"),
-	"memory_swap":       attr("memory_swap", "string"),
-	"memory_swappiness": attr("memory_swappiness", "number"),
-	"oom_score_adj":     attr("oom_score_adj", "number"),
-	"pids_limit":        attr("pids_limit", "number"),
-	"ulimit":            stringMap("ulimit"),
+var limitSchema = schema.Options{
+	"cpu_cfs_period":    schema.Attr("cpu_cfs_period", "number"),
+	"cpu_hard_limit":    schema.Attr("cpu_hard_limit", "bool"),
+	"memory_swap":       schema.Attr("memory_swap", "string"),
+	"memory_swappiness": schema.Attr("memory_swappiness", "number"),
+	"oom_score_adj":     schema.Attr("oom_score_adj", "number"),
+	"pids_limit":        schema.Attr("pids_limit", "number"),
+	"ulimit":            schema.StringMap("ulimit"),
 }
-
-const (
-	maxPids = 16384 // the limit of systemd-nspawn@.service
-	minPids = 16    // the least with which a machine comes up
-)
 
 // unlimitedSwap is the value of memory_swap that lifts the limit, as with docker.
 const unlimitedSwap = "-1"
 
 func (c TaskConfig) validateLimits() error {
-	var found mistakes
+	var found schema.Mistakes
 	// The bounds of the kernel (cpu.max in cgroup-v2.rst) in microseconds.
 	if c.CPUCFSPeriod != 0 {
-		found.unless(c.CPUCFSPeriod >= 1000 && c.CPUCFSPeriod <= 1000000, "cpu_cfs_period: %d is not between 1000 and 1000000 microseconds", c.CPUCFSPeriod)
-		found.unless(c.CPUHardLimit, "cpu_cfs_period: needs cpu_hard_limit = true")
+		found.Unless(c.CPUCFSPeriod >= 1000 && c.CPUCFSPeriod <= 1000000, "cpu_cfs_period: %d is not between 1000 and 1000000 microseconds", c.CPUCFSPeriod)
+		found.Unless(c.CPUHardLimit, "cpu_cfs_period: needs cpu_hard_limit = true")
 	}
 	if c.MemorySwap != "" && c.MemorySwap != unlimitedSwap {
-		found.add(size("memory_swap", c.MemorySwap, "512MB"))
+		found.Add(schema.CheckSize("memory_swap", c.MemorySwap, "512MB"))
 	}
-	found.unless(c.MemorySwappiness == nil, "memory_swappiness: version 2 of control groups has none; memory_swap limits how much is swapped")
+	found.Unless(c.MemorySwappiness == nil, "memory_swappiness: version 2 of control groups has none; memory_swap limits how much is swapped")
 	if adjust := c.OOMScoreAdj; adjust != nil {
-		found.unless(*adjust >= -1000 && *adjust <= 1000, "oom_score_adj: %d is not between -1000 and 1000", *adjust)
+		found.Unless(*adjust >= -1000 && *adjust <= 1000, "oom_score_adj: %d is not between -1000 and 1000", *adjust)
 	}
-	found.unless(c.PidsLimit == 0 || c.PidsLimit >= minPids, "pids_limit: want %d or more", minPids)
+	found.Unless(c.PidsLimit == 0 || c.PidsLimit >= operator.MinPids, "pids_limit: want %d or more", operator.MinPids)
 	for _, name := range slices.Sorted(maps.Keys(c.Ulimit)) {
 		_, _, err := ulimit(name, c.Ulimit[name])
-		found.add(err)
+		found.Add(err)
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyLimits(in Input, spec *machine.Spec) error {
-	var found mistakes
+	var found schema.Mistakes
 	limits := &spec.Limits
-	found.add(applyResources(in.Task.Resources, limits), in.controller("cpu", "cpu_hard_limit", c.CPUHardLimit))
-	found.add(c.applyMemorySwap(in, limits))
+	found.Add(applyResources(in.Task.Resources, limits), in.controller("cpu", "cpu_hard_limit", c.CPUHardLimit))
+	found.Add(c.applyMemorySwap(in, limits))
 	if c.CPUHardLimit {
 		limits.CPUQuota, limits.CPUPeriod = cpuQuota(in), time.Duration(c.CPUCFSPeriod)*time.Microsecond
 	}
 	if limits.OOMScoreAdjust = c.OOMScoreAdj; c.OOMScoreAdj != nil && *c.OOMScoreAdj < 0 {
-		found.add(in.Policy.OOMScore())
+		found.Add(in.Policy.OOMScore())
 	}
 	pids, err := in.Policy.Pids(c.PidsLimit)
-	found.add(err, in.controller("pids", "pids_limit", c.PidsLimit > 0))
+	found.Add(err, in.controller("pids", "pids_limit", c.PidsLimit > 0))
 	limits.Pids = pids
 	for name, value := range c.Ulimit {
 		if limits.Resources == nil {
@@ -85,18 +82,18 @@ func (c TaskConfig) applyLimits(in Input, spec *machine.Spec) error {
 		}
 		resource, limit, _ := ulimit(name, value)
 		limits.Resources[resource] = limit
-		found.unless(resource != "NOFILE" || limit.Hard <= in.MaxFiles, "ulimit.%s: %q is more than the %d files that the kernel of this client allows (sysctl fs.nr_open)", name, value, in.MaxFiles)
+		found.Unless(resource != "NOFILE" || limit.Hard <= in.MaxFiles, "ulimit.%s: %q is more than the %d files that the kernel of this client allows (sysctl fs.nr_open)", name, value, in.MaxFiles)
 	}
-	return found.err()
+	return found.Err()
 }
 
 // controller returns the error if an option is used whose controller the kernel of
 // this client does not have, or not enabled.
 func (in Input) controller(name, option string, used bool) error {
-	var found mistakes
-	found.unless(!used || slices.Contains(in.Controllers, name),
+	var found schema.Mistakes
+	found.Unless(!used || slices.Contains(in.Controllers, name),
 		"%s: cannot be enforced on this client: its kernel has no %q controller of control groups, version 2", option, name)
-	return found.err()
+	return found.Err()
 }
 
 // applyMemorySwap: as with docker, memory_swap is memory and swap together.
@@ -104,19 +101,19 @@ func (c TaskConfig) applyMemorySwap(in Input, limits *machine.Limits) error {
 	if c.MemorySwap == "" {
 		return nil
 	}
-	var found mistakes
-	found.add(in.controller("memory", "memory_swap", true))
-	switch total := bytesOf(c.MemorySwap); {
+	var found schema.Mistakes
+	found.Add(in.controller("memory", "memory_swap", true))
+	switch total := schema.Bytes(c.MemorySwap); {
 	case limits.MemoryMax == 0:
-		found.refuse("memory_swap: the task's memory has no limit that swap could be beside")
+		found.Refuse("memory_swap: the task's memory has no limit that swap could be beside")
 	case c.MemorySwap == unlimitedSwap:
 		limits.MemorySwap = machine.NoLimit
 	case total < limits.MemoryMax:
-		found.refuse("memory_swap: %q is less than the task's memory, which is a part of it", c.MemorySwap)
+		found.Refuse("memory_swap: %q is less than the task's memory, which is a part of it", c.MemorySwap)
 	default:
 		limits.MemorySwap = total - limits.MemoryMax
 	}
-	return found.err()
+	return found.Err()
 }
 
 // cpuQuota returns the CPU time in a second that is the task's share of the client.
@@ -133,10 +130,10 @@ var resourceNames = regexp.MustCompile(`^(AS|CORE|CPU|DATA|FSIZE|LOCKS|MEMLOCK|M
 
 // ulimit reads an entry as docker has it: nofile = "1024:4096", or one number for both.
 func ulimit(option, value string) (name string, limit machine.ResourceLimit, err error) {
-	var found mistakes
+	var found schema.Mistakes
 	at := "ulimit." + option
 	name = strings.TrimPrefix(strings.ToUpper(option), "RLIMIT_")
-	found.unless(resourceNames.MatchString(name), "%s: setrlimit(2) knows no such limit", at)
+	found.Unless(resourceNames.MatchString(name), "%s: setrlimit(2) knows no such limit", at)
 	soft, hard, both := strings.Cut(value, ":")
 	if !both {
 		hard = soft
@@ -147,13 +144,13 @@ func ulimit(option, value string) (name string, limit machine.ResourceLimit, err
 			continue
 		}
 		*number, err = strconv.ParseUint(text, 10, 64)
-		found.unless(err == nil, "%s: %q is not SOFT:HARD or a number for both, as 1024:4096", at, value)
+		found.Unless(err == nil, "%s: %q is not SOFT:HARD or a number for both, as 1024:4096", at, value)
 	}
 	if !both {
 		limit.Soft = limit.Hard
 	}
-	found.unless(limit.Soft <= limit.Hard, "%s: %q has a soft limit above the hard one", at, value)
-	return name, limit, found.err()
+	found.Unless(limit.Soft <= limit.Hard, "%s: %q has a soft limit above the hard one", at, value)
+	return name, limit, found.Err()
 }
 
 // applyResources sets the task's `resources` block. memory is a hard limit unless
@@ -178,6 +175,8 @@ func applyResources(resources *drivers.Resources, limits *machine.Limits) error 
 	limits.AllowedCPUs = cpus
 	return err
 }
+
+const mebibyte = 1 << 20
 
 // memoryLimits takes MiB. A maximum of -1 is no limit; one below the
 // reservation is not meant: Nomad adds the size of the secrets directory to an

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -17,13 +18,13 @@ type Logging struct {
 	Driver string `codec:"driver"`
 }
 
-var loggingSchema = options{
-	"forward_journal": withDefault("forward_journal", "bool", true),
-	"link_journal":    attr("link_journal", "string"),
-	"logging": block("logging", options{
-		"driver": withDefault("driver", "string", nomadLogs),
+var loggingSchema = schema.Options{
+	"forward_journal": schema.WithDefault("forward_journal", "bool", true),
+	"link_journal":    schema.Attr("link_journal", "string"),
+	"logging": schema.Block("logging", schema.Options{
+		"driver": schema.WithDefault("driver", "string", nomadLogs),
 	}),
-	"notify_ready": attr("notify_ready", "bool"),
+	"notify_ready": schema.Attr("notify_ready", "bool"),
 }
 
 const (
@@ -36,12 +37,12 @@ const (
 var linkJournals = []string{"no", "guest", "try-guest", "auto"}
 
 func (c TaskConfig) validateLogging() error {
-	var found mistakes
-	found.add(oneOf("link_journal", c.LinkJournal, linkJournals))
+	var found schema.Mistakes
+	found.Add(schema.OneOf("link_journal", c.LinkJournal, linkJournals))
 	if c.Logging != nil {
-		found.add(oneOf("logging.driver", c.Logging.Driver, []string{nomadLogs, journaldLogs}))
+		found.Add(schema.OneOf("logging.driver", c.Logging.Driver, []string{nomadLogs, journaldLogs}))
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyLogging(in Input, spec *machine.Spec) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -27,63 +28,63 @@ type mountOptions struct {
 	Tmpfs           []string          `codec:"tmpfs"`
 }
 
-var mountSchema = options{
-	"bind":              stringMap("bind"),
-	"bind_read_only":    stringMap("bind_read_only"),
-	"inaccessible":      attr("inaccessible", "list(string)"),
-	"overlay":           attr("overlay", "list(string)"),
-	"overlay_read_only": attr("overlay_read_only", "list(string)"),
-	"shm_size":          attr("shm_size", "number"),
-	"tmpfs":             attr("tmpfs", "list(string)"),
+var mountSchema = schema.Options{
+	"bind":              schema.StringMap("bind"),
+	"bind_read_only":    schema.StringMap("bind_read_only"),
+	"inaccessible":      schema.Attr("inaccessible", "list(string)"),
+	"overlay":           schema.Attr("overlay", "list(string)"),
+	"overlay_read_only": schema.Attr("overlay_read_only", "list(string)"),
+	"shm_size":          schema.Attr("shm_size", "number"),
+	"tmpfs":             schema.Attr("tmpfs", "list(string)"),
 }
 
 func (c TaskConfig) validateMounts() error {
-	var found mistakes
+	var found schema.Mistakes
 	_, overlayErr := c.overlays()
-	found.add(validateBinds("bind", c.Bind), validateBinds("bind_read_only", c.BindReadOnly), overlayErr)
+	found.Add(validateBinds("bind", c.Bind), validateBinds("bind_read_only", c.BindReadOnly), overlayErr)
 	for i, mount := range c.Tmpfs {
 		path, _, _ := strings.Cut(mount, ":")
-		found.add(required(at("tmpfs", i), path), absolute(at("tmpfs", i), path))
+		found.Add(schema.NotEmpty(schema.At("tmpfs", i), path), schema.Absolute(schema.At("tmpfs", i), path))
 		if c.UserNamespacing && tmpfsOwner.MatchString(mount) {
 			_, err := newMemory(mount)
-			found.add(prefixed(at("tmpfs", i)+": ", err))
+			found.Add(schema.Prefixed(schema.At("tmpfs", i)+": ", err))
 		}
 	}
-	found.unless(c.ShmSize >= 0, "shm_size: %d is negative", c.ShmSize)
+	found.Unless(c.ShmSize >= 0, "shm_size: %d is negative", c.ShmSize)
 	for i, path := range c.Inaccessible {
-		found.add(required(at("inaccessible", i), path), absolute(at("inaccessible", i), path))
+		found.Add(schema.NotEmpty(schema.At("inaccessible", i), path), schema.Absolute(schema.At("inaccessible", i), path))
 	}
-	return found.err()
+	return found.Err()
 }
 
 func validateBinds(option string, binds map[string]string) error {
-	var found mistakes
+	var found schema.Mistakes
 	for _, source := range slices.Sorted(maps.Keys(binds)) {
 		at := fmt.Sprintf("%s[%q]", option, source)
-		found.add(required(at, source), required(at, binds[source]), absolute(at, binds[source]))
+		found.Add(schema.NotEmpty(at, source), schema.NotEmpty(at, binds[source]), schema.Absolute(at, binds[source]))
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
-	var found mistakes
+	var found schema.Mistakes
 	spec.Root.Inaccessible, spec.Root.SharedMemory = c.Inaccessible, uint64(c.ShmSize)
 	for _, mount := range slices.Concat(c.Tmpfs, c.dockerTmpfs()) {
 		if c.UserNamespacing && tmpfsOwner.MatchString(mount) {
 			memory, err := newMemory(mount)
-			found.add(err)
+			found.Add(err)
 			spec.Memories = append(spec.Memories, memory)
 			continue
 		}
 		spec.Root.Tmpfs = append(spec.Root.Tmpfs, withMode(mount))
 	}
 	binds, err := c.newBinds(in)
-	found.add(err)
+	found.Add(err)
 	overlays, err := c.newOverlays(in)
-	found.add(err, distinct(binds, overlays))
+	found.Add(err, distinct(binds, overlays))
 	spec.Binds, spec.Overlays = binds, overlays
 	c.addVolumesOfImage(in, spec)
-	return found.err()
+	return found.Err()
 }
 
 // Directories are those that Nomad gives to each task. Nomad writes to them as root at
@@ -117,11 +118,11 @@ func Dispatched(task *drivers.TaskConfig) bool {
 // and what the job binds.
 func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 	binds := Directories(in.Task)
-	var found mistakes
+	var found schema.Mistakes
 	for _, mount := range in.Task.Mounts {
 		bind, err := volume(mount)
 		binds = append(binds, bind)
-		found.add(err)
+		found.Add(err)
 	}
 	var wanted []hostBind
 	for _, option := range []struct {
@@ -135,10 +136,10 @@ func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 	}
 	for _, bind := range append(wanted, c.dockerBinds()...) {
 		path, err := in.hostPath(bind.source)
-		found.add(prefixed(bind.option+": ", err))
+		found.Add(schema.Prefixed(bind.option+": ", err))
 		binds = append(binds, machine.Bind{Source: path, Destination: filepath.Clean(bind.destination), ReadOnly: bind.readOnly})
 	}
-	return binds, found.err()
+	return binds, found.Err()
 }
 
 func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
@@ -208,7 +209,7 @@ func (in Input) hostPath(path string) (string, error) {
 	switch {
 	case filepath.IsAbs(path):
 		path = filepath.Clean(path)
-		return path, in.Policy.HostPath(path, func(dir string) bool { return within(filepath.Clean(dir), path) })
+		return path, in.Policy.HostPath(path, func(dir string) bool { return schema.Within(filepath.Clean(dir), path) })
 	case !filepath.IsLocal(path):
 		return path, errors.New("leaves the task's directory")
 	}
@@ -232,18 +233,13 @@ func (c TaskConfig) HostPaths() []string {
 	return absolute
 }
 
-// within reports whether a clean path is the directory or below it.
-func within(dir, path string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
 // distinct refuses two mounts at one place, of which one would be lost.
 func distinct(binds []machine.Bind, overlays []machine.Overlay) error {
-	var found mistakes
+	var found schema.Mistakes
 	seen := map[string]string{}
 	add := func(source, destination string) {
 		if other, ok := seen[destination]; ok {
-			found.refuse("bind: both %s and %s are bound to %s", other, source, destination)
+			found.Refuse("bind: both %s and %s are bound to %s", other, source, destination)
 		}
 		seen[destination] = source
 	}
@@ -253,5 +249,5 @@ func distinct(binds []machine.Bind, overlays []machine.Overlay) error {
 	for _, overlay := range overlays {
 		add("an overlay", overlay.Destination)
 	}
-	return found.err()
+	return found.Err()
 }

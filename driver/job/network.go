@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/links"
 )
@@ -19,14 +20,14 @@ type networkOptions struct {
 	NetworkVethExtra []string `codec:"network_veth_extra"`
 }
 
-var networkSchema = options{
-	"network_veth":       attr("network_veth", "bool"),
-	"network_zone":       attr("network_zone", "string"),
-	"network_bridge":     attr("network_bridge", "string"),
-	"network_macvlan":    attr("network_macvlan", "string"),
-	"network_ipvlan":     attr("network_ipvlan", "string"),
-	"network_interface":  attr("network_interface", "string"),
-	"network_veth_extra": attr("network_veth_extra", "list(string)"),
+var networkSchema = schema.Options{
+	"network_veth":       schema.Attr("network_veth", "bool"),
+	"network_zone":       schema.Attr("network_zone", "string"),
+	"network_bridge":     schema.Attr("network_bridge", "string"),
+	"network_macvlan":    schema.Attr("network_macvlan", "string"),
+	"network_ipvlan":     schema.Attr("network_ipvlan", "string"),
+	"network_interface":  schema.Attr("network_interface", "string"),
+	"network_veth_extra": schema.Attr("network_veth_extra", "list(string)"),
 }
 
 // networkOption is an option that connects a machine by something of the host. The
@@ -75,7 +76,7 @@ var (
 // applyNetwork uses the group's network if it has one of its own, else a veth link
 // or what the job asks for.
 func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
-	var found mistakes
+	var found schema.Mistakes
 	network, set := &spec.Network, c.networks()
 	if isolation := in.Task.NetworkIsolation; isolation != nil {
 		network.Namespace = isolation.Path
@@ -85,53 +86,53 @@ func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	case network.Namespace != "":
 		const given = "%s: the group's network mode gives the task a network; leave the mode at host for another"
 		for _, option := range set {
-			found.refuse(given, option.name)
+			found.Refuse(given, option.name)
 		}
-		found.unless(!veth, given, "network_veth")
-		found.unless(len(c.NetworkVethExtra) == 0, given, "network_veth_extra")
+		found.Unless(!veth, given, "network_veth")
+		found.Unless(len(c.NetworkVethExtra) == 0, given, "network_veth_extra")
 	case len(set) > 0:
-		found.add(c.applyLink(in, network, set, veth))
+		found.Add(c.applyLink(in, network, set, veth))
 	case c.NetworkVeth == nil || veth:
 		network.Kind = links.Veth
 	default:
-		found.add(in.Policy.HostNetwork())
-		found.unless(len(c.NetworkVethExtra) == 0, "network_veth_extra: needs a network of the machine's own, not network_veth = false")
+		found.Add(in.Policy.HostNetwork())
+		found.Unless(len(c.NetworkVethExtra) == 0, "network_veth_extra: needs a network of the machine's own, not network_veth = false")
 	}
-	found.add(c.applyVethExtra(in, network), c.applyPorts(in, network))
-	return found.err()
+	found.Add(c.applyVethExtra(in, network), c.applyPorts(in, network))
+	return found.Err()
 }
 
 // applyLink takes the one option that says how the machine is connected.
 func (c TaskConfig) applyLink(in Input, network *machine.Network, set []networkOption, veth bool) error {
-	var found mistakes
+	var found schema.Mistakes
 	for _, other := range set[1:] {
-		found.refuse("%s: a task has one network, and %s is set: set one of them", other.name, set[0].name)
+		found.Refuse("%s: a task has one network, and %s is set: set one of them", other.name, set[0].name)
 	}
 	// nspawn and the older driver take a zone or bridge beside --network-veth, which it implies.
-	found.unless(!veth || set[0].kind == links.Zone || set[0].kind == links.Bridge, "network_veth: a task has one network, and %s is set: set one of them", set[0].name)
+	found.Unless(!veth || set[0].kind == links.Zone || set[0].kind == links.Bridge, "network_veth: a task has one network, and %s is set: set one of them", set[0].name)
 	network.Kind = set[0].kind
 	of, name, err := set[0].parse()
 	if err != nil {
-		found.add(err)
-		return found.err()
+		found.Add(err)
+		return found.Err()
 	}
 	network.Of, network.Name = of, name
-	found.add(in.Policy.Network(set[0].name, set[0].kind, of))
-	return found.err()
+	found.Add(in.Policy.Network(set[0].name, set[0].kind, of))
+	return found.Err()
 }
 
 // applyVethExtra takes veth links that nobody configures. Their names on the host are
 // the job's to choose, as far as the operator lets it.
 func (c TaskConfig) applyVethExtra(in Input, network *machine.Network) error {
-	var found mistakes
+	var found schema.Mistakes
 	for i, extra := range c.NetworkVethExtra {
-		option := networkOption{name: at("network_veth_extra", i), value: extra, kind: links.Interface, named: true}
+		option := networkOption{name: schema.At("network_veth_extra", i), value: extra, kind: links.Interface, named: true}
 		of, _, err := option.parse()
 		if err == nil {
 			err = in.Policy.Network(option.name, option.kind, of)
 		}
-		found.add(err)
+		found.Add(err)
 	}
 	network.Extra = c.NetworkVethExtra
-	return found.err()
+	return found.Err()
 }

@@ -1,6 +1,10 @@
 package job
 
-import "fmt"
+import (
+	"fmt"
+
+	"nomad-driver-nspawn/driver/schema"
+)
 
 // olderOptions are options of the older driver for nspawn that mean nothing here, or
 // that another option is for.
@@ -11,29 +15,29 @@ type olderOptions struct {
 	PrivateUsersOwnership string `codec:"private_users_ownership"`
 }
 
-var olderSchema = options{
-	"console":                 attr("console", "string"),
-	"pivot_root":              attr("pivot_root", "string"),
-	"private_users":           attr("private_users", "string"),
-	"private_users_ownership": attr("private_users_ownership", "string"),
+var olderSchema = schema.Options{
+	"console":                 schema.Attr("console", "string"),
+	"pivot_root":              schema.Attr("pivot_root", "string"),
+	"private_users":           schema.Attr("private_users", "string"),
+	"private_users_ownership": schema.Attr("private_users_ownership", "string"),
 }
 
 // validateOlder takes the values of systemd-nspawn(1) that ask for what a task has
 // anyway.
 func (c TaskConfig) validateOlder() error {
-	var found mistakes
-	found.add(
-		oneOf("console", c.Console, []string{"interactive", "read-only", "passive", "pipe"}),
-		oneOf("private_users_ownership", c.PrivateUsersOwnership, []string{"auto", "map", "chown", "off"}),
+	var found schema.Mistakes
+	found.Add(
+		schema.OneOf("console", c.Console, []string{"interactive", "read-only", "passive", "pipe"}),
+		schema.OneOf("private_users_ownership", c.PrivateUsersOwnership, []string{"auto", "map", "chown", "off"}),
 	)
-	found.unless(c.PivotRoot == "", "pivot_root: is not offered: give the directory of the image that is to be the root as image")
+	found.Unless(c.PivotRoot == "", "pivot_root: is not offered: give the directory of the image that is to be the root as image")
 	switch c.PrivateUsers {
 	case "", "pick", "yes", "true":
-		found.unless(c.PrivateUsers == "" || c.UserNamespacing, "private_users: %q differs from user_namespacing = false: set one of them", c.PrivateUsers)
+		found.Unless(c.PrivateUsers == "" || c.UserNamespacing, "private_users: %q differs from user_namespacing = false: set one of them", c.PrivateUsers)
 	case "no", "false":
-		found.unless(!c.UserNamespacing, "private_users: %q is user_namespacing = false here: set that", c.PrivateUsers)
+		found.Unless(!c.UserNamespacing, "private_users: %q is user_namespacing = false here: set that", c.PrivateUsers)
 	default:
-		found.add(fmt.Errorf("private_users: %q is not offered: each container has a range of UIDs that the driver picks, as with \"pick\"", c.PrivateUsers))
+		found.Add(fmt.Errorf("private_users: %q is not offered: each container has a range of UIDs that the driver picks, as with \"pick\"", c.PrivateUsers))
 	}
-	return found.err()
+	return found.Err()
 }

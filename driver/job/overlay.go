@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -21,19 +22,19 @@ type overlay struct {
 // overlays reports every mistake at once.
 func (c TaskConfig) overlays() ([]overlay, error) {
 	var overlays []overlay
-	var found mistakes
+	var found schema.Mistakes
 	for _, option := range []struct {
 		name     string
 		values   []string
 		readOnly bool
 	}{{"overlay", c.Overlay, false}, {"overlay_read_only", c.OverlayReadOnly, true}} {
 		for i, value := range option.values {
-			o := overlay{at: at(option.name, i), readOnly: option.readOnly}
-			found.add(o.parse(value))
+			o := overlay{at: schema.At(option.name, i), readOnly: option.readOnly}
+			found.Add(o.parse(value))
 			overlays = append(overlays, o)
 		}
 	}
-	return overlays, found.err()
+	return overlays, found.Err()
 }
 
 // parse takes LOWER[:LOWER…]:UPPER:DESTINATION, or without UPPER if read-only, by
@@ -56,16 +57,16 @@ func (o *overlay) parse(value string) error {
 		last := len(o.lower) - 1
 		o.lower, o.upper = o.lower[:last], o.lower[last]
 	}
-	var found mistakes
-	found.add(required(o.at, o.destination), absolute(o.at, o.destination))
+	var found schema.Mistakes
+	found.Add(schema.NotEmpty(o.at, o.destination), schema.Absolute(o.at, o.destination))
 	for _, layer := range o.lower {
-		found.add(required(o.at, layer))
+		found.Add(schema.NotEmpty(o.at, layer))
 		if name, ok := strings.CutPrefix(layer, "+"); ok {
-			found.add(required(o.at, name), absolute(o.at, name))
+			found.Add(schema.NotEmpty(o.at, name), schema.Absolute(o.at, name))
 		}
 	}
-	found.unless(!strings.HasPrefix(o.upper, "+"), "%s: the upper layer %q cannot be of the image; an empty one is of the machine", o.at, o.upper)
-	return found.err()
+	found.Unless(!strings.HasPrefix(o.upper, "+"), "%s: the upper layer %q cannot be of the image; an empty one is of the machine", o.at, o.upper)
+	return found.Err()
 }
 
 // splitPaths splits at colons. A backslash takes the next character as it is.
@@ -98,12 +99,12 @@ func (c TaskConfig) newOverlays(in Input) ([]machine.Overlay, error) {
 		return nil, err
 	}
 	var overlays []machine.Overlay
-	var found mistakes
+	var found schema.Mistakes
 	for _, o := range options {
 		overlay := machine.Overlay{ReadOnly: o.readOnly, Destination: path.Clean(o.destination)}
 		hostPath := func(source string) string {
 			path, err := in.hostPath(source)
-			found.add(prefixed(fmt.Sprintf("%s: %s: ", o.at, source), err))
+			found.Add(schema.Prefixed(fmt.Sprintf("%s: %s: ", o.at, source), err))
 			return path
 		}
 		for _, layer := range o.lower {
@@ -118,5 +119,5 @@ func (c TaskConfig) newOverlays(in Input) ([]machine.Overlay, error) {
 		}
 		overlays = append(overlays, overlay)
 	}
-	return overlays, found.err()
+	return overlays, found.Err()
 }

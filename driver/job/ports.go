@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/ports"
@@ -21,9 +22,9 @@ type portOptions struct {
 	PortMap hclutils.MapStrInt `codec:"port_map"`
 }
 
-var portSchema = options{
-	"ports":    attr("ports", "list(string)"),
-	"port_map": attr("port_map", "list(map(number))"),
+var portSchema = schema.Options{
+	"ports":    schema.Attr("ports", "list(string)"),
+	"port_map": schema.Attr("port_map", "list(map(number))"),
 }
 
 // portOption is a port of the group's network that an option names.
@@ -34,7 +35,7 @@ type portOption struct {
 
 func (c TaskConfig) wantedPorts() (list []portOption) {
 	for i, label := range c.Ports {
-		list = append(list, portOption{at: at("ports", i), label: label})
+		list = append(list, portOption{at: schema.At("ports", i), label: label})
 	}
 	for _, label := range slices.Sorted(maps.Keys(c.PortMap)) {
 		list = append(list, portOption{at: fmt.Sprintf("port_map[%q]", label), label: label, to: c.PortMap[label]})
@@ -44,30 +45,30 @@ func (c TaskConfig) wantedPorts() (list []portOption) {
 
 // applyPorts forwards ports of the group's network.
 func (c TaskConfig) applyPorts(in Input, network *machine.Network) error {
-	var found mistakes
+	var found schema.Mistakes
 	list := c.wantedPorts()
-	found.unless(len(c.Ports) == 0 || len(c.PortMap) == 0, "port_map: cannot be combined with ports, whose `to` says the same: set one of them")
+	found.Unless(len(c.Ports) == 0 || len(c.PortMap) == 0, "port_map: cannot be combined with ports, whose `to` says the same: set one of them")
 	switch {
 	case len(list) == 0:
 		return nil
 	case network.Namespace != "":
-		found.refuse("ports: Nomad itself forwards the ports of the group's network")
+		found.Refuse("ports: Nomad itself forwards the ports of the group's network")
 	case network.Kind == "":
-		found.refuse("ports: a task in the host's network has them already, nothing is forwarded")
+		found.Refuse("ports: a task in the host's network has them already, nothing is forwarded")
 	case network.Kind != links.Veth && network.Kind != links.Zone && network.Kind != links.Bridge:
-		found.refuse("ports: the host does not reach a machine by network_%s, which has an address of its own: use that", network.Kind)
+		found.Refuse("ports: the host does not reach a machine by network_%s, which has an address of its own: use that", network.Kind)
 	}
 	seen := map[string]bool{}
 	for _, option := range list {
-		found.unless(!seen[option.label] || len(c.PortMap) > 0, "%s: %q stands here twice", option.at, option.label)
+		found.Unless(!seen[option.label] || len(c.PortMap) > 0, "%s: %q stands here twice", option.at, option.label)
 		seen[option.label] = true
 		mapping, err := newMapping(in, option)
 		if err != nil {
-			found.refuse("%s: %w", option.at, err)
+			found.Refuse("%s: %w", option.at, err)
 		}
 		network.Ports = append(network.Ports, mapping)
 	}
-	return found.err()
+	return found.Err()
 }
 
 // nomadPorts are those of HTTP, RPC and Serf (nomad/structs/config/ports.go). They

@@ -1,10 +1,8 @@
 package job
 
 import (
-	"fmt"
-
-	"github.com/dustin/go-humanize"
-
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
@@ -21,45 +19,42 @@ type Disk struct {
 	InMemory bool   `codec:"in_memory"`
 }
 
-var rootSchema = options{
-	"disk": block("disk", options{
-		"size":      requiredAttr("size", "string"),
-		"in_memory": withDefault("in_memory", "bool", false),
+var rootSchema = schema.Options{
+	"disk": schema.Block("disk", schema.Options{
+		"size":      schema.RequiredAttr("size", "string"),
+		"in_memory": schema.WithDefault("in_memory", "bool", false),
 	}),
-	"ephemeral": withDefault("ephemeral", "bool", true),
-	"read_only": attr("read_only", "bool"),
-	"volatile":  attr("volatile", "string"),
+	"ephemeral": schema.WithDefault("ephemeral", "bool", true),
+	"read_only": schema.Attr("read_only", "bool"),
+	"volatile":  schema.Attr("volatile", "string"),
 }
 
 // volatiles are the values of --volatile= (systemd-nspawn(1)).
 var volatiles = []string{"no", "yes", "state", "overlay"}
 
-// minDisk leaves room for what the driver itself writes before the start.
-const minDisk = mebibyte
-
 func (c TaskConfig) validateRoot() error {
-	var found mistakes
-	found.add(oneOf("volatile", c.Volatile, volatiles))
+	var found schema.Mistakes
+	found.Add(schema.OneOf("volatile", c.Volatile, volatiles))
 	if c.Disk == nil {
-		return found.err()
+		return found.Err()
 	}
-	found.add(checkDisk("disk.size", c.Disk.Size))
-	found.unless(c.Ephemeral, "disk: cannot be combined with ephemeral = false: what is written goes to the image")
-	found.unless(!c.ReadOnly, "disk: cannot be combined with read_only: nothing is written")
+	found.Add(operator.CheckDisk("disk.size", c.Disk.Size))
+	found.Unless(c.Ephemeral, "disk: cannot be combined with ephemeral = false: what is written goes to the image")
+	found.Unless(!c.ReadOnly, "disk: cannot be combined with read_only: nothing is written")
 	if c.Volatile == "yes" || c.Volatile == "state" {
-		found.refuse("disk: cannot be combined with volatile = %q: what is written goes to file systems of its own", c.Volatile)
+		found.Refuse("disk: cannot be combined with volatile = %q: what is written goes to file systems of its own", c.Volatile)
 	}
-	return found.err()
+	return found.Err()
 }
 
 func (c TaskConfig) applyRoot(in Input, spec *machine.Spec) error {
 	spec.Root.InPlace, spec.Root.ReadOnly, spec.Root.Volatile = !c.Ephemeral, c.ReadOnly, c.Volatile
-	var found mistakes
+	var found schema.Mistakes
 	if spec.Root.InPlace && !spec.Root.ReadOnly {
-		found.add(in.Policy.InPlace())
+		found.Add(in.Policy.InPlace())
 	}
-	found.add(c.applyDisk(in, spec))
-	return found.err()
+	found.Add(c.applyDisk(in, spec))
+	return found.Err()
 }
 
 // applyDisk limits what is written to a copy-on-write root, as the job or else the
@@ -70,20 +65,9 @@ func (c TaskConfig) applyDisk(in Input, spec *machine.Spec) error {
 	}
 	var asked uint64
 	if c.Disk != nil {
-		asked, spec.Root.Writable.InMemory = bytesOf(c.Disk.Size), c.Disk.InMemory
+		asked, spec.Root.Writable.InMemory = schema.Bytes(c.Disk.Size), c.Disk.InMemory
 	}
 	var err error
 	spec.Root.Writable.Max, err = in.Policy.Disk(asked)
 	return err
-}
-
-func checkDisk(at, value string) error {
-	limit, err := humanize.ParseBytes(value)
-	switch {
-	case err != nil:
-		return size(at, value, "2GB")
-	case limit < minDisk:
-		return fmt.Errorf("%s: %q is less than 1MiB", at, value)
-	}
-	return nil
 }

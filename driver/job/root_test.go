@@ -5,11 +5,11 @@ import (
 
 	"github.com/shoenig/test/must"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 func TestDisk(t *testing.T) {
-	for hcl, want := range map[string]nspawn.Writable{
+	for hcl, want := range map[string]machine.Writable{
 		``:                      {},
 		`disk { size = "2GB" }`: {Max: 2_000_000_000},
 		"disk {\n size = \"64 MiB\"\n in_memory = true\n}": {Max: 64 << 20, InMemory: true},

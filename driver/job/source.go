@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
@@ -16,7 +18,7 @@ import (
 // Source returns where an image of the store comes from, if the operator allows
 // it. A path in it is as the job gives it: the caller finds it on the host, and
 // asks Policy.ImagePath.
-func (c TaskConfig) Source(policy Policy) (image.Source, error) {
+func (c TaskConfig) Source(policy operator.Policy) (image.Source, error) {
 	if c.ImageKind() == FileImage {
 		return c.download(policy)
 	}
@@ -28,10 +30,10 @@ func (c TaskConfig) Source(policy Policy) (image.Source, error) {
 	if err == nil && reference.Path == "" {
 		err = policy.RegistryImage(reference)
 	}
-	return image.Source{Reference: reference}, prefixed("image: ", err)
+	return image.Source{Reference: reference}, schema.Prefixed("image: ", err)
 }
 
-func (c TaskConfig) download(policy Policy) (source image.Source, err error) {
+func (c TaskConfig) download(policy operator.Policy) (source image.Source, err error) {
 	request := download.Request{URL: c.Image}
 	if d := c.ImageDownload; d != nil {
 		request.URL = cmp.Or(d.URL, request.URL)
@@ -39,7 +41,7 @@ func (c TaskConfig) download(policy Policy) (source image.Source, err error) {
 	}
 	kind, err := c.fileKind(request.URL)
 	if err != nil {
-		return source, prefixed("image: ", err)
+		return source, schema.Prefixed("image: ", err)
 	}
 	if kind != download.Tar && !filepath.IsAbs(request.URL) {
 		if err := policy.DiskImage(); err != nil {
@@ -55,7 +57,7 @@ func (c TaskConfig) download(policy Policy) (source image.Source, err error) {
 		return image.Source{Download: request, Kind: kind}, nil
 	}
 	if err := policy.WebImage(request); err != nil {
-		return source, prefixed("image: ", err)
+		return source, schema.Prefixed("image: ", err)
 	}
 	switch {
 	case request.Verify == download.VerifyNo && request.SHA256 == "":

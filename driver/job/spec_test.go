@@ -16,14 +16,15 @@ import (
 	"github.com/shoenig/test/must"
 	"golang.org/x/tools/txtar"
 
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn/network/names"
+	"nomad-driver-nspawn/nspawn/parts"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // goldenVersion is the systemd that the golden command lines are for; later
-// ones differ only in what args_test.go of package nspawn shows.
+// ones differ only in what spec_test.go of package machine shows.
 const goldenVersion = 257
 
 // TestSpecGolden shows the whole effect of each feature: the job's config and
@@ -71,7 +72,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
-	result := nspawn.Describe(spec, goldenVersion)
+	result := parts.Describe(spec, goldenVersion)
 	for _, file := range slices.Concat(spec.Names.Files(), spec.Root.Files) {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}
@@ -115,9 +116,8 @@ func parseTask(t *testing.T, hcl string) TaskConfig {
 	return task
 }
 
-func parseConfig(t *testing.T, hcl string) Config {
-	var config Config
-	hclutils.NewConfigParser(ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
+func parseConfig(t *testing.T, hcl string) (config operator.Config) {
+	hclutils.NewConfigParser(operator.ConfigSchema).ParseHCL(t, "config {\n"+hcl+"\n}", &config)
 	return config
 }
 

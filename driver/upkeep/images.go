@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
@@ -19,7 +19,7 @@ const maxPause = 5 * time.Minute
 // Images removes images that no task uses.
 type Images struct {
 	Store  store.Store
-	Config job.ImageGC
+	Config operator.ImageGC
 	Logger hclog.Logger
 }
 
@@ -75,7 +75,7 @@ func (i Images) MaxBytes() int64 {
 // pause returns how long to wait at now. next is when the first image will be due,
 // zero if every image is in use. The pause is at least a twentieth of unused_for, so
 // that several images go at once and none stays a tenth too long.
-func pause(config job.ImageGC, now, next time.Time) time.Duration {
+func pause(config operator.ImageGC, now, next time.Time) time.Duration {
 	unusedFor := config.Options().UnusedFor
 	pause := unusedFor // no image can be due before
 	if !next.IsZero() {

@@ -4,9 +4,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/shoenig/test/must"
+	"nomad-driver-nspawn/driver/operator"
 
-	"nomad-driver-nspawn/driver/job"
+	"github.com/shoenig/test/must"
 )
 
 // TestImageGCPause has collections come when images are due, by a tenth at most.
@@ -30,7 +30,7 @@ func TestImageGCPause(t *testing.T) {
 		if c.due != 0 {
 			next = now.Add(c.due)
 		}
-		got := pause(job.ImageGC{UnusedFor: c.unusedFor}, now, next)
+		got := pause(operator.ImageGC{UnusedFor: c.unusedFor}, now, next)
 		must.Eq(t, c.want, got, must.Sprintf("%+v", c))
 	}
 }

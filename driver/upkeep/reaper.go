@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
 )
 
@@ -67,7 +68,7 @@ const retryPeriod = time.Second
 //
 // No signal tells of an allocation that Nomad has forgotten, so the machines have
 // to be looked for.
-func (r *Reaper) Run(ctx context.Context, config job.DanglingMachines) {
+func (r *Reaper) Run(ctx context.Context, config operator.DanglingMachines) {
 	if !config.Enabled {
 		return
 	}
@@ -93,7 +94,7 @@ func (r *Reaper) Run(ctx context.Context, config job.DanglingMachines) {
 }
 
 // Once removes the dangling machines that there are now.
-func (r *Reaper) Once(ctx context.Context, config job.DanglingMachines) error {
+func (r *Reaper) Once(ctx context.Context, config operator.DanglingMachines) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	emptied := r.machines.RemoveEmptied()

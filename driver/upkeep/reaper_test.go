@@ -9,7 +9,10 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/driver/job"
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
@@ -54,17 +57,17 @@ func noTasks() (machines, nodes map[string]bool) { return nil, nil }
 // kept of it.
 func TestScheduled(t *testing.T) {
 	fake := systemdtest.New(t)
-	machines := nspawn.NewManager(fake.Conn(), nspawn.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
+	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	reaper := NewReaper(machines, noTasks, testlog.HCLogger(t))
-	unit := nspawn.UnitName(nspawn.MachineName("2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f", "web"))
+	unit := machine.UnitName(machine.Name("2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f", "web"))
 	must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), unit, []systemd.Property{}))
 	fake.Exit(unit, 0)
 	for range 2 { // with the unit, and without
-		reaper.Schedule(nspawn.MachineName("2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f", "web"))
+		reaper.Schedule(machine.Name("2e0a7b7c-6a8f-4f1e-9d0c-5b1f4c3d2e1f", "web"))
 		<-reaper.wake
-		must.NoError(t, reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
+		must.NoError(t, reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1h"}))
 		must.SliceEmpty(t, fake.Units())
 	}
-	must.NoError(t, reaper.Once(t.Context(), job.DanglingMachines{CreationGrace: "1h"}))
+	must.NoError(t, reaper.Once(t.Context(), operator.DanglingMachines{CreationGrace: "1h"}))
 	must.MapEmpty(t, maps.Collect(reaper.unfinished.Range))
 }

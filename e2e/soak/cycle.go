@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 
 	"nomad-driver-nspawn/e2e/agent"
-	"nomad-driver-nspawn/nspawn"
+	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // kind is what a cycle does with its task.
@@ -128,7 +128,7 @@ func (c *cycle) hcl() string {
 `, c.job, c.config())
 }
 
-func (c *cycle) machine() string { return nspawn.MachineName(c.alloc, "main") }
+func (c *cycle) machine() string { return machine.Name(c.alloc, "main") }
 
 // cycle runs one. An error means that something took too long or is refused.
 func (s *soak) cycle(ctx context.Context, c *cycle) error {

@@ -1,4 +1,4 @@
-// Package filelock lets one process at a time work on a directory.
+// Package filelock lets one at a time work on a directory (While), or on a machine (Names).
 package filelock
 
 import (

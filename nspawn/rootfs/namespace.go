@@ -2,9 +2,10 @@ package rootfs
 
 import (
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/thread"
 )
 
 // withPrivateMounts runs work on a thread with a mount namespace of its own. The
@@ -12,25 +13,13 @@ import (
 // changes do not appear on the host. The namespace ends with the thread; file descriptors
 // that work opens remain.
 func withPrivateMounts(work func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		// Go never ends the main thread, and /proc/self shows its namespaces. So the main
-		// thread is only blocked while another thread does the work.
-		if unix.Gettid() == unix.Getpid() {
-			done <- withPrivateMounts(work)
-			runtime.UnlockOSThread()
-			return
+	return thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make private mount namespace: %w", err)
 		}
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-				return fmt.Errorf("make private mount namespace: %w", err)
-			}
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-				return fmt.Errorf("stop mount propagation to the host: %w", err)
-			}
-			return work()
-		}() // The thread is still locked, so it ends with the goroutine.
-	}()
-	return <-done
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return fmt.Errorf("stop mount propagation to the host: %w", err)
+		}
+		return work()
+	})
 }

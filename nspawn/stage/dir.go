@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nomad-driver-nspawn/nspawn/filelock"
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
@@ -26,9 +27,17 @@ func KeeperOf(pin string) string { return filepath.Join(filepath.Dir(pin), keepe
 
 // PrepareDir prepares dir to hold files that pin namespaces, and programs. It makes dir a
 // mount of its own, because /run may be mounted noexec. The mount is private, because the
-// kernel never propagates a mount that pins a namespace into another namespace. The
-// caller must prevent concurrent calls.
+// kernel never copies a mount that pins a namespace into another namespace. The
+// preparation is done once in the host's life, under a lock of the parent directory.
 func PrepareDir(dir string) error {
+	err := filelock.While(filepath.Dir(dir), 0o755, func() error { return prepareDir(dir) })
+	if err != nil {
+		return fmt.Errorf("make a place for mount namespaces: %w", err)
+	}
+	return nil
+}
+
+func prepareDir(dir string) error {
 	keeper := filepath.Join(dir, keeperName)
 	if ready, err := mounts.IsPoint(keeper); err == nil && ready {
 		return nil

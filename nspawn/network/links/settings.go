@@ -3,9 +3,10 @@ package links
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/thread"
 )
 
 // Settings prepares a network namespace for a container. All users in it may bind to
@@ -41,25 +42,12 @@ func Settings(namespace *os.File) error {
 	return lo.up()
 }
 
-// within runs work on a thread in a network namespace. The thread is not reused.
+// within runs work on a thread in a network namespace.
 func within(namespace *os.File, work func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		// Go never ends the main thread, and /proc/self shows its namespaces. So the main
-		// thread is only blocked while another thread does the work.
-		if unix.Gettid() == unix.Getpid() {
-			result <- within(namespace, work)
-			runtime.UnlockOSThread()
-			return
+	return thread.Run(func() error {
+		if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("join network namespace %s: %w", namespace.Name(), err)
 		}
-		err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
-		if err != nil {
-			err = fmt.Errorf("join network namespace %s: %w", namespace.Name(), err)
-		} else {
-			err = work()
-		}
-		result <- err // The thread is still locked, so the runtime ends it with the goroutine.
-	}()
-	return <-result
+		return work()
+	})
 }

@@ -1,0 +1,73 @@
+package operator
+
+import (
+	"fmt"
+
+	"github.com/dustin/go-humanize"
+
+	"nomad-driver-nspawn/driver/schema"
+)
+
+const (
+	maxPids = 16384 // the limit of systemd-nspawn@.service
+	// MinPids is the least with which a machine comes up.
+	MinPids = 16
+	// minDisk leaves room for what the driver itself writes before the start.
+	minDisk = 1 << 20
+)
+
+// OOMScore answers for a task that the kernel is to spare when memory is short.
+func (p Policy) OOMScore() error {
+	return refusal{what: "oom_score_adj: a negative one has the kernel kill others before the task", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
+}
+
+// Disk returns how much a task may write to its root, in bytes, where 0 is no
+// limit. The task asks for a size, or for none with 0.
+func (p Policy) Disk(asked uint64) (uint64, error) {
+	standard, most := optionalSize(p.rules.DiskDefault), optionalSize(p.rules.DiskMax)
+	switch {
+	case asked > 0 && most > 0 && asked > most:
+		return 0, fmt.Errorf("disk.size: %s is more than the operator allows with disk_max = %q in the plugin's config", humanize.IBytes(asked), *p.rules.DiskMax)
+	case asked > 0:
+		return asked, nil
+	case standard > 0 && most > 0:
+		return min(standard, most), nil
+	case standard > 0:
+		return standard, nil
+	}
+	return most, nil
+}
+
+func optionalSize(text *string) uint64 {
+	if text == nil {
+		return 0
+	}
+	return schema.Bytes(*text)
+}
+
+// Pids returns how many processes and threads a task may have. The task asks for a
+// number, or for the operator's with 0.
+func (p Policy) Pids(asked int64) (uint64, error) {
+	most := p.rules.PidsLimit
+	switch {
+	case most == nil:
+		return uint64(asked), nil
+	case asked > *most:
+		return 0, fmt.Errorf("pids_limit: %d is more than the operator allows with pids_limit = %d in the plugin's config", asked, *most)
+	case asked > 0:
+		return uint64(asked), nil
+	}
+	return uint64(*most), nil
+}
+
+// CheckDisk wants a number of bytes that a root can be limited to.
+func CheckDisk(at, value string) error {
+	limit, err := humanize.ParseBytes(value)
+	switch {
+	case err != nil:
+		return schema.CheckSize(at, value, "2GB")
+	case limit < minDisk:
+		return fmt.Errorf("%s: %q is less than 1MiB", at, value)
+	}
+	return nil
+}

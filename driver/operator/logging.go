@@ -1,0 +1,13 @@
+package operator
+
+// JournaldLogging answers for a job that sends its output to the host's journal.
+// The journal has one limit for all, so older entries go for new ones.
+func (p Policy) JournaldLogging() error {
+	if !p.LogCollection {
+		return nil // the operator sends all output there
+	}
+	return refusal{
+		what:   `logging.driver: "journald" lets the job push older entries out of the host's journal`,
+		option: "allow_journald_logging",
+	}.unless(p.rules.AllowJournaldLogging)
+}

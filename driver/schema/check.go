@@ -1,0 +1,112 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Mistakes collects all that is wrong, so that it is reported at once.
+type Mistakes []error
+
+// Add adds errors, of which each may be nil.
+func (m *Mistakes) Add(errs ...error) { *m = append(*m, errs...) }
+
+// Refuse adds an error.
+func (m *Mistakes) Refuse(format string, values ...any) { m.Add(fmt.Errorf(format, values...)) }
+
+// Unless refuses if a condition does not hold.
+func (m *Mistakes) Unless(holds bool, format string, values ...any) {
+	if !holds {
+		m.Refuse(format, values...)
+	}
+}
+
+// Err returns all mistakes in one error, or nil if there is none.
+func (m Mistakes) Err() error { return errors.Join(m...) }
+
+// The checks take the name of an option, for the error, and its value. Where an option
+// need not be set, they accept an empty value.
+
+// NotEmpty wants a value.
+func NotEmpty(at, value string) error {
+	if value == "" {
+		return fmt.Errorf("%s: must not be empty", at)
+	}
+	return nil
+}
+
+// Absolute wants an absolute path.
+func Absolute(at, value string) error {
+	if value != "" && !path.IsAbs(value) {
+		return fmt.Errorf("%s: %q is not an absolute path", at, value)
+	}
+	return nil
+}
+
+// OneOf wants one of the values.
+func OneOf(at, value string, values []string) error {
+	if value != "" && !slices.Contains(values, value) {
+		return fmt.Errorf("%s: %q is not one of %s", at, value, strings.Join(values, ", "))
+	}
+	return nil
+}
+
+// Matches wants a match of the pattern. The last argument says in words what that is.
+func Matches(at, value string, pattern *regexp.Regexp, want string) error {
+	if value != "" && !pattern.MatchString(value) {
+		return fmt.Errorf("%s: %q is not %s", at, value, want)
+	}
+	return nil
+}
+
+// CheckDuration wants a positive duration.
+func CheckDuration(at, value string) error {
+	if d, err := time.ParseDuration(value); err != nil || d <= 0 {
+		return fmt.Errorf("%s: %q is not a positive duration, as 5m", at, value)
+	}
+	return nil
+}
+
+// Duration converts a validated duration.
+func Duration(text string) time.Duration {
+	d, _ := time.ParseDuration(text)
+	return d
+}
+
+// CheckSize wants a number of bytes. The example is for the error.
+func CheckSize(at, value, example string) error {
+	if n, err := humanize.ParseBytes(value); err != nil || n > math.MaxInt64 {
+		return fmt.Errorf("%s: %q is not a size, as %s", at, value, example)
+	}
+	return nil
+}
+
+// Bytes converts a validated size.
+func Bytes(text string) uint64 {
+	n, _ := humanize.ParseBytes(text)
+	return n
+}
+
+// Prefixed puts text before an error, if there is one.
+func Prefixed(prefix string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s%w", prefix, err)
+}
+
+// At names an element of a list.
+func At(option string, i int) string { return fmt.Sprintf("%s[%d]", option, i) }
+
+// Within reports whether a clean path is the directory or below it.
+func Within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}

@@ -1,0 +1,57 @@
+// Package cgroup finds the control groups of a machine: that of its unit, which systemd
+// makes, and the one below that its container takes for the root of all. It bounds them,
+// reads what they use, and removes those that systemd leaves.
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/machine"
+)
+
+// Root is where systemd mounts the unified hierarchy.
+const Root = "/sys/fs/cgroup"
+
+// Of returns the absolute directory of the control group of a process.
+func Of(pid int) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", fmt.Errorf("read cgroup of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			return filepath.Join(Root, strings.TrimSpace(path)), nil
+		}
+	}
+	return "", fmt.Errorf("read cgroup of process %d: no cgroup v2 entry", pid)
+}
+
+// OfUnit is the directory of the control group of a machine's unit. It follows
+// from the names: to ask systemd for it takes milliseconds.
+func OfUnit(name string) string {
+	return filepath.Join(Root, "machine.slice", machine.Slice, machine.UnitName(name))
+}
+
+// OfPayload is the group below it that nspawn gives to the container.
+func OfPayload(name string) string { return filepath.Join(OfUnit(name), "payload") }
+
+// Controllers lists the cgroup controllers of the unified hierarchy.
+func Controllers() ([]string, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(Root, &fs); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", Root, err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, fmt.Errorf("%s is not cgroup v2: boot with systemd.unified_cgroup_hierarchy=1", Root)
+	}
+	text, err := os.ReadFile(Root + "/cgroup.controllers")
+	if err != nil {
+		return nil, fmt.Errorf("read cgroup controllers: %w", err)
+	}
+	return strings.Fields(string(text)), nil
+}

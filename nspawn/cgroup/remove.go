@@ -1,0 +1,77 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Remove removes a control group and those below. systemd has done so unless
+// their paths are longer than it can handle.
+//
+// No path is used but the first: it goes down and up by descriptors, and holds one
+// at a time, as the groups may be nested to any depth.
+func Remove(path string) error {
+	dir, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove control group: %w", err)
+	}
+	defer func() { dir.Close() }()
+	for names := []string(nil); ; {
+		name, err := firstGroup(dir)
+		if err != nil {
+			return fmt.Errorf("remove control groups in %s: %w", path, err)
+		}
+		up := name == ""
+		if up && len(names) == 0 {
+			break
+		}
+		next := name
+		if up {
+			next = ".."
+		}
+		fd, err := unix.Openat(int(dir.Fd()), next, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("remove control groups in %s: open %s: %w", path, next, err)
+		}
+		dir.Close()
+		dir = os.NewFile(uintptr(fd), next)
+		if !up {
+			names = append(names, name)
+			continue
+		}
+		last := names[len(names)-1]
+		names = names[:len(names)-1]
+		if err := unix.Unlinkat(fd, last, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove control groups in %s: remove %s: %w", path, last, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// firstGroup is the name of one of the groups directly in a group, "" if there is none.
+func firstGroup(dir *os.File) (string, error) {
+	for {
+		entries, err := dir.ReadDir(128)
+		for _, entry := range entries {
+			if entry.IsDir() {
+				return entry.Name(), nil
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}

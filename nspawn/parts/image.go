@@ -1,0 +1,54 @@
+package parts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"nomad-driver-nspawn/nspawn/disk"
+)
+
+// makeImage finds the layers that the machine's root lies on. Those of the store are
+// referred to from now on, so that they are not collected. A disk is mounted.
+func (m *Maker) makeImage(ctx context.Context, d *draft) (err error) {
+	root := d.spec.Root
+	d.image, d.disk = root.Image, root.Disk
+	if root.Stored != "" {
+		image, err := m.images.Acquire(ctx, d.spec.Machine, root.Stored)
+		if err != nil || image.Disk == "" {
+			d.lower = m.images.Trees(image)
+			return err
+		}
+		d.disk = m.images.DiskFile(image)
+	}
+	if d.disk != "" {
+		d.image, err = m.attachDisk(ctx, d)
+	}
+	d.lower = []string{d.image}
+	return err
+}
+
+// attachDisk mounts the disk. One that others may exchange is handed over open.
+func (m *Maker) attachDisk(ctx context.Context, d *draft) (dir string, err error) {
+	root := d.spec.Root
+	image := disk.Image{Path: d.disk, Policy: root.DiskPolicy, Writable: root.InPlace && !root.ReadOnly}
+	if d.spec.Untrusted != "" && within(d.spec.Untrusted, d.disk) {
+		file, err := d.open(d.disk)
+		if err != nil {
+			return "", err
+		}
+		defer file.Close()
+		image.Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+	}
+	return m.disks.Attach(ctx, d.spec.Machine, image)
+}
+
+func (m *Maker) removeImage(ctx context.Context, machine string) error {
+	return errors.Join(m.disks.Detach(machine), m.images.Release(ctx, machine))
+}
+
+func (m *Maker) imageOwners() ([]string, error) {
+	return namesOf(filepath.Join(m.dirs.Images(), "refs", "*"))
+}

@@ -1,0 +1,88 @@
+package parts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const journalDir = "/var/log/journal"
+
+// makeJournal links the journal of a booted machine into the host's, as
+// `--link-journal=` of systemd-nspawn does, which writes by plain paths into the image
+// to do it. The link leads to where the machine's files are on the host.
+func (m *Maker) makeJournal(_ context.Context, d *draft) error {
+	mode, optional := strings.CutPrefix(d.spec.LinkJournal, "try-")
+	if mode == "no" || mode == "" || d.spec.UUID == "" {
+		return nil
+	}
+	err := m.linkJournal(d, mode)
+	if optional || mode == "auto" {
+		return nil // as it says
+	}
+	if err != nil {
+		return fmt.Errorf("link_journal: %w", err)
+	}
+	return nil
+}
+
+func (m *Maker) linkJournal(d *draft, mode string) error {
+	id := strings.ReplaceAll(d.spec.UUID, "-", "")
+	inside := filepath.Join(journalDir, id)
+	files := filepath.Join(m.dirs.Writable(d.spec.Machine), "upper")
+	switch {
+	case d.spec.Root.InPlace && d.disk == "":
+		files = d.image
+	case d.spec.Root.Writable.InMemory || d.disk != "":
+		return errors.New("the machine's files are not in a directory of the host")
+	}
+	if _, err := os.Stat(journalDir); err != nil {
+		return err
+	}
+	err := d.stage.Do(func() error {
+		root, err := os.OpenRoot(m.dirs.Root(d.spec.Machine))
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		if d.spec.Root.InPlace && d.spec.Root.UserNamespace {
+			return root.MkdirAll(strings.TrimPrefix(inside, "/"), 0o755)
+		}
+		return makeDir(root, strings.TrimPrefix(inside, "/"), int(d.base))
+	})
+	if err != nil {
+		return err
+	}
+	record := m.dirs.Journal(d.spec.Machine)
+	target := filepath.Join(files, inside)
+	if err := os.Symlink(target, record); err != nil {
+		return err
+	}
+	return os.Symlink(target, inside)
+}
+
+// removeJournal removes the link, if it is this machine's: tasks of one allocation
+// share the ID. A version before this one had nspawn make links into the machine's
+// directory.
+func (m *Maker) removeJournal(_ context.Context, machine string) error {
+	links, err := filepath.Glob(filepath.Join(journalDir, "*"))
+	if err != nil {
+		return err
+	}
+	own, _ := os.Readlink(m.dirs.Journal(machine))
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err != nil {
+			continue
+		}
+		if target == own || below(m.dirs.Machine(machine), target) {
+			if err := ignoreNotExist(os.Remove(link)); err != nil {
+				return fmt.Errorf("remove the link to the machine's journal: %w", err)
+			}
+		}
+	}
+	return nil
+}

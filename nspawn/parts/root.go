@@ -1,0 +1,162 @@
+package parts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/idmap"
+	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/places"
+	"nomad-driver-nspawn/nspawn/rootfs"
+)
+
+// makeRoot mounts a copy-on-write root, or an image that is run in place.
+func (m *Maker) makeRoot(ctx context.Context, d *draft) error {
+	if d.spec.Root.InPlace {
+		return m.makeRootInPlace(d)
+	}
+	overlay := rootfs.Overlay{
+		Lower:   d.lower,
+		Target:  m.dirs.Mounted(d.spec.Machine, layersMount),
+		Within:  d.stage.Do,
+		UIDBase: d.base,
+		Open:    d.openLayer,
+	}
+	if d.spec.Root.Writable.InMemory {
+		overlay.Memory = d.spec.Root.Writable.Max
+	} else {
+		overlay.RW = m.dirs.Writable(d.spec.Machine)
+	}
+	tree, err := d.assemble(ctx, overlay)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	root := m.dirs.Root(d.spec.Machine)
+	if err := d.stage.Do(func() error { return place(tree, root) }); err != nil {
+		return err
+	}
+	if d.disk != "" {
+		if err := m.makePartitions(ctx, d, overlay); err != nil {
+			return err
+		}
+	}
+	return d.stage.Do(func() error { return secureAndFurnish(root, d.spec, int(d.base)) })
+}
+
+// layersMount is where the layers of overlays are mounted while these are made.
+const layersMount = "layers"
+
+// secureAndFurnish first makes directories of what the image has instead of some:
+// nothing is to be put behind a link that will not be there.
+func secureAndFurnish(dir string, s machine.Spec, owner int) error {
+	root, err := mounts.Open(dir, "")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := places.Secure(root, true, owner); err != nil {
+		return err
+	}
+	return furnish(dir, s, owner)
+}
+
+// makeRootInPlace is for an image that nspawn ID-maps itself. One that may be
+// written to has only one machine.
+func (m *Maker) makeRootInPlace(d *draft) error {
+	file, err := d.open(d.image)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if d.spec.Root.UserNamespace {
+		if err := idmap.Mappable(fmt.Sprintf("/proc/self/fd/%d", file.Fd())); err != nil {
+			return fmt.Errorf("image %s in place with a user namespace: %w; set ephemeral = true to run a private copy", d.image, err)
+		}
+	}
+	if !d.spec.Root.ReadOnly {
+		if err := m.claim(d.image, m.dirs.Claim(d.spec.Machine)); err != nil {
+			return err
+		}
+	}
+	tree, err := d.copyOf(file, mounts.Copy)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return d.stage.Do(func() error { return place(tree, m.dirs.Root(d.spec.Machine)) })
+}
+
+// openLayer returns a directory of the host as a detached mount, without what is
+// mounted below.
+func (d *draft) openLayer(path string) (*os.File, error) {
+	file, err := d.open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return d.copyOf(file, mounts.CopyOne)
+}
+
+// assemble returns the merged tree of an overlay. Where its layers cannot be
+// ID-mapped, which an attempt tells, it is the slower one of changed owners.
+func (d *draft) assemble(ctx context.Context, overlay rootfs.Overlay) (*os.File, error) {
+	tree, err := overlay.Assemble()
+	if errors.Is(err, idmap.ErrUnmappable) {
+		d.notice(fmt.Sprintf("Owners of files are changed in a private copy of the image, which takes time for images of many files: %v", err))
+		return overlay.AssembleChowned(ctx)
+	}
+	return tree, err
+}
+
+// makePartitions covers the further partitions of a disk, as /usr or /var, which
+// are mounted below its root, like the root itself. An EFI partition is not for
+// machines, nor can it be a layer (vfat).
+func (m *Maker) makePartitions(ctx context.Context, d *draft, root rootfs.Overlay) error {
+	partitions, err := mounts.Below(d.image)
+	if err != nil {
+		return err
+	}
+	for i, partition := range partitions {
+		if partition.FSType == "vfat" {
+			continue
+		}
+		overlay := root
+		overlay.Lower = []string{filepath.Join(d.image, partition.Path)}
+		if root.Memory == 0 {
+			overlay.RW = filepath.Join(root.RW, fmt.Sprintf("partition%d", i))
+		}
+		tree, err := d.assemble(ctx, overlay)
+		if err != nil {
+			return err
+		}
+		err = d.stage.Do(func() error { return attachIn(m.dirs.Root(d.spec.Machine), partition.Path, tree) })
+		tree.Close()
+		if err != nil {
+			return fmt.Errorf("mount partition /%s: %w", partition.Path, err)
+		}
+	}
+	return nil
+}
+
+// attachIn mounts a detached tree at a directory that is there, below a mount of the
+// stage.
+func attachIn(mount, name string, tree *os.File) error {
+	top, err := mounts.Open(mount, "")
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	at, err := mounts.OpenBeneath(top, name, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	return mounts.Attach(tree, at)
+}

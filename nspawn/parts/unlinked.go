@@ -1,0 +1,126 @@
+package parts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/mounts"
+)
+
+// makeUnlinked has the host's root follow no symbolic link in what the machine shows of
+// its allocation: Nomad opens what somebody wants to see of it after it has looked where
+// the path leads, and in between a machine exchanges a directory for a link.
+func (m *Maker) makeUnlinked(_ context.Context, d *draft) error {
+	lock, err := m.lockUnlinked()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for i, bind := range d.spec.Binds {
+		if !bind.Unlinked {
+			continue
+		}
+		if err := m.makeUnlinkedOne(d, bind.Source, strconv.Itoa(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Maker) makeUnlinkedOne(d *draft, path, name string) error {
+	dir, err := d.open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	isPoint, err := mounts.IsPoint(path)
+	if err != nil {
+		return err
+	}
+	users := m.dirs.UnlinkedUsers(path)
+	if _, err := os.Stat(users); isPoint && errors.Is(err, fs.ErrNotExist) {
+		return mounts.ForbidLinks(dir) // who has mounted it takes it away
+	}
+	records := m.dirs.UnlinkedBy(d.spec.Machine)
+	for _, dir := range []string{records, users} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("record the mount of %s: %w", path, err)
+		}
+	}
+	for _, link := range []string{filepath.Join(records, name), filepath.Join(users, d.spec.Machine)} {
+		if err := os.Symlink(path, link); err != nil {
+			return fmt.Errorf("record the mount of %s: %w", path, err)
+		}
+	}
+	return mounts.ForbidLinks(dir)
+}
+
+// removeUnlinked takes away the mounts that no other machine needs: from there on Nomad
+// can move what is in them.
+func (m *Maker) removeUnlinked(_ context.Context, machine string) error {
+	records, _ := filepath.Glob(filepath.Join(m.dirs.UnlinkedBy(machine), "*")) // the pattern is well-formed
+	if len(records) == 0 {
+		return nil
+	}
+	lock, err := m.lockUnlinked()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for _, record := range slices.Backward(records) { // what is deeper first
+		path, err := os.Readlink(record)
+		if err != nil {
+			return fmt.Errorf("read which directory machine %s has mounted: %w", machine, err)
+		}
+		if err := m.leaveUnlinked(path, machine); err != nil {
+			return err
+		}
+		if err := os.Remove(record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaveUnlinked unmounts a directory if this was its last machine.
+func (m *Maker) leaveUnlinked(path, machine string) error {
+	users := m.dirs.UnlinkedUsers(path)
+	if err := ignoreNotExist(os.Remove(filepath.Join(users, machine))); err != nil {
+		return err
+	}
+	err := os.Remove(users)
+	if errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	if ignoreNotExist(err) != nil {
+		return err
+	}
+	if err := mounts.Unmount(path); err != nil {
+		return err
+	}
+	removeAlone(path)
+	return nil
+}
+
+// removeAlone removes an empty directory that is alone in the one above it, and that one:
+// Nomad removes all of an allocation, and cannot remove what is mounted. One that is in
+// use has others beside it.
+func removeAlone(dir string) {
+	above := filepath.Dir(dir)
+	if beside, err := os.ReadDir(above); err != nil || len(beside) != 1 {
+		return
+	}
+	if unix.Rmdir(dir) == nil {
+		_ = unix.Rmdir(above)
+	}
+}
+
+func (m *Maker) lockUnlinked() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so

@@ -1,0 +1,125 @@
+// Package process finds the processes of a machine in /proc. The leader is the machine's
+// PID 1 as the host sees it; the payload is what the job asked to run. A process is
+// signalled, and its end is awaited, by a pidfd: no other that got its PID is meant.
+package process
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a process of a machine, found in /proc.
+type Process struct {
+	PID    int // on the host
+	Parent int // on the host
+	Inside int // PID in its innermost namespace
+}
+
+// Read looks a process up by its PID on the host.
+func Read(pid int) (Process, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Process{}, fmt.Errorf("read status of process %d: %w", pid, err)
+	}
+	p := Process{PID: pid}
+	for line := range bytes.Lines(status) {
+		key, value, _ := strings.Cut(string(line), ":")
+		fields := strings.Fields(value)
+		switch {
+		case len(fields) == 0:
+		case key == "PPid":
+			p.Parent, err = strconv.Atoi(fields[0])
+		case key == "NSpid": // outermost namespace first (proc_pid_status(5))
+			p.Inside, err = strconv.Atoi(fields[len(fields)-1])
+		}
+		if err != nil {
+			return Process{}, fmt.Errorf("parse status of process %d: %w", pid, err)
+		}
+	}
+	return p, nil
+}
+
+// child is the child of a process that has the given PID in its own namespace.
+func child(parent, inside int) (Process, error) {
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
+	if err != nil {
+		return Process{}, fmt.Errorf("list children of process %d: %w", parent, err)
+	}
+	for field := range strings.FieldsSeq(string(list)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return Process{}, fmt.Errorf("list children of process %d: %w", parent, err)
+		}
+		// A child that ended meanwhile is none.
+		if p, err := Read(pid); err == nil && p.Inside == inside && p.Parent == parent {
+			return p, nil
+		}
+	}
+	return Process{}, fmt.Errorf("process %d has no child that is PID %d of its namespace: %w", parent, inside, os.ErrProcessDone)
+}
+
+// Takes says whether the process blocks or handles a signal, so that it is not
+// lost on an init, which has no default actions.
+func (p Process) Takes(sig unix.Signal) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(status) {
+		key, value, _ := strings.Cut(string(line), ":")
+		if key != "SigBlk" && key != "SigCgt" {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err == nil && mask&(1<<(sig-1)) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Identity names a process for ever: its PID and when it was started.
+func (p Process) Identity() (string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+	if err != nil {
+		return "", fmt.Errorf("identify process %d: %w", p.PID, err)
+	}
+	// The name before the last parenthesis may contain anything; the start time is
+	// the twentieth field behind it (proc_pid_stat(5)).
+	const startTime = 19
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= startTime {
+		return "", fmt.Errorf("identify process %d: its status is cut off", p.PID)
+	}
+	return fmt.Sprintf("%d %s", p.PID, fields[startTime]), nil
+}
+
+// Program returns the path of what the process executes, as the kernel tells it.
+func (p Process) Program() (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)) }
+
+// Argument0 is the name by which a process was started, as it tells itself.
+func (p Process) Argument0() string {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+	name, _, _ := strings.Cut(string(line), "\x00")
+	return name
+}
+
+// RootUID returns the user who is root for the process.
+func (p Process) RootUID() (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", p.PID))
+	if err != nil {
+		return 0, fmt.Errorf("read the user namespace of process %d: %w", p.PID, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, count int
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && inside == 0 {
+			return outside, nil
+		}
+	}
+	return 0, fmt.Errorf("the user namespace of process %d has no root", p.PID)
+}

@@ -1,0 +1,35 @@
+package thread
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+func TestRun(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("run it as root: `make unit-test`")
+	}
+	own, err := os.Readlink("/proc/thread-self/ns/uts")
+	must.NoError(t, err)
+	failure := errors.New("failure")
+	for range 100 {
+		other := ""
+		err := Run(func() (err error) {
+			must.NotEq(t, unix.Getpid(), unix.Gettid())
+			must.NoError(t, unix.Unshare(unix.CLONE_NEWUTS))
+			other, err = os.Readlink("/proc/thread-self/ns/uts")
+			must.NoError(t, err)
+			return failure
+		})
+		must.ErrorIs(t, err, failure)
+		must.NotEq(t, own, other)
+		// No thread with the namespace is left to run anything else.
+		now, err := os.Readlink("/proc/thread-self/ns/uts")
+		must.NoError(t, err)
+		must.Eq(t, own, now)
+	}
+}
