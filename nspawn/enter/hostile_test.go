@@ -136,7 +136,7 @@ func TestHostTraced(t *testing.T) {
 	_, err = out.Read(line)
 	must.NoError(t, err)
 	cancel()
-	within(t, func() { must.ErrorContains(t, <-result, "another process traces it") })
+	within(t, func() { must.ErrorContains(t, <-result, "its tracer does not release it") })
 	within(t, func() { must.EqOp(t, "neighbour", neighbour.sh(t, "echo neighbour")) })
 	must.NotEq(t, "", zombies(t))
 	must.NoError(t, tracer.Process.Kill())
