@@ -123,7 +123,7 @@ func gateBinds(h Host) []Bind {
 // but systemd 252 writes it to the unit file as a setting that it does not know itself.
 // After a daemon-reload the unit can then not be started again, which a reboot of the
 // guest needs. So ExecStartEx= is used only for command lines that need it. They include
-// those with a ";", which systemd 252 writes wrongly to ExecStart=.
+// those with a ";", which systemd 252 writes wrongly.
 func execProperties(args []string) []systemd.Property {
 	if slices.ContainsFunc(args, func(arg string) bool { return strings.ContainsAny(arg, "$;") }) {
 		return []systemd.Property{

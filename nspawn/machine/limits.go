@@ -22,8 +22,8 @@ type Limits struct {
 	CPUWeight   uint64 // 1 to 10000, see systemd.resource-control(5)
 	AllowedCPUs []int  // cores; none means all
 	// CPUQuota is the CPU time that the machine may use per second, summed over all
-	// cores. CPUPeriod is the period over which the kernel enforces it; zero selects
-	// systemd's default.
+	// cores. CPUPeriod is the period over which the kernel enforces it; zero leaves
+	// the default.
 	CPUQuota, CPUPeriod time.Duration
 	Pids                uint64 // processes and threads; 0 is maxTasks
 	IO                  IOLimits

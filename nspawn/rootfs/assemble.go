@@ -90,7 +90,8 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 		}
 		layers = append(layers, layer)
 	}
-	// prepareWork and prepareRW need the owners on disk, so they come before the mapping.
+	// openMemory and prepareRW read the owner of the topmost layer as it is on disk, so
+	// they come before the mapping.
 	names := o.Lower
 	switch {
 	case o.Memory > 0:

@@ -34,7 +34,7 @@ func (todo *Instructions) confine(identity user.Identity) error {
 	if len(c.Filters) > 0 && !c.NoNewPrivs {
 		last = 1 << unix.CAP_SYS_ADMIN
 	}
-	if err := become(identity); err != nil {
+	if err := setIdentity(identity); err != nil {
 		return err
 	}
 	caps := uint64(0)
@@ -91,9 +91,9 @@ func dropBounding(keep uint64) error {
 	return nil
 }
 
-// become changes the user. The thread keeps its permitted capabilities for the next
+// setIdentity changes the user. The thread keeps its permitted capabilities for the next
 // steps.
-func become(identity user.Identity) error {
+func setIdentity(identity user.Identity) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}

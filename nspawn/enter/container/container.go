@@ -62,7 +62,7 @@ func enterMain() error {
 	if err := json.NewDecoder(os.NewFile(FDInstructions, "instructions")).Decode(&todo); err != nil {
 		return fmt.Errorf("read instructions: %w", err)
 	}
-	if err := awaitWord(); err != nil { // the starter has reported the shim
+	if err := awaitByte(); err != nil { // the starter has reported the shim
 		return err
 	}
 	type result struct {

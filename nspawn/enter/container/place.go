@@ -23,7 +23,7 @@ import (
 // waits for an RCU grace period.
 func placeMain(argv []string) error {
 	// The program inherits the limits, which the plugin has raised by then.
-	if err := awaitWord(); err != nil {
+	if err := awaitByte(); err != nil {
 		return err
 	}
 	var s spawn
@@ -48,8 +48,8 @@ func placeMain(argv []string) error {
 	return send(Reply{Pid: pid}, nil)
 }
 
-// awaitWord waits for a byte from enter.Run.
-func awaitWord() error {
+// awaitByte waits for a byte from enter.Run.
+func awaitByte() error {
 	word := make([]byte, 1)
 	for {
 		n, err := unix.Read(FDReplies, word)

@@ -26,7 +26,7 @@ func Main() {
 	runtime.LockOSThread() // user and group IDs are set per thread
 	resetSignals()
 	connection, todo := receive(GateDir)
-	failure := todo.become()
+	failure := todo.execute()
 	if err := answer(connection, failure); err != nil {
 		fmt.Fprintln(os.Stderr, failure.Reason) // the plugin has disconnected, so only the task's log is left
 	}

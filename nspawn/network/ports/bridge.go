@@ -11,8 +11,8 @@ import (
 )
 
 // bridgeTable is the table of family bridge. It prevents containers on ports of one
-// bridge from taking over each other's addresses, which the rules of family inet would
-// not see.
+// bridge from taking over each other's addresses, because that happens below the host's
+// routing.
 var bridgeTable = &nftables.Table{Name: TableName, Family: nftables.TableFamilyBridge}
 
 // Sets of the bridge table. The rules apply only to links in members.

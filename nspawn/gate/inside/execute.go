@@ -20,10 +20,10 @@ import (
 // inner_child).
 var inits = []string{"/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init"}
 
-// become executes what the instructions ask for. It returns only if that fails.
-func (todo *Instructions) become() *Failure {
+// execute replaces the shim by what the instructions ask for. It returns only if that fails.
+func (todo *Instructions) execute() *Failure {
 	if todo.Init {
-		return todo.becomeInit()
+		return todo.executeInit()
 	}
 	if len(todo.Argv) == 0 || todo.Argv[0] == "" {
 		return refuse("no command was given")
@@ -36,7 +36,7 @@ func (todo *Instructions) become() *Failure {
 	if err := makeDir(dir, identity); err != nil {
 		return refuse("make the working directory %s: %v", dir, err)
 	}
-	if err := assume(identity); err != nil {
+	if err := setIdentity(identity); err != nil {
 		return refuse("run as user %q: %v", todo.User, err)
 	}
 	if err := os.Chdir(dir); err != nil {
@@ -44,25 +44,25 @@ func (todo *Instructions) become() *Failure {
 	}
 	env := identity.Environment(merge(without(os.Environ(), "HOME", "USER", "LOGNAME", cpusVariable), todo.Env))
 	files := candidates(todo.Argv[0], env)
-	return explain(todo.Argv[0], files, execute(files, todo.Argv, env), env)
+	return explain(todo.Argv[0], files, execFirst(files, todo.Argv, env), env)
 }
 
-// becomeInit executes the image's init with its path as the first argument.
-func (todo *Instructions) becomeInit() *Failure {
+// executeInit executes the image's init with its path as the first argument.
+func (todo *Instructions) executeInit() *Failure {
 	env := merge(without(os.Environ(), cpusVariable), todo.Env)
 	errno := unix.ENOENT
 	for _, file := range inits {
 		argv := append([]string{file}, todo.Argv...)
-		if errno = execute([]string{file}, argv, env); errno != unix.ENOENT && errno != unix.ENOTDIR {
+		if errno = execFirst([]string{file}, argv, env); errno != unix.ENOENT && errno != unix.ENOTDIR {
 			return explain(file, []string{file}, errno, env)
 		}
 	}
 	return explain("init", inits, errno, env)
 }
 
-// execute tries to execute the files in order, and returns why none of them could be. As
+// execFirst tries to execute the files in order, and returns why none of them could be. As
 // in execvp(3), a file without permission to execute does not end the search.
-func execute(files, argv, env []string) unix.Errno {
+func execFirst(files, argv, env []string) unix.Errno {
 	failed := unix.ENOENT
 	for _, file := range files {
 		var errno unix.Errno
@@ -119,11 +119,11 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// assume changes the calling thread, which is the one that executes the command, to the
+// setIdentity changes the calling thread, which is the one that executes the command, to the
 // user. Package syscall would change all threads by means of signals, which the shim does
 // not handle.
-func assume(identity user.Identity) error {
-	if err := assumeGroups(identity.Groups); err != nil {
+func setIdentity(identity user.Identity) error {
+	if err := setGroups(identity.Groups); err != nil {
 		return fmt.Errorf("set groups %v: %w", identity.Groups, err)
 	}
 	gid, uid := uintptr(identity.GID), uintptr(identity.UID)
@@ -136,9 +136,9 @@ func assume(identity user.Identity) error {
 	return nil
 }
 
-// assumeGroups does nothing if the groups are set already, because root may not be
+// setGroups does nothing if the groups are set already, because root may not be
 // permitted to set them.
-func assumeGroups(gids []int) error {
+func setGroups(gids []int) error {
 	if now, err := unix.Getgroups(); err == nil && slices.Equal(now, gids) {
 		return nil
 	}
