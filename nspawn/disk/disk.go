@@ -1,15 +1,15 @@
-// Package disk mounts disk images: once, and for all machines that run from the
-// same one. systemd-dissect(1) does it, which knows partition tables, dm-verity
-// and image policies.
+// Package disk mounts disk images. An image is mounted once for all machines that run
+// from it. The work is done by systemd-dissect(1), which knows partition tables,
+// dm-verity and image policies.
 //
-// What is mounted, and for whom, is in the file system, so that any process can
-// take over from one that was killed:
+// The state is kept in the file system, so any process can continue after one that was
+// killed:
 //
-//	NAME/tree            where the image is mounted; NAME follows from the file
-//	NAME/users/MACHINE   that a machine uses it
+//	NAME/tree            where the image is mounted; NAME is derived from the file
+//	NAME/users/MACHINE   exists while the machine uses the image
 //
-// It is changed only with a flock(2) on the directory of all. What has no user
-// is nobody's, and is unmounted by whoever sees it next.
+// It is changed only under a flock(2) on the parent of all NAMEs. An image without users
+// is unmounted by the next process that finds it.
 package disk
 
 import (
@@ -27,38 +27,38 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// Mounts are the disk images that are mounted on this host.
+// Mounts manages the disk images that are mounted on this host.
 type Mounts struct {
-	Dir string // absolute and below /run: what is in it ends with the boot
+	Dir string // absolute and below /run, so that its contents end with the boot
 }
 
-// Image is a disk image and how it is to be mounted.
+// Image is a disk image and how to mount it.
 type Image struct {
-	// Path is of a regular file, a raw disk, or of a block device. It holds a
-	// file system, or a partition table as the Discoverable Partitions
-	// Specification wants it.
+	// Path is the path of a regular file, which is a raw disk, or of a block device. It
+	// contains a file system, or a partition table according to the Discoverable
+	// Partitions Specification.
 	Path string
-	// Policy is as of systemd.image-policy(7), which systemd-dissect takes since
-	// version 254. Without, it has its own.
+	// Policy is an image policy, see systemd.image-policy(7). systemd-dissect supports
+	// them since version 254. If Policy is empty, it uses its default.
 	Policy string
-	// Writable is for a machine that is to be the image's only user.
+	// Writable mounts the image writable, for a machine that is its only user.
 	Writable bool
 }
 
-// Attach returns the directory where the image is mounted, and records that the
-// machine uses it, until Detach. The error is a *BusyError if the image cannot
-// be shared.
+// Attach mounts the image if necessary and returns the mount point. It records that the
+// machine uses the image, until Detach. The error is a *BusyError if the image cannot be
+// shared.
 func (m Mounts) Attach(ctx context.Context, machine string, image Image) (dir string, err error) {
 	err = m.locked(func() error {
-		place, err := m.place(image)
+		point, err := m.point(image)
 		if err != nil {
 			return err
 		}
-		if err := m.refuseBusy(place, image); err != nil {
+		if err := m.refuseBusy(point, image); err != nil {
 			return err
 		}
-		dir = place.tree()
-		return place.mount(ctx, machine, image)
+		dir = point.tree()
+		return point.mount(ctx, machine, image)
 	})
 	if err != nil {
 		return "", fmt.Errorf("mount disk image %s: %w", image.Path, err)
@@ -66,84 +66,84 @@ func (m Mounts) Attach(ctx context.Context, machine string, image Image) (dir st
 	return dir, nil
 }
 
-// Detach ends the machine's use of its image, and unmounts what nobody uses. It
-// is no error if the machine uses none.
+// Detach ends the machine's use of its image, and unmounts images without users. It is
+// not an error if the machine uses none.
 func (m Mounts) Detach(machine string) error {
 	if _, err := os.Lstat(m.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return m.locked(func() error {
-		places, err := m.places()
+		points, err := m.points()
 		if err != nil {
 			return err
 		}
 		var errs []error
-		for _, place := range places {
-			if err := os.Remove(place.user(machine)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		for _, point := range points {
+			if err := os.Remove(point.user(machine)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("detach machine %s from its disk image: %w", machine, err))
 				continue
 			}
-			errs = append(errs, place.unmountUnused())
+			errs = append(errs, point.unmountUnused())
 		}
 		return errors.Join(errs...)
 	})
 }
 
-// BusyError says that an image is mounted for another machine, and that one of
-// the two writes to it.
+// BusyError reports that an image is mounted for another machine, and that one of the two
+// machines writes to it.
 type BusyError struct{ Holder string }
 
 func (e *BusyError) Error() string {
 	return fmt.Sprintf("it is used by machine %s: stop that task first; only tasks that do not write to an image can share it", e.Holder)
 }
 
-// refuseBusy: two mounts of one file system, of which one is written to, destroy
-// it or show garbage.
-func (m Mounts) refuseBusy(wanted place, image Image) error {
-	places, err := m.places()
+// refuseBusy returns a BusyError if the image cannot be shared. Two mounts of one file
+// system, one of them writable, would corrupt it or show garbage.
+func (m Mounts) refuseBusy(wanted mountPoint, image Image) error {
+	points, err := m.points()
 	if err != nil {
 		return err
 	}
-	for _, place := range places {
-		if place.file() != wanted.file() || !place.writable() && !image.Writable {
+	for _, point := range points {
+		if point.file() != wanted.file() || !point.writable() && !image.Writable {
 			continue
 		}
-		users, err := place.users()
+		users, err := point.users()
 		if err != nil {
 			return err
 		}
 		if len(users) > 0 {
 			return &BusyError{Holder: users[0]}
 		}
-		if err := place.unmountUnused(); err != nil {
+		if err := point.unmountUnused(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// locked does work while nobody else changes what is mounted. A mount takes some
-// 0.1 s.
+// locked calls work under the lock. A mount takes about 0.1 s.
 func (m Mounts) locked(work func() error) error {
 	return filelock.While(m.Dir, 0o700, work)
 }
 
-func (m Mounts) places() (places []place, err error) {
+func (m Mounts) points() (points []mountPoint, err error) {
 	entries, err := os.ReadDir(m.Dir)
 	for _, entry := range entries {
-		places = append(places, place(filepath.Join(m.Dir, entry.Name())))
+		points = append(points, mountPoint(filepath.Join(m.Dir, entry.Name())))
 	}
-	return places, err
+	return points, err
 }
 
-// place is the directory of a mounted image.
-type place string
+// mountPoint is the directory of a mounted image.
+type mountPoint string
 
 const readWrite = ".rw"
 
-// place names the file itself, as a path may lead to another later, and what it
-// holds. A device is the same as long as it has its number.
-func (m Mounts) place(image Image) (place, error) {
+// point returns the directory for an image. Its name is derived from the file itself and
+// its state, because the path may lead to another file later. A device is identified by
+// its device number.
+func (m Mounts) point(image Image) (mountPoint, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(image.Path, &stat); err != nil {
 		return "", err
@@ -162,24 +162,24 @@ func (m Mounts) place(image Image) (place, error) {
 	if image.Writable {
 		name = file + readWrite
 	}
-	return place(filepath.Join(m.Dir, name)), nil
+	return mountPoint(filepath.Join(m.Dir, name)), nil
 }
 
-func (p place) tree() string { return filepath.Join(string(p), "tree") }
+func (p mountPoint) tree() string { return filepath.Join(string(p), "tree") }
 
-func (p place) usersDir() string { return filepath.Join(string(p), "users") }
+func (p mountPoint) usersDir() string { return filepath.Join(string(p), "users") }
 
-func (p place) user(machine string) string { return filepath.Join(p.usersDir(), machine) }
+func (p mountPoint) user(machine string) string { return filepath.Join(p.usersDir(), machine) }
 
-// file is the part of the name that tells one file from another.
-func (p place) file() string {
+// file returns the part of the name that identifies the file.
+func (p mountPoint) file() string {
 	file, _, _ := strings.Cut(filepath.Base(string(p)), ".")
 	return file
 }
 
-func (p place) writable() bool { return strings.HasSuffix(string(p), readWrite) }
+func (p mountPoint) writable() bool { return strings.HasSuffix(string(p), readWrite) }
 
-func (p place) users() (machines []string, err error) {
+func (p mountPoint) users() (machines []string, err error) {
 	entries, err := os.ReadDir(p.usersDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -190,9 +190,9 @@ func (p place) users() (machines []string, err error) {
 	return machines, err
 }
 
-// mount makes the machine a user of the image, which is mounted if it is not
-// yet. Who dies in between leaves a mount without a user.
-func (p place) mount(ctx context.Context, machine string, image Image) (err error) {
+// mount makes the machine a user of the image, and mounts the image if necessary. A
+// process that dies in between leaves a mount without users.
+func (p mountPoint) mount(ctx context.Context, machine string, image Image) (err error) {
 	if err := os.MkdirAll(p.tree(), 0o700); err != nil {
 		return err
 	}
@@ -212,13 +212,13 @@ func (p place) mount(ctx context.Context, machine string, image Image) (err erro
 	return nil
 }
 
-// unmountUnused removes what nobody uses.
-func (p place) unmountUnused() error {
+// unmountUnused unmounts the image and removes its directory if it has no users.
+func (p mountPoint) unmountUnused() error {
 	users, err := p.users()
 	if err != nil || len(users) > 0 {
 		return err
 	}
-	// With all that is mounted in it, as partitions are.
+	// This includes the mounts inside it, such as other partitions.
 	err = unix.Unmount(p.tree(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unmount disk image from %s: %w", p.tree(), err)

@@ -13,13 +13,14 @@ import (
 	"time"
 )
 
-// dissectTimeout bounds systemd-dissect, which waits for devices that udev does
-// not announce. It took 0.05 s, and with dm-verity on a busy emulated machine 20 s.
+// dissectTimeout limits the time of systemd-dissect, which may wait for devices that udev
+// never announces. Normally it took 0.05 s, and with dm-verity on a busy emulated machine
+// 20 s.
 const dissectTimeout = time.Minute
 
-// dissect mounts the image. Killed on the way, systemd-dissect leaves nothing:
-// the kernel frees a loop device that nothing holds.
-func (p place) dissect(ctx context.Context, image Image) error {
+// dissect mounts the image. If systemd-dissect is killed, it leaves nothing behind,
+// because the kernel frees a loop device without users.
+func (p mountPoint) dissect(ctx context.Context, image Image) error {
 	tool, err := exec.LookPath("systemd-dissect")
 	if err != nil {
 		return fmt.Errorf("systemd-dissect is not installed: install the package systemd-container: %w", err)
@@ -27,20 +28,20 @@ func (p place) dissect(ctx context.Context, image Image) error {
 	ctx, cancel := context.WithTimeout(ctx, dissectTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, tool, arguments(image, p.tree())...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // nobody is asked for a password either
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // this also keeps it from asking for a password
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
 	err = cmd.Run()
 	switch {
 	case err == nil:
 		return nil
-	case image.Policy != "" && strings.Contains(said.String(), "unrecognized option"):
-		return errors.New("this systemd-dissect knows no image policies: systemd 254 is needed")
+	case image.Policy != "" && strings.Contains(output.String(), "unrecognized option"):
+		return errors.New("this systemd-dissect does not support image policies; they need systemd 254")
 	}
-	return fmt.Errorf("systemd-dissect: %w", errors.Join(ctx.Err(), cmp.Or(lastLine(said.String()), err)))
+	return fmt.Errorf("systemd-dissect: %w", errors.Join(ctx.Err(), cmp.Or(lastLine(output.String()), err)))
 }
 
-// arguments are those of systemd-dissect, which mounts dir with nodev.
+// arguments returns the arguments of systemd-dissect, which mounts with nodev.
 func arguments(image Image, dir string) []string {
 	args := []string{"--mount"}
 	if !image.Writable {

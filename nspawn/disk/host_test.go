@@ -31,7 +31,7 @@ func attach(t *testing.T, m Mounts, machine string, image Image) string {
 	return dir
 }
 
-// Ten machines of one image cost one loop device, until the last is gone.
+// Ten machines of one image need one loop device, which is freed with the last of them.
 func TestHostShared(t *testing.T) { testShared(t) }
 
 func testShared(t *testing.T) {
@@ -46,7 +46,7 @@ func testShared(t *testing.T) {
 			must.NoError(t, err)
 			must.Error(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
 			must.Eq(t, dir, attach(t, m, "m1", Image{Path: image}))
-			must.Eq(t, dir, attach(t, m, "m1", Image{Path: image})) // again, after a crash
+			must.Eq(t, dir, attach(t, m, "m1", Image{Path: image})) // a second time, as after a crash
 			must.SliceLen(t, 1, hosttest.Loops(t, image))
 			must.NoError(t, m.Detach("m0"))
 			must.SliceLen(t, 1, hosttest.Loops(t, image))
@@ -57,7 +57,7 @@ func testShared(t *testing.T) {
 	}
 }
 
-// A file that was replaced is another image.
+// A replaced file is another image.
 func TestHostReplaced(t *testing.T) {
 	m := newMounts(t)
 	image, other := hosttest.CopyOf(t, hosttest.BusyboxDisk), hosttest.CopyOf(t, hosttest.BusyboxDisk)
@@ -109,6 +109,6 @@ func TestHostPolicy(t *testing.T) {
 	m := newMounts(t)
 	image := hosttest.CopyOf(t, hosttest.BusyboxDisk)
 	_, err := m.Attach(t.Context(), "m0", Image{Path: image, Policy: "root=verity"})
-	must.ErrorContains(t, err, "image polic") // 252 says that it knows none
+	must.ErrorContains(t, err, "image polic") // systemd 252 does not support them and reports that
 	t.Log(err)
 }

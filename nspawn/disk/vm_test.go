@@ -22,8 +22,8 @@ func TestVMShared(t *testing.T) {
 
 var rootHash = regexp.MustCompile(`Root hash:\s+([0-9a-f]{64})`)
 
-// verityDisk is a disk whose root partition has hashes, and the file beside it
-// with the root of them.
+// verityDisk is a disk whose root partition has hashes; their root hash is in a file
+// beside it.
 func verityDisk(t *testing.T) string {
 	root := hosttest.CopyOf(t, hosttest.BusyboxDisk)
 	hashes := filepath.Join(t.TempDir(), "hashes")
@@ -44,14 +44,14 @@ func readAll(dir string) error {
 	return err
 }
 
-// What was changed after its hashes were made is not read.
+// Data that was changed after the hashes were made cannot be read.
 func TestVMVerity(t *testing.T) {
 	vmtest.Require(t)
 	m := newMounts(t)
 	image := verityDisk(t)
 	must.NoError(t, readAll(attach(t, m, "m0", Image{Path: image})))
 
-	must.NoError(t, m.Detach("m0")) // systemd-dissect takes what has the same hash from one device
+	must.NoError(t, m.Detach("m0")) // systemd-dissect uses one device for images with the same hash
 
 	busybox, err := os.ReadFile(hosttest.Busybox + "/usr/bin/busybox")
 	must.NoError(t, err)

@@ -13,13 +13,13 @@ import (
 	"nomad-driver-nspawn/nspawn/pidfd"
 )
 
-// endTimeout is how long a process may take to end after it was killed. It need not
-// ever: it may hang in a file system of the container's, or a process of the
-// container's may trace it and never let its parent have it.
+// endTimeout is how long a process may take to end after it was killed. It may never end:
+// it may hang in a file system of the container, or a process of the container may trace
+// it and never release it to its parent.
 const endTimeout = 5 * time.Second
 
-// child is a child process of ours. No wait for it occupies a thread: Go ends a
-// program with 10000 of them.
+// child is a child process. Waiting for it does not block an OS thread: Go aborts a
+// program that has 10000 threads.
 type child struct {
 	pid int
 	fd  *os.File // its pidfd
@@ -41,7 +41,7 @@ func (c child) close() {
 	}
 }
 
-// await waits until the child has ended, or ctx is done.
+// await waits until the child has ended or ctx is done.
 func (c child) await(ctx context.Context) error {
 	release := guard(ctx, func() { _ = c.fd.SetReadDeadline(time.Unix(1, 0)) })
 	err := pidfd.Await(c.fd)
@@ -53,9 +53,8 @@ func (c child) await(ctx context.Context) error {
 	return err
 }
 
-// reap waits for the end of a child that was killed or is about to exit, and
-// returns its status. It gives up after some seconds, and then the child is
-// reaped when it ends.
+// reap waits for a child that was killed or is about to exit, and returns its status.
+// After endTimeout it returns an error, and the child is reaped later, when it ends.
 func (c child) reap() (status unix.WaitStatus, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
@@ -72,13 +71,13 @@ func (c child) reap() (status unix.WaitStatus, err error) {
 			return 0, fmt.Errorf("wait for process %d: %w", c.pid, err)
 		case pause(ctx) != nil:
 			reapLater(c.pid)
-			return 0, fmt.Errorf("process %d has ended, but another process traces it and does not let it go", c.pid)
+			return 0, fmt.Errorf("process %d has ended, but its tracer does not release it", c.pid)
 		}
 	}
 }
 
-// reapGroup is reap for the children in a process group that was killed, and returns the
-// status of one that failed.
+// reapGroup reaps the children in a process group that was killed. It returns the status
+// of one that failed.
 func reapGroup(pgid int) (failed unix.WaitStatus, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
@@ -87,7 +86,7 @@ func reapGroup(pgid int) (failed unix.WaitStatus, err error) {
 		pid, err := unix.Wait4(-pgid, &status, unix.WNOHANG, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
-		case err != nil: // ECHILD: there is none any more
+		case err != nil: // ECHILD: all have been reaped
 			return failed, nil
 		case pid > 0:
 			if failed == 0 || failed.Signaled() {
@@ -100,18 +99,18 @@ func reapGroup(pgid int) (failed unix.WaitStatus, err error) {
 	}
 }
 
-// unreaped are the children that nobody waits for any more.
+// unreaped lists the children that are reaped in the background.
 var unreaped struct {
 	sync.Mutex
 	pids []int
 }
 
-// reapInterval is how often they are looked at. No event reports that a child can be
-// reaped once its tracer lets it go.
+// reapInterval is the time between two attempts to reap them. No event reports that a
+// tracer has released a child.
 const reapInterval = time.Second
 
-// reapLater reaps a child, or with a negative number those of a process group, when
-// it has ended.
+// reapLater reaps a child when it has ended. A negative number means the children of a
+// process group.
 func reapLater(pid int) {
 	unreaped.Lock()
 	defer unreaped.Unlock()
@@ -124,7 +123,7 @@ func reapLater(pid int) {
 	}
 }
 
-// reapUnreaped runs as long as there are some.
+// reapUnreaped runs as long as there are unreaped children.
 func reapUnreaped() {
 	tick := time.NewTicker(reapInterval)
 	defer tick.Stop()
@@ -144,7 +143,7 @@ func reapUnreaped() {
 	}
 }
 
-// reaped reaps what can be and reports whether there is no more.
+// reaped reaps the children that have ended, and reports whether none is left.
 func reaped(pid int) bool {
 	for {
 		got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)

@@ -9,11 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimExecutable returns what to run as the shim: the program that was built in, or
-// our own, which takes longer to start, where there is none, as after a plain
-// `go build`, or where it may not be run from memory (sysctl vm.memfd_noexec=2).
-// A container that gets hold of it by way of /proc/PID/exe can change neither
-// (CVE-2019-5736). It is the caller's to close.
+// shimExecutable returns the program to run as the shim. The caller closes it.
+//
+// This is the built-in program if possible. It is missing after a plain `go build`, and
+// it cannot be run from memory with sysctl vm.memfd_noexec=2. Then it is our own program,
+// which takes longer to start. A container that reaches either of them through
+// /proc/PID/exe cannot change it (CVE-2019-5736).
 func shimExecutable() (*os.File, error) {
 	if len(builtin) > 0 {
 		if file, err := inMemory.open(); err == nil {
@@ -23,7 +24,7 @@ func shimExecutable() (*os.File, error) {
 	return protectedExecutable()
 }
 
-// inMemory is the program that was built in, once it was needed.
+// inMemory holds the built-in program, after its first use.
 var inMemory memory
 
 type memory struct {
@@ -48,7 +49,7 @@ func (m *memory) open() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "shim"), nil
 }
 
-// unpack makes a file in memory that nobody can change.
+// unpack makes a file in memory that cannot be changed.
 func unpack(program []byte) (*os.File, error) {
 	file, err := executableMemory()
 	if err != nil {
@@ -60,7 +61,7 @@ func unpack(program []byte) (*os.File, error) {
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals|unix.F_SEAL_EXEC)
-	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 its mode cannot be sealed
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3, the mode cannot be sealed
 		_, err = unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals)
 	}
 	if err != nil {
@@ -70,8 +71,8 @@ func unpack(program []byte) (*os.File, error) {
 	return file, nil
 }
 
-// executableMemory: Linux knows MFD_EXEC since 6.3, and may need it (sysctl
-// vm.memfd_noexec=1).
+// executableMemory returns an executable file in memory. Linux supports MFD_EXEC since
+// 6.3, and may require it (sysctl vm.memfd_noexec=1).
 func executableMemory() (*os.File, error) {
 	file, err := memfd("shim", unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) {
@@ -80,8 +81,7 @@ func executableMemory() (*os.File, error) {
 	return file, err
 }
 
-// protectedExecutable returns our own executable on a mount of its own that
-// cannot be written through.
+// protectedExecutable returns our own executable, on a read-only mount of its own.
 func protectedExecutable() (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -98,5 +98,5 @@ func protectedExecutable() (*os.File, error) {
 	return file, nil
 }
 
-// Shim returns the program that was built in, nil where there is none.
+// Shim returns the built-in program, or nil if there is none.
 func Shim() []byte { return builtin }

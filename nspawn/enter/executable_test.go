@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestUnpack runs a program from memory, which nobody can change, by way of
-// /proc/PID/exe or otherwise.
+// TestUnpack runs a program from memory. Nobody can change it, through /proc/PID/exe or
+// otherwise.
 func TestUnpack(t *testing.T) {
 	program, err := os.ReadFile("/bin/true")
 	must.NoError(t, err)

@@ -12,26 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// group is the cgroup of one command, below the container's own. It is host root's,
-// so the container can neither freeze it nor fill it with processes that it did not
-// start there.
+// group is the cgroup of one command, below the container's cgroup. It belongs to host
+// root, so the container can neither freeze it nor move processes into it.
 type group struct {
 	path string
 	dir  *os.File
 }
 
-// The name of a group is that of a unit which systemd makes for processes that it
-// did not start, as those of machinectl shell and Nomad's own.
+// A group is named like a unit of systemd for processes that systemd did not start, such
+// as those of machinectl shell and of Nomad itself.
 const (
 	groupPrefix = "exec-"
 	groupSuffix = ".scope"
 )
 
-// maxLeftGroups bounds how many names of the container's groups are looked at.
+// maxLeftGroups limits how many names of cgroups in the container's are read.
 const maxLeftGroups = 4096
 
-// makeGroup makes the group of a command in the one that the container was given. A
-// systemd in the machine keeps its own order beside it.
+// makeGroup makes the group of a command, in the cgroup that was delegated to the
+// container. A systemd in the machine manages its own groups beside it.
 func makeGroup(parent string) (*group, error) {
 	removeLeftGroups(parent)
 	path := filepath.Join(parent, groupPrefix+strings.ToLower(rand.Text()[:12])+groupSuffix)
@@ -51,11 +50,11 @@ func makeGroup(parent string) (*group, error) {
 	return g, nil
 }
 
-// usedGroups has the paths of the groups of commands that run.
+// usedGroups holds the paths of the groups of running commands.
 var usedGroups sync.Map
 
-// removeLeftGroups removes the groups of earlier commands that left processes behind,
-// where these have ended.
+// removeLeftGroups removes groups of earlier commands that left processes behind, if
+// these have ended.
 func removeLeftGroups(parent string) {
 	dir, err := os.Open(parent)
 	if err != nil {
@@ -73,7 +72,7 @@ func removeLeftGroups(parent string) {
 	}
 }
 
-// kill kills all processes of the group, also frozen ones.
+// kill kills all processes of the group, even frozen ones.
 func (g *group) kill() {
 	fd, err := unix.Openat(int(g.dir.Fd()), "cgroup.kill", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -83,8 +82,8 @@ func (g *group) kill() {
 	_, _ = unix.Write(fd, []byte("1"))
 }
 
-// remove removes the group, unless the command has left processes behind. It does
-// so later in that case, with the next command or with the machine.
+// remove removes the group. If the command has left processes behind, the group is
+// removed later, together with the machine or when the next command is run.
 func (g *group) remove() {
 	_ = unix.Rmdir(g.path)
 	usedGroups.Delete(g.path)

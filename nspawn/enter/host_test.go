@@ -14,10 +14,10 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// namespaces of the leader that the process has to be in.
+// namespaces lists the leader's namespaces in which the process must be.
 var namespaces = []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
 
-// inherited are the lines of /proc/PID/status that must be the leader's.
+// inherited lists the lines of /proc/PID/status that must equal the leader's.
 var inherited = []string{"CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters"}
 
 func TestHostConfinement(t *testing.T) {
@@ -25,7 +25,7 @@ func TestHostConfinement(t *testing.T) {
 	run(t, "ip", "netns", "add", netns)
 	t.Cleanup(func() { run(t, "ip", "netns", "del", netns) })
 	inNetns := []string{"NetworkNamespacePath=/run/netns/" + netns}
-	filter := "--system-call-filter=~setpriority" // what renice needs
+	filter := "--system-call-filter=~setpriority" // renice needs this system call
 
 	for name, s := range map[string]setup{
 		"pid1":          {mode: asPID1, options: []string{filter}},
@@ -76,11 +76,11 @@ func checkConfinement(t *testing.T, m *machine, user string) {
 		must.StrContains(t, e.stdout, string(content))
 	}
 	must.StrContains(t, e.stdout, "flags:\t00\nflags:\t01\nflags:\t01\nFDS\n0\n1\n2\n0022\n")
-	must.StrContains(t, e.stderr, "Operation not permitted") // to renice, by the filter
+	must.StrContains(t, e.stderr, "Operation not permitted") // the filter forbids renice
 }
 
-// TestHostStarting enters machines at once, when systemd-nspawn has said that
-// it is ready but has not yet confined the leader.
+// TestHostStarting enters machines as soon as systemd-nspawn has reported that they are
+// ready, but has not yet confined the leader.
 func TestHostStarting(t *testing.T) {
 	for n := range 10 {
 		mode := []string{asPID1, asPID2}[n%2]
@@ -91,8 +91,8 @@ func TestHostStarting(t *testing.T) {
 	}
 }
 
-// TestHostCgroup looks from the host, where no cgroup namespace shortens the
-// path, at who shares the process's cgroup.
+// TestHostCgroup checks from the host, where no cgroup namespace shortens the path, which
+// processes are in the process's cgroup.
 func TestHostCgroup(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	input, feed, err := os.Pipe()
@@ -109,8 +109,8 @@ func TestHostCgroup(t *testing.T) {
 	must.Eq(t, before, members(t, m))
 }
 
-// members are the machine's own processes, or its init alone if it is booted,
-// and those that have entered.
+// members returns the machine's own processes, only its init if it is booted, and the
+// processes that have entered.
 func members(t testing.TB, m *machine) (pids []string) {
 	t.Helper()
 	for _, group := range append([]string{m.target.Cgroup}, m.groups(t)...) {
@@ -121,7 +121,7 @@ func members(t testing.TB, m *machine) (pids []string) {
 	return pids
 }
 
-// groups are those of the commands that have entered.
+// groups returns the groups of the commands that have entered.
 func (m *machine) groups(t testing.TB) []string {
 	t.Helper()
 	groups, err := filepath.Glob(filepath.Join(m.target.Delegated, groupPrefix+"*"+groupSuffix))
@@ -163,7 +163,7 @@ func TestHostUser(t *testing.T) {
 				_, err := Run(t.Context(), m.target, Command{User: user, Argv: []string{"true"}})
 				must.ErrorContains(t, err, complaint)
 			}
-			if private { // a number that its user namespace has not
+			if private { // a number outside of its user namespace
 				_, err := Run(t.Context(), m.target, Command{User: "70000", Argv: []string{"true"}})
 				must.ErrorContains(t, err, "set uid 70000")
 			}
@@ -203,7 +203,7 @@ func TestHostResult(t *testing.T) {
 	}
 	long := strings.Repeat("x", 100_000)
 	e := m.do(t, Command{Argv: []string{"/bin/" + long}})
-	must.EqOp(t, 126, e.code) // file name too long
+	must.EqOp(t, 126, e.code) // the file name is too long
 	for name, command := range map[string]Command{
 		"long user":      {Argv: []string{"true"}, User: long},
 		"no command":     {},
@@ -237,14 +237,14 @@ func TestHostWrongLeader(t *testing.T) {
 	must.Error(t, err)
 }
 
-// TestHostHostileFiles has the container's root lay traps for the shim.
+// TestHostHostileFiles lets the container's root prepare traps for the shim.
 func TestHostHostileFiles(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	m.sh(t, "mv /etc/passwd /etc/keep; mkfifo /etc/passwd")
 	_, err := Run(t.Context(), m.target, Command{User: "app", Argv: []string{"true"}})
 	must.ErrorContains(t, err, "not a regular file")
 
-	// Numbers need no entry, but the file has to make sense if it is there.
+	// Numbers need no entry, but a file that exists must be valid.
 	_, err = Run(t.Context(), m.target, Command{Argv: []string{"true"}})
 	must.ErrorContains(t, err, "not a regular file")
 	run(t, "rm", filepath.Join(m.root, "etc/passwd"))
@@ -264,8 +264,8 @@ func TestHostHostileFiles(t *testing.T) {
 	t.Log(e)
 }
 
-// TestHostExecutable has the one thing of the host's that the container can
-// get hold of, by /proc/PID/exe.
+// TestHostExecutable checks the only file of the host that the container can reach, by
+// /proc/PID/exe.
 func TestHostExecutable(t *testing.T) {
 	hosttest.Require(t)
 	file, err := protectedExecutable()

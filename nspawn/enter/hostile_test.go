@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hold bounds what must take no time in spite of a container that holds it up.
+// hold limits what must take no time even though a container tries to delay it.
 const hold = 15 * time.Second
 
 // within fails the test if f takes longer than hold.
@@ -33,14 +33,14 @@ func within(t testing.TB, f func()) {
 	}
 }
 
-// TestHostFrozen has containers freeze all that they can. On a thread of ours that
-// waits in vfork(2) for a frozen child, the garbage collection would wait, too, and with
-// it the whole plugin.
+// TestHostFrozen lets containers freeze everything that they can. If a thread of ours
+// waited in vfork(2) for a frozen child, the garbage collection would wait for it, and
+// with it the whole plugin.
 func TestHostFrozen(t *testing.T) {
 	neighbour := startMachine(t, setup{mode: asPID2, private: true})
 	for name, freeze := range map[string]string{
 		"groups that commands might get": `mkdir /sys/fs/cgroup/exec.scope && echo 1 >/sys/fs/cgroup/exec.scope/cgroup.freeze`,
-		// It freezes itself, with its leader.
+		// The container freezes itself, including its leader.
 		"itself": `
 			cd /sys/fs/cgroup; mkdir x; echo 1 >x/cgroup.freeze
 			for pid in $(cat cgroup.procs); do [ $pid = $$ ] || echo $pid >x/cgroup.procs; done; true`,
@@ -66,8 +66,8 @@ func TestHostFrozen(t *testing.T) {
 	}
 }
 
-// TestHostFrozenPlace has the container's cgroup frozen from outside: the shim stands
-// still as soon as it is in it, and ends when its time is over.
+// TestHostFrozenPlace freezes the container's cgroup from outside: the shim is stopped as
+// soon as it enters the cgroup, and ends when its time is over.
 func TestHostFrozenPlace(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	freeze := filepath.Join(m.target.Delegated, "cgroup.freeze")
@@ -87,8 +87,8 @@ func TestHostFrozenPlace(t *testing.T) {
 	must.EqOp(t, ended{}, m.do(t, Command{Argv: []string{"true"}}))
 }
 
-// TestHostTimeLimit has commands that put their processes out of reach of signals to
-// their session. A command whose time is over leaves none of them.
+// TestHostTimeLimit runs commands that move their processes out of reach of signals to
+// their session. None of them may remain when the command's time is over.
 func TestHostTimeLimit(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	sleeps := func() (n int) {
@@ -109,13 +109,13 @@ func TestHostTimeLimit(t *testing.T) {
 		waitFor(t, func() bool { return sleeps() == 0 })
 	}
 	waitFor(t, func() bool {
-		m.do(t, Command{Argv: []string{"true"}}) // removes what is left of the groups
+		m.do(t, Command{Argv: []string{"true"}}) // this removes the leftovers of the groups
 		return len(m.groups(t)) == 0
 	})
 }
 
-// TestHostTraced has a process that traces a command and never lets it go, not even
-// when it is dead: its parent cannot reap it then.
+// TestHostTraced runs a process that traces a command and never releases it, not even
+// when it is dead, so that its parent cannot reap it.
 func TestHostTraced(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	neighbour := startMachine(t, setup{mode: asPID2, private: true})
@@ -136,7 +136,7 @@ func TestHostTraced(t *testing.T) {
 	_, err = out.Read(line)
 	must.NoError(t, err)
 	cancel()
-	within(t, func() { must.ErrorContains(t, <-result, "another process traces it") })
+	within(t, func() { must.ErrorContains(t, <-result, "its tracer does not release it") })
 	within(t, func() { must.EqOp(t, "neighbour", neighbour.sh(t, "echo neighbour")) })
 	must.NotEq(t, "", zombies(t))
 	must.NoError(t, tracer.Process.Kill())
@@ -144,7 +144,7 @@ func TestHostTraced(t *testing.T) {
 	waitFor(t, func() bool { return zombies(t) == "" })
 }
 
-// victim is the PID of the member with the text in its command line.
+// victim returns the PID of the member with the text in its command line.
 func victim(t testing.TB, m *machine, text string) string {
 	t.Helper()
 	for _, pid := range members(t, m) {
@@ -172,8 +172,8 @@ func traceMain(pid string) {
 	time.Sleep(time.Hour)
 }
 
-// TestHostSession has the process in a session of ours at no time: its terminal would
-// be in reach as /dev/tty.
+// TestHostSession checks that the process is never in our session, whose terminal it
+// could open as /dev/tty.
 func TestHostSession(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	e := m.do(t, Command{Argv: []string{"sh", "-c", "cut -d' ' -f6 /proc/self/stat; exec </dev/tty"}})

@@ -18,16 +18,15 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
-// shim is the running shim, in a session that its starter has begun.
+// shim is a running shim. It is in a session that was created for its starter.
 type shim struct {
 	child
-	session int           // and its process group, until the process that it forks has its own
-	socket  *net.UnixConn // where its replies come from
-	stderr  *os.File      // what nsenter or a crash of the shim had to say
+	session int           // session and process group, until the forked process has a session of its own
+	socket  *net.UnixConn // receives the shim's replies
+	stderr  *os.File      // messages of nsenter, or of a crash of the shim
 }
 
-// startShim runs the shim, by way of nsenter. stdio is empty with
-// TTY.
+// startShim runs the shim by way of nsenter. stdio is empty with TTY.
 func startShim(ctx context.Context, l *leader, stdio []*os.File, todo *container.Instructions) (_ *shim, err error) {
 	instructions, err := memfd("instructions", 0)
 	if err != nil {
@@ -59,13 +58,13 @@ func startShim(ctx context.Context, l *leader, stdio []*os.File, todo *container
 	if err != nil {
 		return nil, err
 	}
-	// In our own cgroup, it starts the shim in that of the command.
+	// The program starts in our own cgroup, and starts the shim in the command's cgroup.
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = "/"
-	// Nothing of our environment, which may be secret. Few threads and no
-	// garbage collection save the shim a quarter of its start.
+	// Our own environment may contain secrets. Fewer threads and no garbage collection
+	// shorten the start of the shim by a quarter.
 	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"}
-	// A session of its own: the process that the shim forks must not be in the agent's,
+	// A session of its own: the forked process must not be in the session of the agent,
 	// whose terminal it could open as /dev/tty.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stderr = sh.stderr
@@ -79,15 +78,16 @@ func startShim(ctx context.Context, l *leader, stdio []*os.File, todo *container
 		return nil, err
 	}
 	sh.session = cmd.Process.Pid
-	_ = cmd.Process.Release() // we wait ourselves, see abandon
-	replies.Close()           // else there is no end of file
+	_ = cmd.Process.Release() // we wait for it ourselves, see begin and abandon
+	replies.Close()           // otherwise there would be no end of file
 	if err := sh.begin(ctx, l); err != nil {
 		return nil, sh.abandon(ctx, err)
 	}
 	return sh, nil
 }
 
-// begin has the shim started, with the limits that only we can give it.
+// begin lets the starter start the shim, after raising the limits that only the host can
+// raise.
 func (s *shim) begin(ctx context.Context, l *leader) error {
 	if err := l.raiseLimits(s.session); err != nil {
 		return err
@@ -118,18 +118,18 @@ func (s *shim) begin(ctx context.Context, l *leader) error {
 	if s.child, err = openChild(first.Pid); err != nil {
 		return err
 	}
-	return s.allow() // the shim may be faster than its starter, whose reply comes first
+	return s.allow() // the shim waits for this, so that the reply of its starter comes first
 }
 
-// allow tells the shim, or its starter, to go on.
+// allow tells the shim, or its starter, to continue.
 func (s *shim) allow() error {
 	if _, err := s.socket.Write([]byte{1}); err != nil {
-		return fmt.Errorf("tell shim to go on: %w", err)
+		return fmt.Errorf("tell the shim to continue: %w", err)
 	}
 	return nil
 }
 
-// errNoReply says that the shim has ended without a reply.
+// errNoReply means that the shim has ended without a reply.
 var errNoReply = errors.New("no reply")
 
 func newShim() (_ *shim, replies *os.File, err error) {
@@ -145,7 +145,7 @@ func newShim() (_ *shim, replies *os.File, err error) {
 	return &shim{socket: socket, stderr: stderr}, replies, nil
 }
 
-// socketPair returns our end, whose reads can have a deadline, and the shim's.
+// socketPair returns our end, whose reads can have a deadline, and the shim's end.
 func socketPair() (*net.UnixConn, *os.File, error) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -153,7 +153,7 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	}
 	own, other := os.NewFile(uintptr(ends[0]), "shim"), os.NewFile(uintptr(ends[1]), "replies")
 	defer own.Close()
-	conn, err := net.FileConn(own) // duplicates it
+	conn, err := net.FileConn(own) // FileConn duplicates the descriptor
 	if err != nil {
 		other.Close()
 		return nil, nil, err
@@ -161,9 +161,9 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	return conn.(*net.UnixConn), other, nil
 }
 
-// command returns the arguments of the program that starts nsenter in the group of the
-// command, which in turn runs the shim in those of the leader's namespaces that a
-// thread of the shim cannot join.
+// command returns the command line of the program that starts nsenter in the command's
+// cgroup. nsenter joins the leader's namespaces that a thread of the shim cannot join,
+// and then runs the shim.
 func (l *leader) command() ([]string, error) {
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
@@ -185,7 +185,7 @@ func memfd(name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// writeJSON writes a value and goes back to the beginning.
+// writeJSON writes a value and seeks to the beginning.
 func writeJSON(file *os.File, value any) error {
 	if err := json.NewEncoder(file).Encode(value); err != nil {
 		return fmt.Errorf("write %s: %w", file.Name(), err)
@@ -194,7 +194,7 @@ func writeJSON(file *os.File, value any) error {
 	return err
 }
 
-// receive waits for a reply. It is empty when the shim has no more to tell.
+// receive waits for a reply. The reply is empty if the shim has closed the connection.
 func (s *shim) receive() (r container.Reply, terminal *os.File, err error) {
 	message := make([]byte, 64<<10)
 	rights := make([]byte, unix.CmsgSpace(4))
@@ -219,7 +219,7 @@ func (s *shim) receive() (r container.Reply, terminal *os.File, err error) {
 	return r, terminal, err
 }
 
-// receivedFile returns the one descriptor that came with a reply.
+// receivedFile returns the descriptor that came with a reply.
 func receivedFile(rights []byte) (*os.File, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
@@ -237,28 +237,28 @@ func receivedFile(rights []byte) (*os.File, error) {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
-		return nil, fmt.Errorf("receive terminal: %d descriptors came, not 1", len(fds))
+		return nil, fmt.Errorf("receive terminal: got %d descriptors instead of 1", len(fds))
 	}
-	// Only a nonblocking descriptor gets read deadlines from package os.
+	// Package os supports read deadlines only on nonblocking descriptors.
 	if err := unix.SetNonblock(fds[0], true); err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }
 
-// kill ends the shim, and soon the wait for its reply: it may hang in the container's
-// files, where a signal does not end it.
+// kill ends the shim, and soon the wait for its reply as well: the shim may hang in the
+// container's files, where a signal does not end it.
 func (s *shim) kill() {
 	s.killGroup()
 	_ = s.socket.SetReadDeadline(time.Now().Add(endTimeout))
 }
 
-// killGroup kills the shim and what is in its process group.
+// killGroup kills the shim and all processes in its process group.
 func (s *shim) killGroup() { _ = unix.Kill(-s.session, unix.SIGKILL) }
 
-// abandon ends the shim and a process that it may have forked but not reported, which
-// is in its process group until it is told to go on. It returns what is known of the
-// reason: cause or more.
+// abandon ends the shim, and a process that it may have forked but not reported: until it
+// is told to continue, that process is in the shim's process group. abandon returns
+// cause, or a better explanation.
 func (s *shim) abandon(ctx context.Context, cause error) error {
 	s.killGroup()
 	last, err := reapGroup(s.session)
@@ -274,13 +274,13 @@ func (s *shim) abandon(ctx context.Context, cause error) error {
 	}
 }
 
-// explain says what is known of a shim that has ended without a reply.
+// explain returns the known reason why a shim has ended without a reply.
 func (s *shim) explain(status unix.WaitStatus) error {
-	said := make([]byte, 4096)
-	n, _ := s.stderr.ReadAt(said, 0)
+	output := make([]byte, 4096)
+	n, _ := s.stderr.ReadAt(output, 0)
 	switch {
 	case n > 0:
-		return fmt.Errorf("run shim: %s", strings.TrimSpace(string(said[:n])))
+		return fmt.Errorf("run shim: %s", strings.TrimSpace(string(output[:n])))
 	case status.Signaled():
 		return fmt.Errorf("run shim: ended by signal %d", status.Signal())
 	default:

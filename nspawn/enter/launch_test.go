@@ -19,12 +19,12 @@ func TestReceivedFile(t *testing.T) {
 	must.NoError(t, file.Close())
 
 	_, err = receivedFile(nil)
-	must.EqError(t, err, "receive terminal: 0 descriptors came, not 1")
+	must.EqError(t, err, "receive terminal: got 0 descriptors instead of 1")
 
 	before, err := os.ReadDir("/proc/self/fd")
 	must.NoError(t, err)
 	_, err = receivedFile(append(unix.UnixRights(null()), unix.UnixRights(null(), null())...))
-	must.EqError(t, err, "receive terminal: 3 descriptors came, not 1")
+	must.EqError(t, err, "receive terminal: got 3 descriptors instead of 1")
 	after, err := os.ReadDir("/proc/self/fd")
 	must.NoError(t, err)
 	must.EqOp(t, len(before), len(after))

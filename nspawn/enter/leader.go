@@ -16,27 +16,28 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
-// leader is a machine's PID 1, held open: whatever happens to its pid, these
-// stay the same process's.
+// leader is a machine's PID 1 with open files that continue to refer to this process,
+// whatever happens to its PID.
 type leader struct {
 	pid         int
-	cgroupDir   string // of the leader
+	cgroupDir   string // cgroup of the leader
 	delegated   string
-	group       *group // of the processes that enter
+	group       *group // cgroup of the command
 	root        *os.File
-	mount       *os.File // namespaces the shim joins
+	mount       *os.File // namespaces that the shim joins
 	pidns       *os.File
-	joins       []join // namespaces nsenter joins
+	joins       []join // namespaces that nsenter joins
 	confinement container.Confinement
 }
 
-// join is a namespace to join and nsenter's option for it.
+// join is a namespace to join, with nsenter's option for it.
 type join struct {
 	option string
 	file   *os.File
 }
 
-// resources are all that getrlimit(2) knows, RLIMIT_CPU to RLIMIT_RTTIME.
+// resources is the number of resource limits of getrlimit(2), RLIMIT_CPU to
+// RLIMIT_RTTIME.
 const resources = 16
 
 func openLeader(ctx context.Context, target Target) (*leader, error) {
@@ -76,7 +77,7 @@ func (l *leader) open() (err error) {
 	}
 	options := []string{"net", "uts", "ipc", "cgroup"}
 	if !sameFile("/proc/self/ns/user", proc+"ns/user") {
-		options = append(options, "user") // joining one's own is EINVAL
+		options = append(options, "user") // joining one's own user namespace fails with EINVAL
 	}
 	for _, option := range options {
 		file, err := os.Open(proc + "ns/" + option)
@@ -88,9 +89,9 @@ func (l *leader) open() (err error) {
 	return nil
 }
 
-// verify makes sure that what was opened and read is of the machine meant, and
-// of one that is complete. It comes last: a process that is the right one now
-// was so all the time, for pids are not reused while their process lives.
+// verify checks that everything that was opened and read belongs to the right machine. It
+// comes last: a PID is not reused while its process lives, so a process that is the right
+// one now has been so all the time.
 func (l *leader) verify() error {
 	members, err := os.ReadFile(filepath.Join(l.cgroupDir, "cgroup.procs"))
 	if err != nil {
@@ -117,7 +118,7 @@ func (l *leader) close() {
 	}
 }
 
-// readConfinement finds out how the leader is confined.
+// readConfinement determines how the leader is confined.
 func readConfinement(ctx context.Context, pid int) (c container.Confinement, err error) {
 	status, err := readStatus(pid)
 	if err != nil {
@@ -141,17 +142,17 @@ func readConfinement(ctx context.Context, pid int) (c container.Confinement, err
 		c.Filters, err = seccompFilters(ctx, pid)
 		return c, err
 	default:
-		return c, fmt.Errorf("copy seccomp mode %q: not known", status["Seccomp"])
+		return c, fmt.Errorf("copy seccomp mode %q: unknown mode", status["Seccomp"])
 	}
 }
 
-// setupInterval is how often a leader is looked at that is not complete yet,
-// which takes some 10 ms, once. Nothing tells of its end but its looks.
+// setupInterval is the time between two looks at an incomplete leader. Setting it up
+// takes about 10 ms, once per machine, and no event reports its end.
 const setupInterval = time.Millisecond
 
-// waitComplete waits until systemd-nspawn has set up the leader. READY=1 comes
-// before the leader has dropped capabilities and installed filters; a copy of
-// what it has by then would be less confined than the payload.
+// waitComplete waits until systemd-nspawn has set up the leader. READY=1 arrives before
+// the leader has dropped capabilities and installed seccomp filters. A process with a
+// copy of that earlier state would be less confined than the payload.
 func waitComplete(ctx context.Context, pid int) error {
 	for {
 		complete, err := IsComplete(pid)
@@ -166,9 +167,9 @@ func waitComplete(ctx context.Context, pid int) error {
 	}
 }
 
-// IsComplete reports whether a machine's leader has become the payload, and so runs
-// another program than its parent, or the stub init, which takes on its name
-// last (systemd 219 to 262, stub_pid1).
+// IsComplete reports whether a machine's leader is set up. Either it has executed the
+// payload, and then runs another program than its parent, or it is the stub init, which
+// sets its name last (systemd 219 to 262, stub_pid1).
 func IsComplete(pid int) (bool, error) {
 	status, err := readStatus(pid)
 	if err != nil {
@@ -192,14 +193,14 @@ func IsComplete(pid int) (bool, error) {
 	return own != parent, nil
 }
 
-// fileID is the identity of a file on this host.
+// fileID identifies a file on this host.
 type fileID struct {
 	major, minor uint32
 	inode        uint64
 }
 
-// identify returns the identity of a file without asking its file system, which may
-// be a FUSE of the container's that never answers.
+// identify returns the identity of a file without a request to its file system, which may
+// be a FUSE of the container that never answers.
 func identify(path string) (fileID, error) {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, 0, &stat); err != nil {
@@ -235,9 +236,9 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// raiseLimits gives the shim what of the leader only the host may give: hard limits
-// above ours and its weight with the OOM killer. Where the host may not
-// either, the process gets less than the leader has, which does no harm.
+// raiseLimits gives the shim the leader's hard limits and OOM score, which only a host
+// process may raise. If we are not permitted to, the process gets lower limits than the
+// leader, which does no harm.
 func (l *leader) raiseLimits(pid int) error {
 	for _, want := range l.confinement.Limits {
 		var now unix.Rlimit

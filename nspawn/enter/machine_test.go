@@ -34,22 +34,22 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// machine is a container under a transient unit, as the driver makes them.
+// machine is a container in a transient unit, as the driver makes them.
 type machine struct {
 	unit   string
 	root   string
 	target Target
 }
 
-// setup is how to start a machine.
+// setup says how to start a machine.
 type setup struct {
 	mode       string
-	options    []string // of systemd-nspawn
-	private    bool     // users
+	options    []string // options of systemd-nspawn
+	private    bool     // with a user namespace
 	properties []string
 }
 
-// Modes; a booted machine is the Debian guest, the others are busybox.
+// Modes. A booted machine runs the Debian guest, the others run busybox.
 const (
 	asPID1 = "--console=read-only"
 	asPID2 = "--as-pid2"
@@ -58,7 +58,7 @@ const (
 
 var machines atomic.Int32
 
-// startMachine returns a machine whose payload runs.
+// startMachine returns a machine whose payload is running.
 func startMachine(t testing.TB, s setup) *machine {
 	t.Helper()
 	m := launchMachine(t, s)
@@ -66,7 +66,7 @@ func startMachine(t testing.TB, s setup) *machine {
 	return m
 }
 
-// launchMachine returns a machine as soon as it is said to be started.
+// launchMachine returns a machine as soon as it is reported as started.
 func launchMachine(t testing.TB, s setup) *machine {
 	t.Helper()
 	hosttest.Require(t)
@@ -105,7 +105,7 @@ func launchMachine(t testing.TB, s setup) *machine {
 func (m *machine) settle(t testing.TB, mode string) {
 	t.Helper()
 	switch mode {
-	case boot: // the leader moves, once
+	case boot: // the leader moves to another cgroup once
 		waitFor(t, func() bool {
 			m.target.Cgroup = cgroupOf(t, m.target.Leader)
 			return strings.HasSuffix(m.target.Cgroup, "/init.scope")
@@ -124,7 +124,7 @@ func (m *machine) stop() {
 	_ = exec.Command("systemctl", "reset-failed", m.unit).Run()
 }
 
-// find finds the leader: nspawn's child that is PID 1 of a namespace.
+// find finds the leader: the child of nspawn that is PID 1 of a namespace.
 func (m *machine) find(t testing.TB) Target {
 	t.Helper()
 	main := strings.TrimSpace(run(t, "systemctl", "show", "--value", "-p", "MainPID", m.unit))
@@ -158,13 +158,13 @@ func cgroupOf(t testing.TB, pid int) string {
 	return ""
 }
 
-// ended is what became of a command.
+// ended is the result of a command.
 type ended struct {
 	code           int
 	stdout, stderr string
 }
 
-// do runs the command to its end.
+// do runs the command until it has ended.
 func (m *machine) do(t testing.TB, c Command) ended {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -11,23 +11,23 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/container"
 )
 
-// process is the process in the machine: our child, head of a session.
+// process is the process in the machine. It is our child and leads a session.
 type process struct {
 	child
 	group    *group
 	terminal *os.File // nil without TTY
-	failure  string   // why it could not execute the command
-	code     int      // then its exit code
-	release  func()   // ends the watch over its context
+	failure  string   // reason why it could not execute the command
+	code     int      // exit code that belongs to failure
+	release  func()   // stops the killing when its context is done
 }
 
-// setupTimeout bounds the time until the process executes its command. It takes some
-// 20 ms, unless the container holds it up.
+// setupTimeout limits the time until the process executes its command. That takes about
+// 20 ms, unless the container delays it.
 const setupTimeout = 30 * time.Second
 
-var errSetup = fmt.Errorf("the container has held up the start of the command for %s", setupTimeout)
+var errSetup = fmt.Errorf("the container has delayed the start of the command for %s", setupTimeout)
 
-// start makes the process. It returns when that executes the command or has
+// start creates the process. It returns when the process has executed the command or has
 // failed to.
 func start(ctx context.Context, l *leader, s *streams, command *Command) (*process, error) {
 	setup, cancel := context.WithTimeoutCause(ctx, setupTimeout, errSetup)
@@ -60,9 +60,9 @@ func start(ctx context.Context, l *leader, s *streams, command *Command) (*proce
 	return p, nil
 }
 
-// forked returns the process when the shim has forked it.
+// forked returns the process as soon as the shim has forked it.
 func (s *shim) forked(ctx context.Context) (p *process, err error) {
-	// Until its session begins, the process is in the shim's process group.
+	// Until it has a session of its own, the process is in the shim's process group.
 	release := guard(ctx, s.kill)
 	first, terminal, err := s.receive()
 	release()
@@ -81,8 +81,8 @@ func (s *shim) forked(ctx context.Context) (p *process, err error) {
 	return nil, s.abandon(ctx, err)
 }
 
-// finish waits until the process has become the command, and for the shim's end. The
-// shim waits for the process, which the container may tamper with.
+// finish waits until the process has executed the command, and until the shim has ended.
+// The shim waits for the process, which the container can delay.
 func (s *shim) finish(ctx context.Context) (container.Reply, error) {
 	release := guard(ctx, s.kill)
 	second, _, err := s.receive()
@@ -107,8 +107,8 @@ func (s *shim) finish(ctx context.Context) (container.Reply, error) {
 	return second, nil
 }
 
-// guard has kill called when ctx is done, until release is called. After that
-// kill neither runs nor will: the pid may be reaped.
+// guard calls kill when ctx is done, until release is called. After release, kill is
+// neither running nor called any more, so the PID may be reaped.
 func guard(ctx context.Context, kill func()) (release func()) {
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -122,17 +122,17 @@ func guard(ctx context.Context, kill func()) (release func()) {
 	}
 }
 
-// wait returns the exit code of the process and reaps it. When ctx is done, it waits
+// wait returns the exit code of the process and reaps it. After ctx is done, it waits
 // only a little longer.
 func (p *process) wait(ctx context.Context) (int, error) {
 	_ = p.await(ctx)
 	return p.end()
 }
 
-// end is wait for a process that has ended, was killed or is about to exit.
+// end returns the exit code of a process that has ended, was killed or is about to exit.
 func (p *process) end() (int, error) {
 	defer p.child.close()
-	// Its zombie, and so its PID, is there until nobody kills it any more.
+	// The zombie keeps the PID reserved until nothing can kill it any more.
 	p.release()
 	status, err := p.reap()
 	if err != nil {
@@ -144,8 +144,8 @@ func (p *process) end() (int, error) {
 	return status.ExitStatus(), nil
 }
 
-// kill kills the process and all that it has started, wherever that has not left
-// the command's cgroup.
+// kill kills the process, and all processes that it has started and that are still in the
+// command's cgroup.
 func (p *process) kill() {
 	_ = unix.Kill(p.pid, unix.SIGKILL)
 	p.group.kill()

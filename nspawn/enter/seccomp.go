@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// seccompFilters copies the seccomp programs of a process. ptrace(2) is the
-// only way to get at them; it stops the process for about 0.2 ms.
+// seccompFilters copies the seccomp programs of a process. ptrace(2) is the only
+// interface for that; it stops the process for about 0.2 ms.
 func seccompFilters(ctx context.Context, pid int) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, traceTimeout)
 	defer cancel()
@@ -23,8 +23,8 @@ func seccompFilters(ctx context.Context, pid int) ([][]byte, error) {
 	}
 	results := make(chan result, 1)
 	go func() {
-		// A tracer is a thread. Never unlocked, it ends with the goroutine,
-		// and whatever it might still trace is let go.
+		// The tracer of a process is a thread. This one stays locked, so it ends with the
+		// goroutine, and then releases a process that it might still trace.
 		runtime.LockOSThread()
 		filters, err := lockedTraceFilters(ctx, pid)
 		results <- result{filters, err}
@@ -33,19 +33,19 @@ func seccompFilters(ctx context.Context, pid int) ([][]byte, error) {
 	case r := <-results:
 		return r.filters, r.err
 	case <-ctx.Done():
-		// The thread hangs in a system call: in PTRACE_SEIZE, for as long as the
-		// process is in an execve(2) that the container holds up. It has the lock, so
-		// there is one such thread for a process.
+		// The thread hangs in PTRACE_SEIZE for as long as the process is in an execve(2)
+		// that the container delays. It holds the lock, so there is only one such thread
+		// per process.
 		return nil, fmt.Errorf("copy seccomp filters: process %d does not stop: %w", pid, context.Cause(ctx))
 	}
 }
 
-// traceTimeout is how long the process may take to stop. It need not ever: one
-// in vfork(2) waits for its child, uninterruptibly.
+// traceTimeout is how long the process may take to stop. It may never stop: a process in
+// vfork(2) waits uninterruptibly for its child.
 const traceTimeout = 5 * time.Second
 
-// pause waits a moment before another look at what no event reports to a thread:
-// that a lock is free, or that a process has stopped for its tracer.
+// pause waits a moment before a state is checked again that no event reports to a thread:
+// a lock is free, or a process has stopped for its tracer.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -55,8 +55,9 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// lockedTraceFilters takes turns with others: a process has but one tracer.
-// The lock is on the host's proc file system, out of the container's reach.
+// lockedTraceFilters calls traceFilters under a lock, because a process can have only one
+// tracer. The lock is a file of the host's proc file system, which the container cannot
+// reach.
 func lockedTraceFilters(ctx context.Context, pid int) ([][]byte, error) {
 	dir, err := os.Open(fmt.Sprintf("/proc/%d", pid))
 	if err != nil {
@@ -120,8 +121,8 @@ func waitStop(ctx context.Context, pid int) (status unix.WaitStatus, err error) 
 	}
 }
 
-// detach lets the process go on, with the signal whose delivery the stop
-// happened to be, if any: a stop of ours has an event above the signal.
+// detach lets the process continue. If the stop was the delivery of a signal, it delivers
+// the signal; a stop that we have caused has an event number above the signal.
 func detach(pid int, status unix.WaitStatus) error {
 	signal := 0
 	if status>>16 == 0 {

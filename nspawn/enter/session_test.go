@@ -17,12 +17,12 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// patience is for what takes a moment on an idle machine. What it tells apart
-// from that lasts 90 s or longer: a guest's shutdown that waits for a process that
-// it cannot get rid of, the sleep of a command.
+// patience is for events that take a moment on an idle machine. The faults that it must
+// detect take 90 s or longer: a guest's shutdown that waits for a process that it cannot
+// end, or the sleep of a command.
 const patience = 30 * time.Second
 
-// waitFor looks every 5 ms at what no event tells to a test.
+// waitFor checks a condition every 5 ms that no event reports.
 func waitFor(t testing.TB, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
@@ -32,7 +32,7 @@ func waitFor(t testing.TB, condition func() bool) {
 	}
 }
 
-// transcript collects what a session writes, for others to wait for.
+// transcript collects the output of a session, so that a test can wait for parts of it.
 type transcript struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -142,7 +142,7 @@ func TestHostTerminalControls(t *testing.T) {
 	s.say(t, "\x03")
 	must.EqOp(t, 130, s.ended(t))
 
-	// The end of the input is one for the terminal's reader, too.
+	// The end of the input also reaches the terminal's reader.
 	e := m.do(t, Command{TTY: true, Argv: []string{"sh", "-c", "stty -echo; cat; echo end"}, Stdin: strings.NewReader("text\n")})
 	must.EqOp(t, 0, e.code)
 	must.StrHasSuffix(t, "text\r\nend\r\n", e.stdout)
@@ -154,7 +154,7 @@ func TestHostLargeOutput(t *testing.T) {
 	for range 3 {
 		must.True(t, data == m.do(t, Command{Argv: []string{"cat"}, Stdin: strings.NewReader(data)}).stdout)
 	}
-	// The last of a terminal's output is not lost when its process exits.
+	// The last output of a terminal is not lost when its process exits.
 	for range 20 {
 		e := m.do(t, Command{TTY: true, Argv: []string{"seq", "1", "20000"}})
 		must.StrHasSuffix(t, "\r\n19999\r\n20000\r\n", e.stdout)
@@ -172,15 +172,15 @@ func TestHostBackground(t *testing.T) {
 			must.EqOp(t, "before\nafter\n", strings.ReplaceAll(e.stdout, "\r", ""))
 			must.Less(t, patience, time.Since(begin))
 		}
-		// Even one that writes all the time.
+		// Even a process that writes all the time is ended.
 		e := m.do(t, Command{TTY: tty, Argv: []string{"sh", "-c", "yes & exit 4"}})
 		must.EqOp(t, 4, e.code)
 		waitFor(t, func() bool { return !strings.Contains(m.processes(t), "yes") })
 	}
 }
 
-// TestHostDeafWriter has a client that is gone: its commands end by SIGPIPE,
-// or by the hang-up of the terminal.
+// TestHostDeafWriter simulates a client that is gone: its commands end with SIGPIPE, or
+// with the hang-up of the terminal.
 func TestHostDeafWriter(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	for tty, want := range map[bool]int{false: 141, true: 129} {
@@ -200,7 +200,7 @@ func (unending) Read(p []byte) (int, error) {
 	return copy(p, "x"), nil
 }
 
-// processes are the command lines of all the machine's processes.
+// processes returns the command lines of all processes of the machine.
 func (m *machine) processes(t testing.TB) string {
 	t.Helper()
 	var lines strings.Builder
@@ -215,7 +215,7 @@ func TestHostCancel(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	before := m.processes(t)
 	for _, tty := range []bool{false, true} {
-		// set -m: each in a process group of its own, the last in the foreground.
+		// set -m puts each process in a group of its own, the last one in the foreground.
 		s := m.session(t, Command{TTY: tty, Argv: []string{"sh", "-c", `trap "" TERM INT HUP; set -m; sleep 501 & sleep 502 & echo ready; sleep 503`}})
 		s.expect(t, "ready")
 		waitFor(t, func() bool { return strings.Contains(m.processes(t), "503") })
@@ -227,7 +227,7 @@ func TestHostCancel(t *testing.T) {
 	}
 }
 
-// TestHostCancelAnytime cancels at all stages of the start.
+// TestHostCancelAnytime cancels commands at all stages of their start.
 func TestHostCancelAnytime(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	before := m.processes(t)
@@ -249,12 +249,12 @@ func TestHostCancelAnytime(t *testing.T) {
 	must.EqOp(t, "", zombies(t))
 }
 
-// zombies are our children that nobody waited for.
+// zombies returns our children that have not been waited for.
 func zombies(t testing.TB) string {
 	t.Helper()
 	out, err := exec.Command("ps", "--no-headers", "-o", "pid,stat,args", "--ppid", fmt.Sprint(os.Getpid())).Output()
 	if err != nil {
-		return "" // none
+		return "" // there are no children
 	}
 	var lines []string
 	for line := range strings.Lines(string(out)) {
@@ -304,8 +304,8 @@ func TestHostConcurrent(t *testing.T) {
 	must.EqOp(t, "", zombies(t))
 }
 
-// TestHostStop stops machines while commands run in them. A process that the
-// guest's shutdown cannot get rid of would hold it for 90 s.
+// TestHostStop stops machines while commands run in them. A process that the guest's
+// shutdown cannot end would delay it by 90 s.
 func TestHostStop(t *testing.T) {
 	for name, s := range map[string]setup{
 		"pid1": {mode: asPID1, options: []string{"--kill-signal=SIGTERM"}, private: true},
@@ -315,7 +315,8 @@ func TestHostStop(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := startMachine(t, s)
 			plain := m.session(t, Command{Argv: []string{"sh", "-c", "echo ready; sleep 1000"}})
-			// Like an interactive shell. A guest's shutdown sends SIGHUP, too.
+			// This behaves like an interactive shell. A guest's shutdown also sends
+			// SIGHUP.
 			tty := m.session(t, Command{TTY: true, Argv: []string{"sh", "-c", "trap '' TERM; echo ready; sleep 1000; sleep 1000"}})
 			plain.expect(t, "ready")
 			tty.expect(t, "ready")

@@ -10,23 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainMax bounds what is still copied after the process has exited, in case
-// others go on writing.
+// drainMax limits how much is copied after the process has exited, because other
+// processes may continue to write.
 const drainMax = 1 << 20
 
-// endOfTransmission makes a terminal report the end of its input.
+// endOfTransmission is the character that makes a terminal report the end of its input.
 const endOfTransmission = 4
 
-// streams is the way between a command's readers and writers and its process.
+// streams connects the readers and writers of a command with its process.
 type streams struct {
 	command *Command
-	child   []*os.File // stdin, stdout, stderr of the process; none with TTY
-	input   *os.File   // our end of its stdin, or the terminal
+	child   []*os.File // stdin, stdout and stderr of the process; empty with TTY
+	input   *os.File   // our end of the process's stdin, or the terminal
 	outputs []*output
 	done    chan struct{} // closed by finish
 }
 
-// output copies what the process writes.
+// output copies output of the process.
 type output struct {
 	from *os.File
 	to   io.Writer
@@ -59,8 +59,8 @@ func openStreams(command *Command) (_ *streams, err error) {
 	return s, nil
 }
 
-// pipe returns a pipe that any user may open again as /dev/stdin or
-// /dev/stderr; who gets at it there is decided by /proc.
+// pipe returns a pipe that every user can open again as /dev/stdin or /dev/stderr. The
+// permissions of /proc decide who can reach it there.
 func pipe() (r, w *os.File, err error) {
 	if r, w, err = os.Pipe(); err != nil {
 		return nil, nil, fmt.Errorf("make pipe: %w", err)
@@ -80,8 +80,8 @@ func (s *streams) add(from *os.File, to io.Writer) {
 	s.outputs = append(s.outputs, &output{from: from, to: to, done: make(chan struct{})})
 }
 
-// started closes the process's ends, so that the end of it is the end of its
-// output.
+// started closes the process's ends in the plugin, so that the output ends when the
+// process does.
 func (s *streams) started() {
 	for _, file := range s.child {
 		file.Close()
@@ -89,7 +89,7 @@ func (s *streams) started() {
 	s.child = nil
 }
 
-// attach makes the terminal the process's stdio, and ours to close.
+// attach makes the terminal the process's stdio. close closes it.
 func (s *streams) attach(terminal *os.File) {
 	s.input = terminal
 	s.add(terminal, s.command.Stdout)
@@ -106,10 +106,10 @@ func (s *streams) start() {
 	}
 }
 
-// copyStdin copies the input until it ends or the process wants no more of it.
+// copyStdin copies the input until it ends or the process stops reading it.
 func (s *streams) copyStdin() {
 	if s.command.Stdin != nil {
-		_, _ = io.Copy(s.input, s.command.Stdin) // EPIPE: the process wants no more
+		_, _ = io.Copy(s.input, s.command.Stdin) // EPIPE: the process has closed its stdin
 	}
 	if s.command.TTY {
 		_, _ = s.input.Write([]byte{endOfTransmission})
@@ -138,9 +138,9 @@ func (s *streams) resize() {
 	}
 }
 
-// finish copies what the process has written before it exited and stops. What
-// processes it left behind write later is lost; waiting for them could take
-// for ever.
+// finish copies what the process has written before it exited, and then stops. Later
+// output of processes that it has left behind is lost, because waiting for them could
+// take forever.
 func (s *streams) finish(ctx context.Context) {
 	close(s.done)
 	for _, output := range s.outputs {
@@ -150,7 +150,7 @@ func (s *streams) finish(ctx context.Context) {
 		select {
 		case <-output.done:
 			output.drain()
-		case <-ctx.Done(): // the writer blocks and nobody cares any more
+		case <-ctx.Done(): // the writer blocks, and the caller has given up
 		}
 	}
 }
@@ -176,8 +176,7 @@ func (s *streams) close() {
 	}
 }
 
-// copy goes on until the output or the interest in it ends, or until finish
-// interrupts it.
+// copy copies until the output ends, the writer fails, or finish interrupts it.
 func (o *output) copy() {
 	defer close(o.done)
 	buffer := make([]byte, 32<<10)
@@ -185,7 +184,7 @@ func (o *output) copy() {
 		n, err := o.from.Read(buffer)
 		if n > 0 {
 			if _, err := o.to.Write(buffer[:n]); err != nil {
-				o.from.Close() // SIGPIPE or SIGHUP tells the process
+				o.from.Close() // the process gets SIGPIPE or SIGHUP
 				return
 			}
 		}
@@ -195,7 +194,7 @@ func (o *output) copy() {
 	}
 }
 
-// drain copies what can be read without waiting.
+// drain copies everything that can be read without waiting.
 func (o *output) drain() {
 	conn, err := o.from.SyscallConn()
 	if err != nil || o.from.SetReadDeadline(time.Time{}) != nil {
@@ -205,7 +204,7 @@ func (o *output) drain() {
 	for total := 0; total < drainMax; {
 		n := 0
 		err := conn.Read(func(fd uintptr) bool {
-			n, _ = unix.Read(int(fd), buffer) // a terminal without users is EIO
+			n, _ = unix.Read(int(fd), buffer) // a terminal that no process has open returns EIO
 			return true
 		})
 		if err != nil || n <= 0 {

@@ -9,9 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// While calls work while nobody else who asks for the same directory works. It makes
-// the directory, with the mode, if it is missing. The lock (flock(2)) ends with the
-// process, however that ends. work has to be short: the wait for it has no deadline.
+// While calls work under an exclusive lock on the directory path. It creates the
+// directory with the given mode if it is missing. The lock (flock(2)) ends with the
+// process, however the process ends. work must be short, because the wait for the lock
+// has no deadline.
 func While(path string, mode os.FileMode, work func() error) error {
 	if err := os.MkdirAll(path, mode); err != nil {
 		return err

@@ -27,16 +27,16 @@ const (
 	boot   = "--console=read-only"
 )
 
-// uidBase is out of the way of other machines.
+// uidBase keeps clear of the ranges of other machines.
 const uidBase = 1 << 30
 
-// machine is a container under a transient unit, whose payload is the shim.
+// machine is a container in a transient unit. Its payload is the shim.
 type machine struct {
 	t          *testing.T
 	unit       string
 	root, gate string
 	uid        int
-	output     *os.File // of the payload
+	output     *os.File // output of the payload
 }
 
 var machines atomic.Int32
@@ -112,7 +112,7 @@ func (m *machine) end() string {
 	return m.run("systemctl", "show", "--property=ExecMainStatus", "--value", m.unit)
 }
 
-// within waits for what no event tells a test of.
+// within waits for a condition that no event reports.
 func within(t *testing.T, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
@@ -149,7 +149,7 @@ func (m *machine) listen() *Gate {
 	return g
 }
 
-// do runs instructions in a new machine until its end.
+// do runs instructions in a new machine until the machine has ended.
 func do(t *testing.T, mode string, private bool, todo inside.Instructions) (said, status string) {
 	m := newMachine(t, mode, private)
 	g := m.listen()
@@ -167,8 +167,9 @@ func forModes(t *testing.T, test func(t *testing.T, mode string, private bool)) 
 	}
 }
 
-// What the shim was told is what the payload has: its arguments and variables to the
-// byte, its user and groups, its directory; and no descriptor more.
+// TestHostBegins checks that the payload gets exactly what the shim was told: its
+// arguments and variables to the byte, its user and groups, its directory, and no
+// additional descriptor.
 func TestHostBegins(t *testing.T) {
 	forModes(t, func(t *testing.T, mode string, private bool) {
 		said, status := do(t, mode, private, inside.Instructions{
@@ -187,8 +188,8 @@ func TestHostBegins(t *testing.T) {
 	})
 }
 
-// Nobody finds out how a payload failed that never was: the plugin is told, and nothing
-// has run.
+// TestHostCannotBegin checks that the plugin learns why a payload could not be executed,
+// and that nothing has run in the container.
 func TestHostCannotBegin(t *testing.T) {
 	setUp := `printf '#!/no/such\n' >/w/script; printf 'text\n' >/w/text; printf '\177ELF\2\1\1\0\0\0\0\0\0\0\0\0\2\0\363\0\1\0\0\0' >/w/foreign; head -c 200 /dev/zero >>/w/foreign; : >/w/plain; chmod 755 /w/*; chmod 644 /w/plain; mkdir /w/dir`
 	for argv0, want := range map[string]inside.Failure{
@@ -224,20 +225,21 @@ func TestHostCannotBegin(t *testing.T) {
 	}
 }
 
-// A shim that finds no plugin, or loses one before it was told anything, waits for
-// the next.
+// A shim waits for the next plugin if it finds none, or if its plugin disappears before
+// it has sent instructions.
 func TestHostWaitsForPlugin(t *testing.T) {
 	m := newMachine(t, asPID2, true)
 	m.start(asPID2)
-	m.await(m.listen()).Close() // dies in the middle of a start
+	m.await(m.listen()).Close() // the plugin dies in the middle of a start
 	second := m.listen()
-	second.Close() // leaves its socket, without a listener
+	second.Close() // the plugin leaves its socket behind, without a listener
 	must.NoError(t, m.await(m.listen()).Open(t.Context(), inside.Instructions{Argv: []string{"echo", "done"}}))
 	must.Eq(t, "0", m.end())
 	must.Eq(t, "done\n", m.said())
 }
 
-// The gate is closed behind the shim: the payload that goes there is let in by nobody.
+// TestHostOneVisitor checks that the gate closes after the shim: a payload that connects
+// to it is not admitted.
 func TestHostOneVisitor(t *testing.T) {
 	m := newMachine(t, asPID2, true)
 	g := m.listen()
@@ -245,14 +247,15 @@ func TestHostOneVisitor(t *testing.T) {
 	must.NoError(t, m.await(g).Open(t.Context(), inside.Instructions{Argv: []string{inside.ShimPath, inside.GateArg}}))
 	conn, err := net.Dial("unix", filepath.Join(m.gate, inside.Socket))
 	must.Error(t, err, must.Sprint(conn))
-	// It is a shim again, but not the one that a plugin waits for.
+	// The payload runs the shim again, but it is not the one that a plugin waits for.
 	refused := errors.New("is not the shim")
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err = m.listen().Await(ctx, func(Peer) error { cancel(); return refused })
 	must.ErrorIs(t, err, context.Canceled)
 }
 
-// A visitor that says nothing, or too much, holds nobody up for ever.
+// TestHostBadVisitors checks that a visitor that sends nothing, or too much, blocks
+// nobody forever.
 func TestHostBadVisitors(t *testing.T) {
 	hosttest.Require(t)
 	dir := t.TempDir()
@@ -263,7 +266,7 @@ func TestHostBadVisitors(t *testing.T) {
 			conn, err := net.Dial("unix", filepath.Join(dir, inside.Socket))
 			if err == nil {
 				_, _ = io.WriteString(conn, words)
-				_, _ = conn.Read(make([]byte, 1)) // until it is thrown out
+				_, _ = conn.Read(make([]byte, 1)) // until the gate closes the connection
 				conn.Close()
 			}
 			g.Close()
@@ -273,8 +276,8 @@ func TestHostBadVisitors(t *testing.T) {
 	}
 }
 
-// A guest boots by the shim as by --boot, and again when it reboots, also when no plugin
-// is there at that time.
+// TestHostBoots boots a guest by way of the shim. It must behave as with --boot, and boot
+// again after a reboot, even if no plugin is running at that time.
 func TestHostBoots(t *testing.T) {
 	m := newMachine(t, boot, true)
 	g := m.listen()
@@ -304,7 +307,8 @@ func TestHostBoots(t *testing.T) {
 	}
 }
 
-// TestHostCost is how long the word takes to become the payload's first instruction.
+// TestHostCost measures the time from the instructions to the first instruction of the
+// payload.
 func TestHostCost(t *testing.T) {
 	m := newMachine(t, asPID2, true)
 	g := m.listen()

@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// accounts are the ranges of UIDs and GIDs the host itself has in use.
+// accounts are the ranges of UIDs and GIDs that the host itself uses.
 type accounts []idRange
 
-// idRange is the IDs from first to last.
+// idRange is the range of IDs from first to last, both included.
 type idRange struct{ first, last uint64 }
 
-// overlap tells whether one of the RangeSize IDs from base on is in use.
+// overlap reports whether any of the RangeSize IDs from base on is in use.
 func (a accounts) overlap(base uint32) bool {
 	for _, s := range a {
 		if s.first < uint64(base)+RangeSize && s.last >= uint64(base) {
@@ -25,9 +25,9 @@ func (a accounts) overlap(base uint32) bool {
 	return false
 }
 
-// readAccounts reads users, groups and the ranges delegated to users
-// (subuid(5)). Accounts of a network directory are not looked for: they have no
-// business in the range systemd reserves, and asking could take long.
+// readAccounts reads users, groups, and the ranges delegated to users (subuid(5)). It
+// ignores accounts of network directories: they should not have IDs in the range that
+// systemd reserves, and looking them up could take long.
 func readAccounts(root string) (accounts, error) {
 	var all accounts
 	for _, source := range []struct {
@@ -52,7 +52,7 @@ func readAccounts(root string) (accounts, error) {
 	return all, nil
 }
 
-// parseAccount takes passwd(5) "name:x:uid:…" and group(5) "name:x:gid:…".
+// parseAccount parses "name:x:uid:…" of passwd(5) and "name:x:gid:…" of group(5).
 func parseAccount(fields []string) (idRange, bool) {
 	if len(fields) < 3 {
 		return idRange{}, false
@@ -61,7 +61,7 @@ func parseAccount(fields []string) (idRange, bool) {
 	return idRange{id, id}, err == nil
 }
 
-// parseDelegated takes subuid(5) "name:first:count".
+// parseDelegated parses "name:first:count" of subuid(5).
 func parseDelegated(fields []string) (idRange, bool) {
 	if len(fields) < 3 {
 		return idRange{}, false

@@ -4,6 +4,6 @@ package idmap
 
 const haveClone = true
 
-// cloneAndExit is clone(2); the child does nothing but exit, and does not touch
-// the memory. It returns the child's PID, or an errno below 0.
+// cloneAndExit calls clone(2). The child only exits, and does not touch the memory.
+// cloneAndExit returns the child's PID, or a negative errno.
 func cloneAndExit(flags uintptr) int

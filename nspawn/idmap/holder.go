@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holder is a child of ours that does nothing but hold a user namespace of its own,
-// which only a process can bring into being, and no thread of ours. It has ended
-// already, and nobody has waited for it; or it is stopped.
+// holder is a child process that only holds a user namespace of its own. Only a process
+// can create a user namespace for this; a thread of ours cannot. The process is a zombie,
+// or it is stopped.
 type holder struct{ pid int }
 
-// newHolder makes a holder in the way that is fast where we have it.
+// newHolder makes a holder in the fastest way that this architecture has.
 func newHolder() (holder, error) {
 	if haveClone {
 		return cloneHolder()
@@ -23,14 +23,16 @@ func newHolder() (holder, error) {
 	return stoppedHolder()
 }
 
-// cloneHolder does not start the process as others are started: package syscall
-// copies the address space for a child in a user namespace, after which each page
-// that the plugin writes to is copied, too. In a start of 100 ms, that took 25.
-// unshare(1) of util-linux would need no assembly, but a program to be run.
+// cloneHolder makes a holder by a clone(2) that shares our memory.
+//
+// Package syscall would copy the address space for a child in a user namespace, and then
+// every page that the plugin writes to would be copied, too. That took 25 ms of a start
+// of 100 ms. unshare(1) of util-linux would need no assembly, but would have to be
+// executed.
 func cloneHolder() (holder, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	// It shares our memory, so no handler of signals may run in it.
+	// The child shares our memory, so no signal handler may run in it.
 	var all, before unix.Sigset_t
 	all.Val[0] = ^all.Val[0]
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
@@ -46,10 +48,10 @@ func cloneHolder() (holder, error) {
 	return holder{pid: pid}, nil
 }
 
-// stoppedHolder is slower, and the same on each architecture. The process is our
-// own executable, which a tracer stops before its first instruction.
+// stoppedHolder makes a holder from our own executable, stopped by ptrace(2) before its
+// first instruction. It is slower than cloneHolder, but works on every architecture.
 func stoppedHolder() (holder, error) {
-	runtime.LockOSThread() // a process has one thread for its tracer
+	runtime.LockOSThread() // the tracer of a process is a thread
 	defer runtime.UnlockOSThread()
 	command := exec.Command("/proc/self/exe")
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, Ptrace: true, Pdeathsig: unix.SIGKILL}
@@ -59,9 +61,9 @@ func stoppedHolder() (holder, error) {
 	return holder{pid: command.Process.Pid}, nil
 }
 
-// release lets the process go, and its user namespace unless it is held otherwise.
+// release ends the process. Its user namespace ends too, unless something else holds it.
 func (h holder) release() {
-	// The PID is the process's until we have waited for it.
+	// The PID cannot be reused before we have waited for the process.
 	_ = unix.Kill(h.pid, unix.SIGKILL)
 	for {
 		var status unix.WaitStatus

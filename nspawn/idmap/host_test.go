@@ -14,8 +14,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestHostRangeOfNspawn lets a real systemd-nspawn pick a range and expects it
-// not to be free until that has ended.
+// TestHostRangeOfNspawn lets a real systemd-nspawn pick a range, and expects that the
+// range is not free until that machine has ended.
 func TestHostRangeOfNspawn(t *testing.T) {
 	hosttest.Require(t)
 	dir := filepath.Join(t.TempDir(), "guest")

@@ -10,11 +10,12 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// Mappable reports why a mount of what is at path cannot be ID-mapped; nil if it can.
+// Mappable returns nil if a mount of path can be ID-mapped, and otherwise the reason why
+// not.
 func Mappable(path string) error {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(path, &stat); err != nil {
-		return fmt.Errorf("look at file system of %s: %w", path, err)
+		return fmt.Errorf("inspect the file system of %s: %w", path, err)
 	}
 	switch stat.Type {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
@@ -33,8 +34,8 @@ func Mappable(path string) error {
 	return Map(tree, path, users)
 }
 
-// Map maps the owners in a detached mount of what is at path, and in all that is mounted below, by a [Namespace]. The
-// error is [ErrUnmappable] if that cannot be done there.
+// Map ID-maps a detached mount of path, and all mounts below it, by a [Namespace]. The
+// error is [ErrUnmappable] if that is not possible there.
 func Map(tree int, path string, users *os.File) error {
 	idmap := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &idmap); err != nil {
@@ -43,19 +44,19 @@ func Map(tree int, path string, users *os.File) error {
 	return nil
 }
 
-// ErrUnmappable says that the kernel or a file system cannot do ID-mapped
-// mounts, or overlays of them.
+// ErrUnmappable means that the kernel or a file system does not support ID-mapped mounts,
+// or overlays of them.
 var ErrUnmappable = errors.New("cannot be ID-mapped")
 
 func explain(dir string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
-		return fmt.Errorf("%w (%w): it needs kernel 5.12", ErrUnmappable, err)
+		return fmt.Errorf("%w (%w): this needs kernel 5.12", ErrUnmappable, err)
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w (%w): this kernel can not ID-map mounts of file system %s, only of others (ext4, xfs, btrfs)",
 			ErrUnmappable, err, mounts.FSType(dir))
-	case errors.Is(err, unix.EPERM): // ID-mapped already, or of a user namespace
-		return fmt.Errorf("%w (%w): it is already, or its file system is of a user namespace", ErrUnmappable, err)
+	case errors.Is(err, unix.EPERM): // already ID-mapped, or owned by a user namespace
+		return fmt.Errorf("%w (%w): it is ID-mapped already, or its file system belongs to a user namespace", ErrUnmappable, err)
 	}
 	return err
 }

@@ -13,8 +13,9 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// TestUserNamespaces makes many at once, each with its own map, and wants no child
-// of ours to be left, also of those that could not be made.
+// TestUserNamespaces makes many namespaces at the same time, each with its own map, and
+// expects that no child of ours remains, not even of the namespaces that could not be
+// made.
 func TestUserNamespaces(t *testing.T) {
 	hosttest.RequireRoot(t)
 	t.Run("at once", func(t *testing.T) {
@@ -39,7 +40,7 @@ func TestUserNamespaces(t *testing.T) {
 				must.NoError(t, err)
 				defer namespace.Close()
 				must.NoError(t, mappedTo(namespace, t.TempDir(), base))
-				_, err = Namespace(^uint32(0)) // no such UIDs
+				_, err = Namespace(^uint32(0)) // there are no such UIDs
 				must.ErrorIs(t, err, unix.EINVAL)
 			})
 		}
@@ -49,14 +50,14 @@ func TestUserNamespaces(t *testing.T) {
 	must.SliceNotEmpty(t, children)
 	for _, list := range children {
 		pids, err := os.ReadFile(list)
-		if !os.IsNotExist(err) { // a thread that has ended
+		if !os.IsNotExist(err) { // the thread has ended
 			must.NoError(t, err)
 		}
 		must.Eq(t, "", string(pids))
 	}
 }
 
-// mappedTo wants dir to be base's through the namespace.
+// mappedTo checks that the namespace maps dir to base.
 func mappedTo(namespace *os.File, dir string, base uint32) error {
 	tree, err := mounts.Clone(dir, 0)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/filelock"
 )
 
-// The UIDs and GIDs systemd sets aside for containers
+// The range of UIDs and GIDs that systemd reserves for containers
 // (https://systemd.io/UIDS-GIDS).
 const (
 	MinBase = 0x00080000
@@ -22,23 +22,22 @@ const (
 	slots   = (maxBase-MinBase)/RangeSize + 1
 )
 
-// RangeSize is the number of UIDs, and of GIDs, that a machine has.
+// RangeSize is the number of UIDs, and of GIDs, of a machine.
 const RangeSize = 65536
 
-// Ranges hands out ranges of RangeSize UIDs and GIDs to machines. The record is
-// a directory of symbolic links, base to machine name. On a tmpfs it ends with
-// the boot, as do the machines; files on disk do not depend on it (see
-// package rootfs). Any number of processes may share it.
+// Ranges hands out ranges of RangeSize UIDs and GIDs to machines. Its record is a
+// directory of symbolic links from the base to the machine's name. On a tmpfs, the record
+// ends with the boot, as the machines do; files on disk do not depend on it (see package
+// rootfs). Any number of processes may share it.
 type Ranges struct {
-	Dir string // made if missing
+	Dir string // created if missing
 
 	root string // prefix of the host's files in tests
 }
 
-// Acquire returns the base of the range of machine name, and takes a free one
-// for it if there is none. It is the same each time if it can be. A range in
-// which the host has users or groups, or that systemd-nspawn uses for a
-// machine, is not free.
+// Acquire returns the base of the machine's range. If the machine has none yet, it gets a
+// free range, if possible the same one each time. A range is not free if the host has
+// users or groups in it, or if systemd-nspawn uses it for a machine.
 func (r Ranges) Acquire(name string) (base uint32, err error) {
 	if name == "" {
 		return 0, errors.New("acquire UID range: no machine name")
@@ -62,8 +61,7 @@ func (r Ranges) Acquire(name string) (base uint32, err error) {
 	return base, nil
 }
 
-// Lookup returns the base of the range machine name has; ok tells if it has
-// one.
+// Lookup returns the base of the machine's range; ok reports whether it has one.
 func (r Ranges) Lookup(name string) (base uint32, ok bool, err error) {
 	held, err := r.held()
 	if err != nil {
@@ -73,7 +71,7 @@ func (r Ranges) Lookup(name string) (base uint32, ok bool, err error) {
 	return base, base != 0, nil
 }
 
-// Release gives back the range of machine name. It is not an error if it has none.
+// Release gives the machine's range back. It is not an error if the machine has none.
 func (r Ranges) Release(name string) error {
 	err := r.locked(func() error {
 		held, err := r.held()
@@ -95,13 +93,13 @@ func (r Ranges) path(base uint32) string {
 	return filepath.Join(r.Dir, strconv.FormatUint(uint64(base), 10))
 }
 
-// locked does work while no other process does the like on the same directory.
-// Work is short: a few file system calls.
+// locked calls work while no other process does the same for this directory. work must be
+// short: a few file system calls.
 func (r Ranges) locked(work func() error) error {
 	return filelock.While(r.Dir, 0o755, work)
 }
 
-// holders are machine names by the base of their range.
+// holders maps the base of each range to its machine's name.
 type holders map[uint32]string
 
 func (h holders) of(name string) (base uint32) {
@@ -127,7 +125,7 @@ func (r Ranges) held() (holders, error) {
 		}
 		name, err := os.Readlink(filepath.Join(r.Dir, entry.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // released just now
+			continue // it has just been released
 		}
 		if err != nil {
 			return nil, err
@@ -137,7 +135,8 @@ func (r Ranges) held() (holders, error) {
 	return held, nil
 }
 
-// pick returns a free range, the first from where the hash of name points to.
+// pick returns a free range. It tries the ranges in order, beginning at the hash of the
+// name.
 func (r Ranges) pick(name string, held holders) (uint32, error) {
 	host, err := readAccounts(r.root)
 	if err != nil {
@@ -154,9 +153,9 @@ func (r Ranges) pick(name string, held holders) (uint32, error) {
 	return 0, fmt.Errorf("all %d ranges are taken, see %s", slots, r.Dir)
 }
 
-// usedByNspawn tells whether a systemd-nspawn that picked its range itself
-// (--private-users=pick) runs on this one. It holds an open file description
-// lock on a file named after it then; a file without a lock is a leftover.
+// usedByNspawn reports whether a systemd-nspawn that picked its range itself
+// (--private-users=pick) uses this one. While it runs, it holds an open file description
+// lock on a file named after the base; a file without a lock is a leftover.
 func (r Ranges) usedByNspawn(base uint32) bool {
 	file, err := os.Open(r.root + "/run/systemd/nspawn-uid/" + strconv.FormatUint(uint64(base), 10))
 	if err != nil {

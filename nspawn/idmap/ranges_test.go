@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// newRanges returns an empty record on a host whose files have what files says.
+// newRanges returns an empty record, on a host with the given files.
 func newRanges(t *testing.T, files map[string]string) Ranges {
 	t.Helper()
 	root := t.TempDir()
@@ -56,7 +56,7 @@ func TestAcquire(t *testing.T) {
 	must.NoError(t, err)
 	must.False(t, ok)
 	must.Eq(t, web, acquire(t, r, "web"))
-	must.Eq(t, web, acquire(t, newRanges(t, nil), "web")) // on any host
+	must.Eq(t, web, acquire(t, newRanges(t, nil), "web")) // the same on any host
 	_, err = r.Acquire("")
 	must.Error(t, err)
 }
@@ -69,7 +69,7 @@ func TestAcquireCollision(t *testing.T) {
 	second := acquire(t, r, "web")
 	must.Eq(t, first+RangeSize, second)
 	must.NoError(t, r.Release("other"))
-	must.Eq(t, second, acquire(t, r, "web")) // keeps what it has
+	must.Eq(t, second, acquire(t, r, "web")) // it keeps its range
 }
 
 func TestAcquireSkipsAccountsOfHost(t *testing.T) {
@@ -109,11 +109,11 @@ func TestAcquireSkipsRangeOfNspawn(t *testing.T) {
 	must.NoError(t, file.Close())
 
 	must.NoError(t, r.Release("web"))
-	must.Eq(t, want, acquire(t, r, "web")) // a leftover of a killed systemd-nspawn
+	must.Eq(t, want, acquire(t, r, "web")) // a leftover of a systemd-nspawn that was killed
 }
 
 func TestAcquireWrapsAndEnds(t *testing.T) {
-	all := fmt.Sprintf("a:%d:%d\n", MinBase, maxBase-MinBase) // but the last
+	all := fmt.Sprintf("a:%d:%d\n", MinBase, maxBase-MinBase) // all but the last range
 	r := newRanges(t, map[string]string{"/etc/subuid": all})
 	must.Eq(t, uint32(maxBase), acquire(t, r, "web"))
 	_, err := r.Acquire("db")
@@ -126,7 +126,7 @@ func TestAcquireAtOnce(t *testing.T) {
 	var bases sync.Map
 	for i := range 200 {
 		all.Go(func() {
-			name := fmt.Sprint("machine-", i%100) // each twice
+			name := fmt.Sprint("machine-", i%100) // each name occurs twice
 			base, err := r.Acquire(name)
 			if err != nil {
 				t.Error(err)

@@ -13,26 +13,29 @@ import (
 	"nomad-driver-nspawn/nspawn/image/layer"
 )
 
-// Bounds of what pulls take of the host, all of them together.
+// Limits of what all pulls together use on the host.
 const (
-	// maxUnpacking is how many streams are decompressed at once: at most 512 MiB of
-	// windows. Nothing waits for the network meanwhile: it is fetched before.
+	// maxUnpacking is the number of streams that are decompressed at the same time; their
+	// windows take at most 512 MiB. None of them waits for the network, because files are
+	// fetched before they are decompressed.
 	maxUnpacking = 32
 
-	// maxLarge is how many of the streams that need a large window are, at most another
-	// 512 MiB. They wait for each other only. Hardly an image has such streams.
+	// maxLarge is the number of streams with a large window that are decompressed at the
+	// same time; they take at most another 512 MiB. They wait only for each other. Few
+	// images have such streams.
 	maxLarge = 4
 
-	// maxPerServer is how many layers and files are fetched at once from one server.
-	// Other servers do not count, so a slow one is in nobody's way but its own.
+	// maxPerServer is the number of layers and files that are fetched from one server at
+	// the same time. The limit is per server, so a slow server delays only its own
+	// images.
 	maxPerServer = 32
 
-	// parallelLayers is how many layers of an image are fetched at once, as docker
-	// does (dockerd(8), --max-concurrent-downloads).
+	// parallelLayers is the number of layers of one image that are fetched at the same
+	// time, the same as in docker (dockerd(8), --max-concurrent-downloads).
 	parallelLayers = 3
 )
 
-// Limits of what one layer, tarball or disk may hold, against bombs.
+// Limits of the content of one layer, tarball or disk, as a protection against bombs.
 const (
 	maxBytes   = 256 << 30
 	maxEntries = 10_000_000
@@ -43,44 +46,46 @@ var (
 	large    = semaphore.NewWeighted(maxLarge)
 )
 
-// unpacking does work that decompresses a stream, with the window it may use: first
-// with an ordinary one, and once more, from the beginning, if that was too small.
+// unpacking calls work, which decompresses a stream, with the window that it may use:
+// first an ordinary one, and if that is too small, a large one. The second call has to
+// start from the beginning.
 func unpacking(ctx context.Context, work func(window int64) error) error {
-	err := within(ctx, ordinary, func() error { return work(layer.Window) })
+	err := withSlot(ctx, ordinary, func() error { return work(layer.Window) })
 	if errors.Is(err, layer.ErrWindow) {
-		err = within(ctx, large, func() error { return work(layer.LargeWindow) })
+		err = withSlot(ctx, large, func() error { return work(layer.LargeWindow) })
 	}
 	return err
 }
 
-func within(ctx context.Context, places *semaphore.Weighted, work func() error) error {
-	if err := places.Acquire(ctx, 1); err != nil {
+func withSlot(ctx context.Context, slots *semaphore.Weighted, work func() error) error {
+	if err := slots.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}
-	defer places.Release(1)
+	defer slots.Release(1)
 	return work()
 }
 
-// servers are those that something is fetched from.
-var servers = serverList{places: map[string]*serverPlaces{}}
+// servers holds the servers from which files are being fetched.
+var servers = serverList{slots: map[string]*serverSlots{}}
 
 type serverList struct {
-	mu     sync.Mutex
-	places map[string]*serverPlaces // by host[:port]
+	mu    sync.Mutex
+	slots map[string]*serverSlots // by host[:port]
 }
 
-type serverPlaces struct {
+type serverSlots struct {
 	*semaphore.Weighted
-	users int // that fetch or wait to
+	users int // number of goroutines that fetch from it or wait to
 }
 
-// fetching does work that fetches something from a server.
+// fetching calls work, which fetches something from a server, when the server has a free
+// slot.
 func (l *serverList) fetching(ctx context.Context, server string, work func() error) error {
 	l.mu.Lock()
-	s := l.places[server]
+	s := l.slots[server]
 	if s == nil {
-		s = &serverPlaces{Weighted: semaphore.NewWeighted(maxPerServer)}
-		l.places[server] = s
+		s = &serverSlots{Weighted: semaphore.NewWeighted(maxPerServer)}
+		l.slots[server] = s
 	}
 	s.users++
 	l.mu.Unlock()
@@ -88,37 +93,37 @@ func (l *serverList) fetching(ctx context.Context, server string, work func() er
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if s.users--; s.users == 0 {
-			delete(l.places, server)
+			delete(l.slots, server)
 		}
 	}()
-	return within(ctx, s.Weighted, work)
+	return withSlot(ctx, s.Weighted, work)
 }
 
-// room is how much a pull may write: it leaves a part of the file system free, and
-// keeps the store below its maximum. It is an io.Writer that counts what is written
-// elsewhere. Several layers may use it at once.
-type room struct {
+// budget limits how much a pull may write: it keeps a part of the file system free, and
+// the store below its maximum. It is an io.Writer that only counts what is written
+// elsewhere. Several goroutines may use it at the same time.
+type budget struct {
 	dir     string
-	reserve int64 // bytes that have to stay free
+	reserve int64 // bytes that must stay free
 	written atomic.Int64
 }
 
 const (
-	// freePart is the part of the store's file system that pulls leave free, of its
-	// bytes and of its inodes: 1/20.
+	// freePart is the part of the store's file system that pulls keep free, of its bytes
+	// and of its inodes: 1/20.
 	freePart = 20
 
-	// lookPeriod is after how many bytes the file system is looked at.
-	lookPeriod = 16 << 20
+	// checkPeriod is the number of bytes after which the file system is checked again.
+	checkPeriod = 16 << 20
 )
 
-// room returns what a pull may write now.
-func (p Puller) room(ctx context.Context) (*room, error) {
+// budget returns what a pull may write at present.
+func (p Puller) budget(ctx context.Context) (*budget, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(p.Store.Dir, &fs); err != nil {
-		return nil, fmt.Errorf("look at the file system of %s: %w", p.Store.Dir, err)
+		return nil, fmt.Errorf("inspect the file system of %s: %w", p.Store.Dir, err)
 	}
-	r := &room{dir: p.Store.Dir, reserve: int64(fs.Blocks) * fs.Bsize / freePart}
+	b := &budget{dir: p.Store.Dir, reserve: int64(fs.Blocks) * fs.Bsize / freePart}
 	if p.MaxBytes > 0 {
 		list, err := p.Store.List(ctx)
 		if err != nil {
@@ -128,32 +133,32 @@ func (p Puller) room(ctx context.Context) (*room, error) {
 		if left <= 0 {
 			return nil, fmt.Errorf("the image store %s has %d bytes, and its limit is %d (image_gc.max_size): %w", p.Store.Dir, list.Bytes, p.MaxBytes, unix.ENOSPC)
 		}
-		r.reserve = max(r.reserve, int64(fs.Bavail)*fs.Bsize-left)
+		b.reserve = max(b.reserve, int64(fs.Bavail)*fs.Bsize-left)
 	}
-	return r, r.look()
+	return b, b.check()
 }
 
-// look fails if the file system is too full.
-func (r *room) look() error {
+// check returns an error if the file system is too full.
+func (b *budget) check() error {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(r.dir, &fs); err != nil {
-		return fmt.Errorf("look at the file system of %s: %w", r.dir, err)
+	if err := unix.Statfs(b.dir, &fs); err != nil {
+		return fmt.Errorf("inspect the file system of %s: %w", b.dir, err)
 	}
 	free := int64(fs.Bavail) * fs.Bsize
 	switch {
-	case free < r.reserve:
-		return fmt.Errorf("the file system of the image store %s has %d bytes left, but %d have to stay free (a %dth of it, and what is above image_gc.max_size): %w",
-			r.dir, free, r.reserve, freePart, unix.ENOSPC)
-	case fs.Files > 0 && fs.Ffree < fs.Files/freePart: // btrfs has no number
-		return fmt.Errorf("the file system of the image store %s has %d inodes left, but a %dth of them has to stay free: %w", r.dir, fs.Ffree, freePart, unix.ENOSPC)
+	case free < b.reserve:
+		return fmt.Errorf("the file system of the image store %s has %d bytes left, but %d must stay free (a %dth of it, and everything above image_gc.max_size): %w",
+			b.dir, free, b.reserve, freePart, unix.ENOSPC)
+	case fs.Files > 0 && fs.Ffree < fs.Files/freePart: // btrfs reports no number of inodes
+		return fmt.Errorf("the file system of the image store %s has %d inodes left, but a %dth of them must stay free: %w", b.dir, fs.Ffree, freePart, unix.ENOSPC)
 	}
 	return nil
 }
 
-func (r *room) Write(p []byte) (int, error) {
-	now := r.written.Add(int64(len(p)))
-	if now/lookPeriod != (now-int64(len(p)))/lookPeriod {
-		if err := r.look(); err != nil {
+func (b *budget) Write(p []byte) (int, error) {
+	now := b.written.Add(int64(len(p)))
+	if now/checkPeriod != (now-int64(len(p)))/checkPeriod {
+		if err := b.check(); err != nil {
 			return 0, err
 		}
 	}

@@ -14,15 +14,15 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// pullDisk stores a raw disk, which one of another kind becomes. Its digest is
-// not that of the file: the same bytes may be taken for another kind.
+// pullDisk stores a raw disk; a disk in another format is converted. Its digest differs
+// from that of the file, because the same bytes can be interpreted as another format.
 func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, file *file, kind download.Kind) (store.Image, error) {
 	disk := digestOf(string(kind) + " " + digest)
 	_, err := pull.Disk(ctx, disk, file.origin, func(ctx context.Context, to *os.File) error {
 		if kind == download.Raw {
 			return file.unpackDisk(ctx, to)
 		}
-		// The clusters of a qcow2 are anywhere in it.
+		// The clusters of a qcow2 file can be anywhere in it, so it needs random access.
 		plain, err := p.scratch()
 		if err != nil {
 			return err
@@ -31,7 +31,7 @@ func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, f
 		if err := file.unpackDisk(ctx, plain); err != nil {
 			return err
 		}
-		return qcow2.Convert(ctx, plain, &roomyFile{to, file.room}, maxBytes)
+		return qcow2.Convert(ctx, plain, &budgetFile{to, file.budget}, maxBytes)
 	})
 	if err != nil {
 		return store.Image{}, err
@@ -39,10 +39,10 @@ func (p Puller) pullDisk(ctx context.Context, pull *store.Pull, digest string, f
 	return store.Image{Digest: disk, Disk: disk}, nil
 }
 
-// unpackDisk decompresses a disk, which it leaves sparse: most of it is empty.
+// unpackDisk decompresses a disk into a sparse file, because most of a disk is empty.
 func (f *file) unpackDisk(ctx context.Context, to *os.File) error {
 	return f.unpacking(ctx, func(packed io.Reader, window int64) error {
-		if err := to.Truncate(0); err != nil { // of a try with too small a window
+		if err := to.Truncate(0); err != nil { // an attempt with a smaller window may have written to it
 			return err
 		}
 		plain, err := layer.Decompress(packed, window)
@@ -50,7 +50,7 @@ func (f *file) unpackDisk(ctx context.Context, to *os.File) error {
 			return err
 		}
 		defer plain.Close()
-		disk := &sparseFile{ctx: ctx, file: &roomyFile{to, f.room}}
+		disk := &sparseFile{ctx: ctx, file: &budgetFile{to, f.budget}}
 		if _, err := io.Copy(disk, plain); err != nil {
 			return fmt.Errorf("unpack disk: %w", err)
 		}
@@ -58,20 +58,20 @@ func (f *file) unpackDisk(ctx context.Context, to *os.File) error {
 	})
 }
 
-// roomyFile is a file in the room of a pull.
-type roomyFile struct {
+// budgetFile is a file whose writes count against the budget of a pull.
+type budgetFile struct {
 	*os.File
-	room *room
+	budget *budget
 }
 
-func (f *roomyFile) WriteAt(p []byte, offset int64) (int, error) {
-	if _, err := f.room.Write(p); err != nil {
+func (f *budgetFile) WriteAt(p []byte, offset int64) (int, error) {
+	if _, err := f.budget.Write(p); err != nil {
 		return 0, err
 	}
 	return f.File.WriteAt(p, offset)
 }
 
-// sparseFile leaves out what is nothing but zeros.
+// sparseFile does not write blocks of zeros.
 type sparseFile struct {
 	ctx  context.Context
 	file io.WriterAt

@@ -16,7 +16,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// content is that of a disk of 8 MiB with something at its begin and end.
+// content returns the content of a disk of 8 MiB with data at its beginning and its end.
 func content() []byte {
 	disk := make([]byte, 8<<20)
 	copy(disk, "begin")
@@ -44,14 +44,14 @@ func qcow2Of(t *testing.T, disk []byte) []byte {
 	return text
 }
 
-// localFile is the source of a file of this machine.
+// localFile returns the source of a local file.
 func localFile(t *testing.T, content []byte, kind download.Kind) Source {
 	path := filepath.Join(t.TempDir(), "disk")
 	must.NoError(t, os.WriteFile(path, content, 0o644))
 	return Source{Download: download.Request{URL: path, Verify: download.VerifyNo}, Kind: kind}
 }
 
-// A disk is stored raw and sparse, however it came.
+// A disk is stored raw and sparse, whatever its format was.
 func TestPullDisk(t *testing.T) {
 	l := newLab(t)
 	want := content()
@@ -80,7 +80,7 @@ func TestPullDisk(t *testing.T) {
 	}
 }
 
-// The same bytes are a disk of one kind, of another, or a tarball.
+// The same bytes can be disks in different formats, or a tarball.
 func TestPullDiskIsOfItsKind(t *testing.T) {
 	l := newLab(t)
 	bytes := qcow2Of(t, content())
@@ -96,7 +96,7 @@ func TestPullDiskIsOfItsKind(t *testing.T) {
 	must.SliceEmpty(t, left)
 }
 
-// A cut one is not stored, even if nothing tells its checksum.
+// A truncated disk is not stored, even if no checksum is known.
 func TestPullDiskThatIsCut(t *testing.T) {
 	l := newLab(t)
 	whole := packed(t, content())

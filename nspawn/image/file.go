@@ -13,10 +13,10 @@ import (
 )
 
 // pullFile downloads a tarball or a disk, verifies it, and only then unpacks it.
-func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request, room *room) (store.Image, error) {
+func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request, budget *budget) (store.Image, error) {
 	client := p.Download
 	client.Inactivity, client.Progress, client.MaxBytes = r.Inactivity, r.Progress, maxBytes
-	client.Tee = room
+	client.Tee = budget
 	digest, err := client.Resolve(ctx, r.Source.Download)
 	if err != nil {
 		return store.Image{}, err
@@ -26,8 +26,8 @@ func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request, room 
 		return store.Image{}, err
 	}
 	defer scratch.Close()
-	file := &file{client: client, request: r.Source.Download, origin: r.origin(), room: room, local: scratch}
-	if digest == "" { // nobody vouches for it
+	file := &file{client: client, request: r.Source.Download, origin: r.origin(), budget: budget, local: scratch}
+	if digest == "" { // no checksum is known
 		if digest, err = file.fetch(ctx); err != nil {
 			return store.Image{}, err
 		}
@@ -40,18 +40,18 @@ func (p Puller) pullFile(ctx context.Context, pull *store.Pull, r Request, room 
 	return pullTree(ctx, pull, digest, file)
 }
 
-// file is one to be downloaded, at most once.
+// file is a file that is downloaded at most once.
 type file struct {
 	client  download.Client
 	request download.Request
 	origin  string
-	room    *room
+	budget  *budget
 	local   *os.File
-	whole   bool // local has it, verified
+	whole   bool // local contains the complete file, verified
 }
 
 func (f *file) fetch(ctx context.Context) (digest string, err error) {
-	if err := f.local.Truncate(0); err != nil { // of a try that was ended
+	if err := f.local.Truncate(0); err != nil { // an earlier attempt may have been interrupted
 		return "", err
 	}
 	if _, err := f.local.Seek(0, io.SeekStart); err != nil {
@@ -65,7 +65,7 @@ func (f *file) fetch(ctx context.Context) (digest string, err error) {
 	return digest, err
 }
 
-// unpacking does work on the file, verified, from its beginning.
+// unpacking calls work with the verified file, read from its beginning.
 func (f *file) unpacking(ctx context.Context, work func(packed io.Reader, window int64) error) error {
 	if !f.whole {
 		if _, err := f.fetch(ctx); err != nil {
@@ -80,8 +80,8 @@ func (f *file) unpacking(ctx context.Context, work func(packed io.Reader, window
 	})
 }
 
-// scratch is a file without a name on the store's file system, which is gone with
-// its descriptor.
+// scratch returns a file without a name on the store's file system. It disappears when it
+// is closed.
 func (p Puller) scratch() (*os.File, error) {
 	fd, err := unix.Open(p.Store.Dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {

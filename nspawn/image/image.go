@@ -1,5 +1,5 @@
-// Package image brings images into the store: from registries, from archives,
-// and tarballs and disks from the web.
+// Package image brings images into the store: from registries, from archives, and as
+// tarballs and disks from the web.
 package image
 
 import (
@@ -21,16 +21,16 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// Source is where an image comes from: Reference, or Download if that is zero.
+// Source says where an image comes from: Reference or, if that is zero, Download.
 type Source struct {
 	Reference oci.Reference    // in a registry, or in a local archive or layout
 	Download  download.Request // of a file
-	Kind      download.Kind    // of that file; empty is Tar
-	Version   string           // of a local file, which may be replaced
+	Kind      download.Kind    // format of that file; empty means Tar
+	Version   string           // version of a local file, which may be replaced
 }
 
-// Name is what the store knows the source by. It has no credentials either, but
-// tells those of two users apart.
+// Name returns the name of the source in the store. It contains no credentials, but it
+// differs if the credentials in the URL differ.
 func (s Source) Name() string {
 	if s.Reference != (oci.Reference{}) {
 		return s.Reference.String() + version(s.Version)
@@ -51,7 +51,7 @@ func version(v string) string {
 	return "#" + v
 }
 
-// String is for people. It has no credentials.
+// String returns a text for people. It contains no credentials.
 func (s Source) String() string {
 	if s.Reference != (oci.Reference{}) {
 		return s.Reference.String()
@@ -59,21 +59,21 @@ func (s Source) String() string {
 	return s.Download.String()
 }
 
-// Policy says when a source is looked at although the store knows it.
+// Policy says when an image is fetched or checked although the store has it.
 type Policy string
 
 // The policies.
 const (
 	Always  Policy = "always"
 	Missing Policy = "missing"
-	Never   Policy = "never" // not even if the store does not know it
+	Never   Policy = "never" // it is an error if the store does not have the image
 )
 
-// Policies are all.
+// Policies lists all policies.
 var Policies = []string{string(Always), string(Missing), string(Never)}
 
-// DefaultPolicy is that of a source: as docker has it, a tag "latest" is looked
-// at each time.
+// DefaultPolicy returns the policy for a source if the job sets none: as in docker, the
+// tag "latest" is checked each time.
 func (s Source) DefaultPolicy() Policy {
 	if s.Reference.Tag == "latest" {
 		return Always
@@ -81,16 +81,16 @@ func (s Source) DefaultPolicy() Policy {
 	return Missing
 }
 
-// Request is an image that is wanted.
+// Request is a request for an image.
 type Request struct {
 	Source   Source
 	Policy   Policy
-	Auth     *oci.Auth // of the task; may be nil
-	AuthSoft bool      // go on without credentials that are refused
+	Auth     *oci.Auth // credentials of the task; may be nil
+	AuthSoft bool      // if the credentials are refused, continue without
 
-	Inactivity time.Duration // for the other side to send something; 0: no limit
-	// Progress is told how many bytes were read, of total; -1 if that is not
-	// known. Calls do not overlap. It may be nil.
+	Inactivity time.Duration // how long the server may send nothing; 0: no limit
+	// Progress is called with the number of bytes that have been read, and the total, or
+	// -1 if that is unknown. Calls do not overlap. Progress may be nil.
 	Progress func(done, total int64)
 }
 
@@ -99,17 +99,17 @@ type Puller struct {
 	Store    store.Store
 	Registry oci.Client
 	Download download.Client // without Progress and Inactivity
-	MaxBytes int64           // of the store; 0: no limit
+	MaxBytes int64           // maximum size of the store; 0: no limit
 }
 
-// Pull returns an image of the store, after it was brought there if need be.
-// Any number of calls, also of other processes, fetch a layer from one origin once, and
-// none waits for another origin. The image is not collected until release is called;
-// acquire it before.
+// Pull returns an image in the store, after fetching it if necessary. However many calls,
+// in this or other processes, need a layer from one origin, it is fetched once; calls for
+// different origins never wait for each other. The image is not collected until release
+// is called, so the caller acquires it before.
 func (p Puller) Pull(ctx context.Context, r Request) (image store.Image, release func(), err error) {
 	pull := p.Store.Begin()
 	image, err = p.get(ctx, pull, r)
-	if err == nil && len(image.Config) == 0 && image.Disk == "" { // nothing says what it is for
+	if err == nil && len(image.Config) == 0 && image.Disk == "" { // the image itself says nothing about its platform
 		if err = CheckTree(p.Store.Trees(image)[0]); err != nil {
 			err = fmt.Errorf("image %s: %w", r.Source, err)
 		}
@@ -137,19 +137,19 @@ func (p Puller) get(ctx context.Context, pull *store.Pull, r Request) (store.Ima
 	if err := os.MkdirAll(p.Store.Dir, 0o700); err != nil {
 		return store.Image{}, fmt.Errorf("make store: %w", err)
 	}
-	room, err := p.room(ctx)
+	budget, err := p.budget(ctx)
 	if err != nil {
 		return store.Image{}, err
 	}
 	if r.Source.Reference != (oci.Reference{}) {
-		return p.pullOCI(ctx, pull, r, room)
+		return p.pullOCI(ctx, pull, r, budget)
 	}
-	return p.pullFile(ctx, pull, r, room)
+	return p.pullFile(ctx, pull, r, budget)
 }
 
-// name is what the store knows the image by. It tells those who log in as somebody else
-// apart: what one may see is not for all who know its name. Their registry decides, for
-// each of them.
+// name returns the name of the image in the store. The name depends on the credentials:
+// an image that one user may see is not visible to everybody who knows its name. The
+// registry decides that for each user.
 func (r Request) name() string {
 	if r.Auth == nil {
 		return r.Source.Name()
@@ -158,24 +158,24 @@ func (r Request) name() string {
 	return r.Source.Name() + "#as-" + hex.EncodeToString(sum[:8])
 }
 
-// origin is where an image comes from and as whom: what may be as slow, or fail, for
-// one task as for another.
+// origin identifies where the image comes from, and with which credentials: tasks with
+// the same origin would be equally slow, or fail in the same way.
 func (r Request) origin() string {
 	if r.Source.Reference.Path == "" && r.Source.Reference != (oci.Reference{}) {
-		// The images of a repository share layers.
+		// Images of one repository share layers.
 		r.Source.Reference.Tag, r.Source.Reference.Digest = "", ""
 	}
 	return r.name()
 }
 
-// lookup finds an image that the store has, and holds its layers.
+// lookup finds an image in the store and protects its layers from collection.
 func (p Puller) lookup(ctx context.Context, pull *store.Pull, name string) (store.Image, error) {
 	found, _, err := p.Store.Lookup(name)
 	if err != nil {
 		return store.Image{}, err
 	}
 	for _, digest := range found.Layers {
-		absent := func(context.Context, string) error { return store.ErrNotFound } // collected just now
+		absent := func(context.Context, string) error { return store.ErrNotFound } // it has just been collected
 		if _, err := pull.Layer(ctx, digest, rand.Text(), absent); err != nil {
 			return store.Image{}, err
 		}
@@ -186,10 +186,10 @@ func (p Puller) lookup(ctx context.Context, pull *store.Pull, name string) (stor
 	return found, err
 }
 
-// Temporary reports whether another try may succeed.
+// Temporary reports whether another attempt may succeed.
 func Temporary(err error) bool { return errors.Is(err, fetch.ErrTemporary) }
 
-// Config is how an image says that it is to be run. A tarball says nothing.
+// Config returns the configuration with which the image is to be run. A tarball has none.
 func Config(image store.Image) (config oci.Config, err error) {
 	if len(image.Config) == 0 {
 		return config, nil
@@ -200,7 +200,7 @@ func Config(image store.Image) (config oci.Config, err error) {
 	return config, nil
 }
 
-// IsDownload says whether a name is of a file in the web.
+// IsDownload reports whether name is the URL of a file on the web.
 func IsDownload(name string) bool {
 	return strings.HasPrefix(name, "https://") || strings.HasPrefix(name, "http://")
 }

@@ -33,9 +33,9 @@ import (
 type lab struct {
 	address string
 	puller  Puller
-	blobs   atomic.Int32             // that were fetched
-	stall   atomic.Pointer[string]   // blobs of a path that ends so do not come
-	user    atomic.Pointer[oci.Auth] // who alone may read; nil is all
+	blobs   atomic.Int32             // number of blobs that were fetched
+	stall   atomic.Pointer[string]   // blobs whose path has this ending never arrive
+	user    atomic.Pointer[oci.Auth] // only this user may read; nil means everybody
 }
 
 func newLab(t *testing.T) *lab {
@@ -101,7 +101,7 @@ func (l *lab) source(t *testing.T, image string) Source {
 	return Source{Reference: reference}
 }
 
-// pull pulls an image and lets go of it at once.
+// pull pulls an image and releases it at once.
 func (l *lab) pull(ctx context.Context, r Request) (store.Image, error) {
 	image, release, err := l.puller.Pull(ctx, r)
 	if err == nil {
@@ -155,11 +155,11 @@ func TestPull(t *testing.T) {
 	moved, err = l.pull(t.Context(), Request{Source: source, Policy: Always})
 	must.NoError(t, err)
 	must.Eq(t, trees[1:], l.puller.Store.Trees(moved))
-	must.Eq(t, fetched+1, l.blobs.Load()) // the config
+	must.Eq(t, fetched+1, l.blobs.Load()) // only the config
 }
 
-// TestPullLayerWithoutEnd: it is the digest in the config that says whether something
-// is missing of a layer, not the end of the archive, which umoci insert leaves out.
+// TestPullLayerWithoutEnd checks that the digest in the config decides whether a layer is
+// complete, and not the end of the archive, which umoci insert omits.
 func TestPullLayerWithoutEnd(t *testing.T) {
 	l := newLab(t)
 	whole := tarOf(t, map[string]string{"a": "b"})
@@ -193,7 +193,8 @@ func TestPullNever(t *testing.T) {
 	must.Eq(t, image.Layers, again.Layers)
 }
 
-// overlayfs takes no layer twice, and looks below one whose root is opaque.
+// overlayfs refuses a layer that is given twice, and shows the layers below an opaque
+// root.
 func TestPullLayersOfAnOverlay(t *testing.T) {
 	l := newLab(t)
 	a, b, opaque := map[string]string{"a": ""}, map[string]string{"b": ""}, map[string]string{"c": "", ".wh..wh..opq": ""}
@@ -207,8 +208,8 @@ func TestPullLayersOfAnOverlay(t *testing.T) {
 	must.Eq(t, top, image.Layers[0])
 }
 
-// The same bytes are a tarball, with plain files, and an OCI layer, with
-// whiteouts. Neither is taken for the other.
+// The same bytes can be a tarball, with plain files, and an OCI layer, with whiteouts.
+// The two must not be mixed up.
 func TestPullTarballIsNoLayer(t *testing.T) {
 	l := newLab(t)
 	files := map[string]string{"etc/.wh.shadow": ""}
@@ -226,7 +227,7 @@ func TestPullTarballIsNoLayer(t *testing.T) {
 	must.NotEq(t, 0, info.Mode()&os.ModeCharDevice)
 }
 
-// What is held is not collected, be it pulled now or before.
+// Images that are held are not collected, whether they were pulled now or earlier.
 func TestPullHolds(t *testing.T) {
 	l := newLab(t)
 	source := l.push(t, "app:1", map[string]string{"a": ""})
@@ -257,7 +258,7 @@ func TestPullOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	must.Between(t, 3, l.blobs.Load(), 22) // each may ask for the config
+	must.Between(t, 3, l.blobs.Load(), 22) // each of them may request the config
 }
 
 func TestPullThatStalls(t *testing.T) {
@@ -278,8 +279,8 @@ func TestPullThatStalls(t *testing.T) {
 	}
 }
 
-// TestPullOfOthers has a private image that one task has pulled. Another gets it only
-// if its registry gives it to that one, too.
+// TestPullOfOthers uses a private image that one task has pulled. Another task gets it
+// only if the registry gives it to that task, too.
 func TestPullOfOthers(t *testing.T) {
 	l := newLab(t)
 	source := l.push(t, "private:1", map[string]string{"a": ""})

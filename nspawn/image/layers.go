@@ -21,7 +21,7 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request, room *room) (store.Image, error) {
+func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request, budget *budget) (store.Image, error) {
 	found, err := p.resolve(ctx, r)
 	if err != nil {
 		return store.Image{}, err
@@ -37,7 +37,7 @@ func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request, room *
 	for _, l := range found.Layers {
 		group.Go(func() error {
 			_, err := pull.Layer(ctx, l.DiffID, r.origin(), func(ctx context.Context, dir string) error {
-				return layerPull{p, r, l, room, progress}.unpack(ctx, dir)
+				return layerPull{p, r, l, budget, progress}.unpack(ctx, dir)
 			})
 			return err
 		})
@@ -49,29 +49,29 @@ func (p Puller) pullOCI(ctx context.Context, pull *store.Pull, r Request, room *
 	return image, nil
 }
 
-// resolve reads documents of some kilobytes. They may take as long as a server may
-// send nothing.
+// resolve fetches the manifest and the config, which have a few kilobytes. They may take
+// as long as a server may send nothing.
 func (p Puller) resolve(ctx context.Context, r Request) (*oci.Image, error) {
-	if r.Inactivity > 0 && r.Source.Reference.Path == "" { // an archive may be read whole
-		late := fetch.Temporary(fmt.Errorf("the manifest and config have not come for %s", r.Inactivity))
+	if r.Inactivity > 0 && r.Source.Reference.Path == "" { // an archive may have to be read completely
+		late := fetch.Temporary(fmt.Errorf("the manifest and config have not arrived for %s", r.Inactivity))
 		limited, cancel := context.WithTimeoutCause(ctx, r.Inactivity, late)
 		defer cancel()
 		ctx = limited
 	}
 	found, err := p.Registry.Resolve(ctx, r.Source.Reference, r.Auth, r.AuthSoft)
-	return found, because(ctx, err)
+	return found, withCause(ctx, err)
 }
 
-// because adds to an error why its context has ended, if that may get better.
-func because(ctx context.Context, err error) error {
+// withCause adds the reason why the context has ended to an error, if it is temporary.
+func withCause(ctx context.Context, err error) error {
 	if why := context.Cause(ctx); err != nil && errors.Is(why, fetch.ErrTemporary) {
 		return errors.Join(err, why)
 	}
 	return err
 }
 
-// topmostFirst has each layer once: overlayfs takes none twice, and what the
-// topmost of two has, the other cannot add to.
+// topmostFirst reverses the order of the layers and drops repeats. overlayfs refuses a
+// layer that is given twice, and a lower copy of a layer changes nothing.
 func topmostFirst(layers []oci.Layer) (digests []string) {
 	for _, l := range slices.Backward(layers) {
 		if !slices.Contains(digests, l.DiffID) {
@@ -81,8 +81,8 @@ func topmostFirst(layers []oci.Layer) (digests []string) {
 	return digests
 }
 
-// visible leaves out what is below a layer whose root is opaque, which overlayfs
-// does not see for itself.
+// visible drops the layers below a layer whose root is opaque. overlayfs ignores that
+// mark on the root of a layer.
 func visible(s store.Store, image store.Image) []string {
 	for i, tree := range s.Trees(image) {
 		value := make([]byte, 1)
@@ -93,18 +93,18 @@ func visible(s store.Store, image store.Image) []string {
 	return image.Layers
 }
 
-// layerPull is a layer on its way into a directory.
+// layerPull fetches one layer and unpacks it into a directory.
 type layerPull struct {
 	Puller
 	request  Request
 	layer    oci.Layer
-	room     *room
+	budget   *budget
 	progress *progress
 }
 
-// unpack fetches the layer and unpacks it then, lest a slow server keeps memory for its
-// decompression. What is wrong with the content is known at the end, when it has not
-// got its name yet.
+// unpack fetches the layer completely before it unpacks it, so that a slow server does
+// not occupy memory for decompression. Whether the content is right is known only at the
+// end; the layer gets its name in the store after that.
 func (l layerPull) unpack(ctx context.Context, dir string) error {
 	if l.request.Source.Reference.Path != "" { // it is on this host
 		return unpacking(ctx, func(window int64) error {
@@ -133,7 +133,7 @@ func (l layerPull) unpack(ctx context.Context, dir string) error {
 	})
 }
 
-// fetch brings the bytes of the layer, verified, into a file.
+// fetch writes the verified bytes of the layer to a file.
 func (l layerPull) fetch(ctx context.Context, to io.Writer) error {
 	ctx, watch := fetch.Watch(ctx, l.request.Inactivity)
 	defer watch.Stop()
@@ -141,16 +141,16 @@ func (l layerPull) fetch(ctx context.Context, to io.Writer) error {
 	blob, err := l.layer.Open(ctx)
 	watch.Got(0, true)
 	if err != nil {
-		return because(ctx, err)
+		return withCause(ctx, err)
 	}
 	defer blob.Close()
-	_, err = io.Copy(io.MultiWriter(to, l.room), l.progress.reader(watch.Reader(blob)))
-	return because(ctx, err)
+	_, err = io.Copy(io.MultiWriter(to, l.budget), l.progress.reader(watch.Reader(blob)))
+	return withCause(ctx, err)
 }
 
-// unpackFrom unpacks the bytes of the layer.
+// unpackFrom unpacks the layer from its bytes.
 func (l layerPull) unpackFrom(ctx context.Context, blob io.Reader, dir string, window int64) error {
-	if err := emptied(dir); err != nil {
+	if err := emptyDir(dir); err != nil {
 		return err
 	}
 	tar, err := layer.Decompress(blob, window)
@@ -159,7 +159,7 @@ func (l layerPull) unpackFrom(ctx context.Context, blob io.Reader, dir string, w
 	}
 	defer tar.Close()
 	hash := sha256.New()
-	content := io.TeeReader(tar, io.MultiWriter(hash, l.room))
+	content := io.TeeReader(tar, io.MultiWriter(hash, l.budget))
 	if _, err := layer.Unpack(ctx, content, dir, layer.Options{Whiteouts: true, Unmarked: true, MaxBytes: maxBytes, MaxEntries: maxEntries}); err != nil {
 		return err
 	}
@@ -169,8 +169,8 @@ func (l layerPull) unpackFrom(ctx context.Context, blob io.Reader, dir string, w
 	return nil
 }
 
-// emptied removes what an earlier try has left in a directory.
-func emptied(dir string) error {
+// emptyDir removes everything that an earlier attempt has left in a directory.
+func emptyDir(dir string) error {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) == 0 {
 		return err

@@ -7,7 +7,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/oci"
 )
 
-// progress adds up what the layers of an image read.
+// progress sums up what has been read of the layers of an image.
 type progress struct {
 	report      func(done, total int64)
 	mu          sync.Mutex
@@ -31,7 +31,7 @@ func (p *progress) add(n int) {
 	}
 }
 
-// reader reports what is read from r.
+// reader returns a reader that reports everything that is read from r.
 func (p *progress) reader(r io.Reader) io.Reader {
 	return readerFunc(func(buf []byte) (int, error) {
 		n, err := r.Read(buf)

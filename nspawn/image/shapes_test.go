@@ -24,7 +24,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/oci"
 )
 
-// workshop is where images are made with the tools that people use.
+// workshop is a place in which images are made with common tools.
 type workshop struct {
 	*testing.T
 	dir string
@@ -47,8 +47,8 @@ func (w workshop) buildah(args ...string) {
 	w.run("buildah", "buildah", append([]string{"--root", w.dir + "/storage", "--runroot", w.dir + "/run"}, args...)...)
 }
 
-// tree makes a tree to be an image, with a file capability, a setuid file, a link and
-// an owner.
+// tree makes a tree for an image, with a file capability, a setuid file, a link and an
+// owner.
 func (w workshop) tree() {
 	dir := filepath.Join(w.dir, "tree")
 	must.NoError(w, os.MkdirAll(filepath.Join(dir, "bin"), 0o755))
@@ -65,7 +65,7 @@ func (w workshop) tree() {
 // netRaw is cap_net_raw=ep (VFS_CAP_REVISION_2, linux/capability.h).
 var netRaw = append([]byte{1, 0, 0, 2, 0, 0x20, 0, 0}, make([]byte, 12)...)
 
-// checkTree looks for what tree has made.
+// checkTree checks for the files that tree has made.
 func (w workshop) checkTree(dirs []string) {
 	w.Helper()
 	find := func(name string) string {
@@ -97,8 +97,8 @@ func localReference(t *testing.T, name string) Source {
 	return Source{Reference: reference}
 }
 
-// TestShapesOfTools has the image of buildah, in each of the formats that skopeo makes
-// of it, from files and from a registry, and what umoci makes.
+// TestShapesOfTools uses an image of buildah, in each of the formats into which skopeo
+// converts it, from files and from a registry, and an image of umoci.
 func TestShapesOfTools(t *testing.T) {
 	hosttest.RequireRoot(t)
 	w := workshop{t, t.TempDir()}
@@ -167,7 +167,8 @@ func TestShapesOfTools(t *testing.T) {
 	must.False(t, Temporary(err))
 }
 
-// TestShapesOfTarballs has trees as tar, bsdtar-like tools and mmdebstrap pack them.
+// TestShapesOfTarballs uses trees that were packed by tar, tools like bsdtar, and
+// mmdebstrap.
 func TestShapesOfTarballs(t *testing.T) {
 	hosttest.RequireRoot(t)
 	w := workshop{t, t.TempDir()}
@@ -186,14 +187,14 @@ func TestShapesOfTarballs(t *testing.T) {
 		must.NoError(t, err)
 		w.checkTree(l.puller.Store.Trees(image))
 	}
-	// Run by systemd-nspawn -U, with other owners.
+	// A tree that systemd-nspawn -U has run, with other owners.
 	must.NoError(t, os.Chown(w.dir+"/tree/mine", 524288+1000, 524288+1001))
 	w.run("tar", "tar", "-cf", "shifted.tar", "-C", "tree", ".")
 	_, err := l.pull(t.Context(), Request{Source: Source{Download: download.Request{URL: w.dir + "/shifted.tar", Verify: download.VerifyNo}}})
 	must.ErrorContains(t, err, "owner 525288:525289 is not in the range of a machine, 0 to 65535 (what systemd-nspawn -U has run")
 }
 
-// TestManyLayers has as many layers as docker makes at most.
+// TestManyLayers uses the maximum number of layers of docker.
 func TestManyLayers(t *testing.T) {
 	l := newLab(t)
 	var layers []v1.Layer
@@ -207,8 +208,8 @@ func TestManyLayers(t *testing.T) {
 	must.SliceLen(t, 127, image.Layers)
 }
 
-// TestChunkedZstd has a layer in frames, each with a file, and a table of contents in a
-// frame that is skipped, as zstd:chunked of containers/storage and estargz's zstd.
+// TestChunkedZstd uses a layer with a frame for each file, and a table of contents in a
+// skipped frame, as zstd:chunked of containers/storage and estargz's zstd write it.
 func TestChunkedZstd(t *testing.T) {
 	l := newLab(t)
 	var plain bytes.Buffer
@@ -231,7 +232,7 @@ func TestChunkedZstd(t *testing.T) {
 	}
 	must.NoError(t, archive.Close())
 	flush()
-	for range 2 { // the table, and the footer
+	for range 2 { // the table and the footer
 		packed.Write([]byte{0x50, 0x2a, 0x4d, 0x18, 64, 0, 0, 0})
 		packed.Write(bytes.Repeat([]byte("x"), 64))
 	}

@@ -24,7 +24,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// dribble is a server that sends the beginning of a file, closes begun, and then
+// dribble is a server that sends the beginning of a file, closes begun, and then sends
 // nothing.
 func dribble(t *testing.T, content []byte) (url string, begun chan struct{}) {
 	begun = make(chan struct{})
@@ -49,9 +49,9 @@ func (l *lab) pullAside(t *testing.T, r Request) (result chan error) {
 	return result
 }
 
-// TestSlowPullHoldsUpNobody has a stranger pull a tarball by the checksum of a popular
-// one, from a server of his own that sends next to nothing. Others get it from where it
-// is, and then so does he.
+// TestSlowPullHoldsUpNobody pulls a tarball with the checksum of a popular one from an
+// attacker's server, which sends almost nothing. Others get the tarball from its real
+// origin, and then the attacker's pull ends, too.
 func TestSlowPullHoldsUpNobody(t *testing.T) {
 	l := newLab(t)
 	content := tarOf(t, map[string]string{"a": "b"})
@@ -69,7 +69,7 @@ func TestSlowPullHoldsUpNobody(t *testing.T) {
 	must.NoError(t, <-attack)
 }
 
-// TestSlowRegistryHoldsUpNobody is the same with a layer of a registry.
+// TestSlowRegistryHoldsUpNobody does the same with a layer of a registry.
 func TestSlowRegistryHoldsUpNobody(t *testing.T) {
 	slow, l := newLab(t), newLab(t)
 	slow.puller.Store = l.puller.Store
@@ -90,7 +90,7 @@ func TestSlowRegistryHoldsUpNobody(t *testing.T) {
 	must.NoError(t, <-attack)
 }
 
-// TestBadPullHoldsUpNobody has a pull that sends other bytes than it says.
+// TestBadPullHoldsUpNobody uses a pull whose bytes do not have the announced checksum.
 func TestBadPullHoldsUpNobody(t *testing.T) {
 	l := newLab(t)
 	content := tarOf(t, map[string]string{"a": "b"})
@@ -105,8 +105,8 @@ func TestBadPullHoldsUpNobody(t *testing.T) {
 	must.FileContains(t, filepath.Join(l.puller.Store.Trees(image)[0], "a"), "b")
 }
 
-// TestSlowPullsKeepNoMemory has more slow servers than streams may be decompressed at
-// once, and one that is not slow.
+// TestSlowPullsKeepNoMemory uses more slow servers than streams may be decompressed at
+// the same time, and one server that is not slow.
 func TestSlowPullsKeepNoMemory(t *testing.T) {
 	l := newLab(t)
 	content := tarOf(t, map[string]string{"a": "b"})
@@ -122,18 +122,18 @@ func TestSlowPullsKeepNoMemory(t *testing.T) {
 	}
 	_, err := l.pull(t.Context(), Request{Source: localFile(t, content, download.Tar)})
 	must.NoError(t, err)
-	cancel() // A pull ends with its context.
+	cancel() // a pull ends with its context
 	all.Wait()
 	left, err := os.ReadDir(filepath.Join(l.puller.Store.Dir, "tmp"))
 	must.NoError(t, err)
 	must.SliceEmpty(t, left)
-	must.MapEmpty(t, servers.places)
+	must.MapEmpty(t, servers.slots)
 }
 
-// TestServersArePlaces has no more than some pulls ask one server at a time. Others
-// do not count.
-func TestServersArePlaces(t *testing.T) {
-	list := serverList{places: map[string]*serverPlaces{}}
+// TestServerSlots checks that only a limited number of pulls use one server at a
+// time, and that pulls from other servers do not count.
+func TestServerSlots(t *testing.T) {
+	list := serverList{slots: map[string]*serverSlots{}}
 	var all sync.WaitGroup
 	stop := make(chan struct{})
 	begun := make(chan struct{}, maxPerServer)
@@ -153,11 +153,11 @@ func TestServersArePlaces(t *testing.T) {
 	must.True(t, called)
 	close(stop)
 	all.Wait()
-	must.MapEmpty(t, list.places)
+	must.MapEmpty(t, list.slots)
 }
 
-// TestWindows has streams that need a large window, which are unpacked again with one,
-// and ones that want more, which are refused and take no memory.
+// TestWindows uses streams that need a large window, which are unpacked again with one,
+// and streams that need more, which are refused and take no memory.
 func TestWindows(t *testing.T) {
 	l := newLab(t)
 	content := bytes.Repeat(tarOf(t, map[string]string{"a": "b"}), 1)
@@ -198,8 +198,8 @@ func TestWindows(t *testing.T) {
 	}
 }
 
-// TestRoom has a store on a small file system.
-func TestRoom(t *testing.T) {
+// TestBudget uses a store on a small file system.
+func TestBudget(t *testing.T) {
 	dir := t.TempDir()
 	must.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=100m,nr_inodes=2000"))
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
@@ -220,11 +220,11 @@ func TestRoom(t *testing.T) {
 		return fs.Bavail * uint64(fs.Bsize)
 	}
 	_, err := l.pull(t.Context(), Request{Source: localFile(t, tarOf(t, map[string]string{"a": noise(90 << 20)}), download.Tar)})
-	must.ErrorContains(t, err, "have to stay free")
+	must.ErrorContains(t, err, "must stay free")
 	must.ErrorIs(t, err, unix.ENOSPC)
 	must.Greater(t, 99<<20, free())
 	_, err = l.pull(t.Context(), Request{Source: l.push(t, "large:1", map[string]string{"a": noise(60 << 20)})})
-	must.ErrorContains(t, err, "have to stay free")
+	must.ErrorContains(t, err, "must stay free")
 	must.Greater(t, 99<<20, free())
 	_, err = l.pull(t.Context(), Request{Source: localFile(t, tarOf(t, many), download.Tar)})
 	must.ErrorIs(t, err, unix.ENOSPC)

@@ -19,9 +19,9 @@ func pullTree(ctx context.Context, pull *store.Pull, digest string, file *file) 
 	return store.Image{Digest: digest, Layers: []string{tree}}, nil
 }
 
-// layerOf is the digest that the tree of a tarball is stored by. It is not that of
-// the file: the same bytes may be an OCI layer, which is unpacked otherwise, with
-// whiteouts.
+// layerOf returns the digest under which the tree of a tarball is stored. It differs from
+// the file's digest, because the same bytes may be an OCI layer, which is unpacked
+// differently, with whiteouts.
 func layerOf(digest string) string { return digestOf("tarball " + digest) }
 
 func digestOf(text string) string {
@@ -31,7 +31,7 @@ func digestOf(text string) string {
 
 func unpackTree(ctx context.Context, file *file, dir string) error {
 	return file.unpacking(ctx, func(archive io.Reader, window int64) error {
-		if err := emptied(dir); err != nil {
+		if err := emptyDir(dir); err != nil {
 			return err
 		}
 		tar, err := layer.Decompress(archive, window)
@@ -39,7 +39,7 @@ func unpackTree(ctx context.Context, file *file, dir string) error {
 			return err
 		}
 		defer tar.Close()
-		_, err = layer.Unpack(ctx, io.TeeReader(tar, file.room), dir, layer.Options{MaxBytes: maxBytes, MaxEntries: maxEntries})
+		_, err = layer.Unpack(ctx, io.TeeReader(tar, file.budget), dir, layer.Options{MaxBytes: maxBytes, MaxEntries: maxEntries})
 		return err
 	})
 }

@@ -13,15 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxID is the highest UID that a machine has.
+// maxID is the highest UID in a machine.
 const maxID = 65535
 
-// CheckTree refuses a tree that this host cannot run, with what to do about it: one
-// whose owners systemd-nspawn has changed, and one of another architecture.
+// CheckTree refuses a tree that this host cannot run, with advice: the owners of the
+// files may have been changed by systemd-nspawn, or its programs may be for another
+// architecture.
 func CheckTree(dir string) error {
 	var root unix.Stat_t
 	if err := unix.Lstat(dir, &root); err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
+		return fmt.Errorf("inspect %s: %w", dir, err)
 	}
 	if root.Uid > maxID || root.Gid > maxID {
 		return fmt.Errorf("the files of %s belong to UID %d and following, as systemd-nspawn -U leaves them: change them back with "+
@@ -30,7 +31,7 @@ func CheckTree(dir string) error {
 	return checkArchitecture(dir)
 }
 
-// architectures are by GOARCH: which programs it runs, the first as systemd names it.
+// architectures lists the ELF machines that each GOARCH can run.
 var architectures = map[string][]elf.Machine{
 	"amd64":   {elf.EM_X86_64, elf.EM_386},
 	"arm64":   {elf.EM_AARCH64, elf.EM_ARM},
@@ -41,25 +42,25 @@ var architectures = map[string][]elf.Machine{
 	"arm":     {elf.EM_ARM},
 }
 
-// emulators are the names under which QEMU registers for programs (binfmt_misc).
+// emulators are the names under which QEMU registers itself with binfmt_misc.
 var emulators = map[elf.Machine]string{
 	elf.EM_X86_64: "x86_64", elf.EM_386: "i386", elf.EM_AARCH64: "aarch64", elf.EM_ARM: "arm", elf.EM_RISCV: "riscv64",
 	elf.EM_PPC64: "ppc64le", elf.EM_S390: "s390x", elf.EM_LOONGARCH: "loongarch64", elf.EM_MIPS: "mipsel",
 }
 
-// programs are those that nearly every tree has one of. An absolute link is not
-// followed: another of them will do.
+// programs lists programs; nearly every tree has one of them. An absolute symbolic link
+// is not followed, because another program of the list is usually found.
 var programs = []string{
 	"usr/lib/systemd/systemd", "lib/systemd/systemd", "usr/sbin/init", "sbin/init",
 	"usr/bin/dash", "usr/bin/bash", "bin/busybox", "usr/bin/busybox", "bin/sh", "usr/bin/sh", "usr/bin/env",
 }
 
-// checkArchitecture looks at the first program that it finds. A tree without any is for
-// the start to fail.
+// checkArchitecture checks the first program that it finds. It accepts a tree without
+// any; such a tree fails when it is started.
 func checkArchitecture(dir string) error {
 	tree, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
+		return fmt.Errorf("inspect %s: %w", dir, err)
 	}
 	defer tree.Close()
 	for _, program := range programs {
@@ -76,7 +77,8 @@ func checkArchitecture(dir string) error {
 	return nil
 }
 
-// machineOf returns what an ELF file is for. It is never kept by a FIFO.
+// machineOf returns the machine for which an ELF file was built. It does not block on a
+// FIFO.
 func machineOf(tree *os.Root, program string) (elf.Machine, bool) {
 	file, err := tree.OpenFile(program, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -86,7 +88,7 @@ func machineOf(tree *os.Root, program string) (elf.Machine, bool) {
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		return 0, false
 	}
-	var head [20]byte // up to e_machine
+	var head [20]byte // up to and including e_machine
 	if _, err := io.ReadFull(file, head[:]); err != nil || !bytes.HasPrefix(head[:], []byte(elf.ELFMAG)) {
 		return 0, false
 	}
@@ -100,7 +102,7 @@ func machineOf(tree *os.Root, program string) (elf.Machine, bool) {
 func runsHere(machine elf.Machine) bool {
 	known, ok := architectures[runtime.GOARCH]
 	if !ok {
-		return true // nothing is known of it
+		return true // nothing is known about this architecture
 	}
 	for _, m := range known {
 		if m == machine {
@@ -115,5 +117,5 @@ func runsHere(machine elf.Machine) bool {
 	return err == nil && bytes.HasPrefix(text, []byte("enabled"))
 }
 
-// binfmtDir is where the kernel shows what runs programs of other formats.
+// binfmtDir is where the kernel lists the interpreters of binary formats.
 var binfmtDir = "/proc/sys/fs/binfmt_misc"

@@ -13,7 +13,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/download"
 )
 
-// program is the beginning of one for an architecture.
+// program returns the beginning of a program for an architecture.
 func program(machine elf.Machine, order binary.ByteOrder) string {
 	head := make([]byte, 64)
 	copy(head, elf.ELFMAG)
@@ -81,12 +81,12 @@ func TestCheckTree(t *testing.T) {
 	}
 }
 
-// TestPullForeignTarball has a tarball, which says nothing of what it is for, and one
-// of a tree that systemd-nspawn -U has run.
+// TestPullForeignTarball pulls a tarball for another architecture, which it does not
+// name, and one of a tree that systemd-nspawn -U has run.
 func TestPullForeignTarball(t *testing.T) {
 	l := newLab(t)
 	arm := tarOf(t, map[string]string{"bin/busybox": program(elf.EM_AARCH64, binary.LittleEndian)})
-	for range 2 { // neither when it is pulled nor when it is there
+	for range 2 { // neither when it is pulled nor when it exists already
 		_, err := l.pull(t.Context(), Request{Source: localFile(t, arm, download.Tar)})
 		must.ErrorContains(t, err, "is a program for EM_AARCH64")
 		must.False(t, Temporary(err))

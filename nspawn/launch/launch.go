@@ -1,6 +1,6 @@
-// Package launch is what a machine's unit runs at each start and at each reboot of the
-// guest: it enters the machine's mount namespace, makes sure of the places in the root
-// that systemd-nspawn writes to, and becomes systemd-nspawn.
+// Package launch is the command of a machine's unit, run at each start and at each reboot
+// of the guest. It enters the machine's mount namespace, checks the places in the root to
+// which systemd-nspawn writes, and executes systemd-nspawn.
 package launch
 
 import (
@@ -15,33 +15,34 @@ import (
 	"nomad-driver-nspawn/nspawn/places"
 )
 
-// Argument is the first one of the program that is to do this.
+// Argument is the first argument of a program that must call Main.
 const Argument = "launch"
 
-// Launch says how a machine is started.
+// Launch describes how a machine is started.
 type Launch struct {
-	Program   string // that handles Argument
-	Keeper    string // file that pins the mount namespace of pins, see package stage
-	Namespace string // file there that pins the machine's
-	Root      string // of the machine, in that
-	Own       bool   // the root is only this machine's, see places.Secure
-	Owner     uint32 // of what is made in it
+	Program   string // program that handles Argument
+	Keeper    string // file that pins the namespace in which pins are mounted, see package stage
+	Namespace string // file in that namespace that pins the machine's namespace
+	Root      string // root of the machine, in the machine's namespace
+	Own       bool   // no other machine uses the root, see places.Secure
+	Owner     uint32 // owner of the directories that are created in the root
 }
 
-// Args is the command line that launches a command.
+// Args returns the command line that launches a command.
 func (l Launch) Args(command []string) []string {
 	return append([]string{l.Program, Argument, l.Keeper, l.Namespace, l.Root, strconv.FormatBool(l.Own), strconv.FormatUint(uint64(l.Owner), 10)}, command...)
 }
 
-const fixed = 7 // arguments before those of the command
+const fixed = 7 // number of arguments before the command's
 
-// Called reports whether the program was started to launch a machine.
+// Called reports whether the program's arguments ask it to launch a machine.
 func Called(args []string) bool { return len(args) > fixed && args[1] == Argument }
 
-// failed is the exit status of systemd-nspawn when it fails, too.
+// failed is the exit status of a failed launch, the same as that of systemd-nspawn.
 const failed = 1
 
-// Main never returns. It has to be called before there are other goroutines.
+// Main launches the machine and never returns. It must be called before there are other
+// goroutines.
 func Main() {
 	err := launch(os.Args)
 	logError(err.Error())
@@ -72,12 +73,13 @@ func launch(args []string) error {
 	return fmt.Errorf("run %s: %w", command[0], unix.Exec(command[0], command, os.Environ()))
 }
 
-// enter moves this thread, which the command will be run from, to the namespace that is
-// pinned in the keeper.
+// enter moves this thread, which will execute the command, to the machine's namespace, by
+// way of the keeper, in which the machine's is pinned.
 //
-// The keeper's pin is looked up as PID 1 sees it. systemd gives a unit with
+// The keeper's own pin is opened through the root of PID 1. systemd gives a unit with
 // NetworkNamespacePath= a mount namespace of its own (seen with 257), and a new mount
-// namespace has no mounts that pin others (copy_mnt_ns in the kernel).
+// namespace does not contain mounts that pin other namespaces (copy_mnt_ns in the
+// kernel).
 func enter(keeper, namespace string) error {
 	if err := move("/proc/1/root" + keeper); err != nil {
 		return err
@@ -95,8 +97,8 @@ func move(namespace string) error {
 		if err = unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
-		// The runtime may have made a thread in between that shares the file
-		// system's root with this one.
+		// The runtime may have created a thread since Unshare that shares the file system
+		// root with this one.
 		if err = unix.Setns(file, unix.CLONE_NEWNS); !errors.Is(err, unix.EINVAL) {
 			return err
 		}
@@ -104,8 +106,8 @@ func move(namespace string) error {
 	return err
 }
 
-// logError writes to the journal, where the messages of systemd-nspawn are looked
-// for. What it cannot tell, the exit status does.
+// logError writes to the journal, with the identifier of systemd-nspawn, because its
+// messages are looked for there. If that fails, only the exit status remains.
 func logError(message string) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

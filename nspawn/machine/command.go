@@ -10,7 +10,7 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Mode says what the first processes of a machine are.
+// Mode selects which processes run as PID 1 and PID 2 of a machine.
 type Mode string
 
 // The modes of a machine.
@@ -24,14 +24,14 @@ const (
 	ProcessOne Mode = "process-one"
 )
 
-// RebootStatus is the exit status of systemd-nspawn when the guest asked for
-// a reboot (systemd-nspawn(1), EXIT STATUS; the template unit has it too).
+// RebootStatus is the exit status of systemd-nspawn after the guest asked for a reboot
+// (systemd-nspawn(1), EXIT STATUS). systemd-nspawn@.service uses it as well.
 const RebootStatus = 133
 
 type exitStatusSet struct{ Statuses, Signals []int32 }
 
-// execStart is an element of ExecStart=, execStartEx one of ExecStartEx=, which
-// has flags (org.freedesktop.systemd1(5)).
+// execStart is an element of ExecStart=. execStartEx is an element of ExecStartEx=, which
+// also has flags (org.freedesktop.systemd1(5)).
 type (
 	execStart struct {
 		Path          string
@@ -45,13 +45,16 @@ type (
 	}
 )
 
-// args: a guest boots without --boot, which would start the image's init at once. The
-// shim looks for the init, and the signal is what --boot would set.
+// args returns the arguments of nspawn that depend on the mode.
+//
+// A booted guest is started without --boot, because --boot would start the image's init
+// at once, without the shim. Instead the shim looks for the init, and --kill-signal= is
+// set as --boot would set it.
 func (m Mode) args() []string {
 	switch m {
 	case Boot:
-		// A booted system wants a console; "pipe" has none, and nothing is
-		// captured (seen with 252 to 262).
+		// A booted system needs a console. "pipe" provides none, and then nothing of its
+		// output is captured (seen with systemd 252 to 262).
 		return []string{"--kill-signal=SIGRTMIN+3", "--console=read-only", "--register=yes"}
 	case ProcessTwo:
 		return []string{"--as-pid2", "--console=pipe", "--register=no"}
@@ -60,7 +63,7 @@ func (m Mode) args() []string {
 	}
 }
 
-// MaxReboots is how often a guest may reboot within rebootInterval.
+// MaxReboots is the number of times that a guest may reboot within rebootInterval.
 const (
 	MaxReboots     = 20
 	rebootInterval = 10 * time.Minute
@@ -68,23 +71,23 @@ const (
 
 func (m Mode) properties() []systemd.Property {
 	if m != Boot {
-		// The default with Delegate=, "continue", hides an OOM kill.
+		// "continue", the default with Delegate=, hides an OOM kill.
 		return []systemd.Property{systemd.NewProperty("OOMPolicy", "stop")}
 	}
 	return []systemd.Property{
 		// The guest's systemd handles its own services.
 		systemd.NewProperty("OOMPolicy", "continue"),
-		// A reboot of the guest is not the end of the task. Not in
-		// SuccessExitStatus=: with RemainAfterExit= it would not restart.
+		// A reboot of the guest does not end the task. SuccessExitStatus= is not set:
+		// together with RemainAfterExit= it would prevent the restart.
 		systemd.NewProperty("RestartForceExitStatus", exitStatusSet{Statuses: []int32{RebootStatus}, Signals: []int32{}}),
-		// A guest that reboots all the time has failed. Whether and when it is started
-		// again is then for others to say.
+		// A guest that keeps rebooting has failed. Nomad then decides whether and when to
+		// start it again.
 		systemd.NewProperty("StartLimitIntervalUSec", uint64(rebootInterval.Microseconds())),
 		systemd.NewProperty("StartLimitBurst", uint32(MaxReboots+1)),
 	}
 }
 
-// Notifies says that the guest tells when it is ready, so that Ready is its word.
+// Notifies reports whether the guest itself reports when it is ready.
 func (s Spec) Notifies() bool { return s.NotifyReady || s.Mode == Boot }
 
 func readyArgs(s Spec) []string {
@@ -94,8 +97,9 @@ func readyArgs(s Spec) []string {
 	return []string{"--notify-ready=yes"}
 }
 
-// Instructions are what the machine runs once it may begin. They go through the gate
-// and are in no argument, property or file: the environment is full of secrets.
+// Instructions returns what the machine runs once it may begin. Instructions are sent
+// through the gate. They are never part of an argument, a property or a file, because the
+// environment is full of secrets.
 func (s Spec) Instructions() inside.Instructions {
 	todo := inside.Instructions{Init: s.Mode == Boot, Argv: s.Command, Dir: s.WorkingDirectory, User: s.User}
 	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
@@ -104,7 +108,8 @@ func (s Spec) Instructions() inside.Instructions {
 	return todo
 }
 
-// gateBinds show the machine its gate, and the shim that goes through it.
+// gateBinds returns the binds that make the gate, and the shim that uses it, visible in
+// the machine.
 func gateBinds(h Host) []Bind {
 	return []Bind{
 		{Source: h.Gate, Destination: inside.GateDir, ReadOnly: true},
@@ -112,11 +117,13 @@ func gateBinds(h Host) []Bind {
 	}
 }
 
-// execProperties: systemd replaces $NAME in the arguments of ExecStart=. ExecStartEx=
-// can forbid it, but systemd 252 writes it to the unit's file as a setting that
-// it does not know: after a daemon-reload the unit cannot be started again, as
-// it has to be when the guest reboots. So it is only used where it is needed;
-// the same goes for ";", which 252 writes wrongly.
+// execProperties returns the property that holds the command line.
+//
+// systemd replaces $NAME in the arguments of ExecStart=. ExecStartEx= can prevent that,
+// but systemd 252 writes it to the unit file as a setting that it does not know itself.
+// After a daemon-reload the unit can then not be started again, which a reboot of the
+// guest needs. So ExecStartEx= is used only for command lines that need it. They include
+// those with a ";", which systemd 252 writes wrongly.
 func execProperties(args []string) []systemd.Property {
 	if slices.ContainsFunc(args, func(arg string) bool { return strings.ContainsAny(arg, "$;") }) {
 		return []systemd.Property{

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// ParseCPUs reads a list of cores and ranges, as "0,2-3", the format of
-// cpuset.cpus (cgroup-v2.rst).
+// ParseCPUs parses a list of cores and ranges such as "0,2-3", the format of cpuset.cpus
+// (cgroup-v2.rst).
 func ParseCPUs(list string) ([]int, error) {
 	var cpus []int
 	for part := range strings.SplitSeq(list, ",") {
@@ -32,11 +32,11 @@ func ParseCPUs(list string) ([]int, error) {
 	return cpus, nil
 }
 
-// maxCPU is systemd's own bound for the number of CPUs (cpu-set-util.c).
+// maxCPU is systemd's own limit for the number of CPUs (cpu-set-util.c).
 const maxCPU = 8191
 
-// cpuMask is the value of AllowedCPUs= on the bus: a bit for each core, lowest
-// first.
+// cpuMask returns the value of AllowedCPUs= on the bus: one bit for each core, the lowest
+// core first.
 func cpuMask(list []int) []byte {
 	var mask []byte
 	for _, cpu := range list {

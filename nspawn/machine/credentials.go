@@ -6,14 +6,15 @@ import (
 	"slices"
 )
 
-// Credential is a secret that the machine finds in its CREDENTIALS_DIRECTORY. It is the
-// content of File, a path below the directory Dir that leads nowhere else, or, without,
-// Value.
+// Credential is a secret that the machine finds in its CREDENTIALS_DIRECTORY. The secret
+// is the content of File if that is set, and Value otherwise. File is a path below the
+// directory Dir, and must not lead out of Dir.
 type Credential struct {
 	Name, Value, Dir, File string
 }
 
-// credentialArgs: the content is in files, as everybody can read the command line.
+// credentialArgs passes credentials as files, because every user can read the command
+// line.
 func credentialArgs(s Spec, h Host) (args []string) {
 	list := slices.SortedFunc(slices.Values(s.Credentials), func(a, b Credential) int { return cmp.Compare(a.Name, b.Name) })
 	for _, credential := range list {

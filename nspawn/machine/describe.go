@@ -10,9 +10,9 @@ import (
 	"nomad-driver-nspawn/nspawn/gate/inside"
 )
 
-// Describe shows what starting the machine asks of systemd: the command line,
-// an argument a line, and the unit's properties; and what goes through the gate. It
-// holds no secret: of the environment it shows the names.
+// Describe returns what starting the machine asks of systemd: the command line, one
+// argument per line, then the unit's properties, then the instructions that go through
+// the gate. The text holds no secret: environment variables appear by name only.
 func Describe(s Spec, h Host) string {
 	var b strings.Builder
 	for _, arg := range Argv(s, h) {
@@ -44,7 +44,8 @@ func describeInstructions(todo inside.Instructions) string {
 	return fmt.Sprintf("%s %q\nin %q\nas %q\nwith %q\n", what, todo.Argv, todo.Dir, todo.User, names)
 }
 
-// readable shows a list of byte strings, which a variant prints as numbers, as text.
+// readable formats a D-Bus value as text. A list of byte strings, which a variant would
+// print as numbers, is printed as strings.
 func readable(value dbus.Variant) string {
 	if texts, ok := value.Value().([][]byte); ok {
 		return fmt.Sprintf("%q", texts)

@@ -2,18 +2,18 @@ package machine
 
 import "nomad-driver-nspawn/nspawn/systemd"
 
-// Device is a device of the host that the machine sees.
+// Device is a device of the host that the machine may use.
 type Device struct {
-	Source      string // path of its node on the host
+	Source      string // path of the device node on the host
 	Destination string
-	Access      string // of r, w and m: read, write, make nodes of it
+	Access      string // any of r, w and m: read, write, mknod
 }
 
 type deviceRule struct{ Device, Access string }
 
-// deviceProperties let the machine at the devices that it sees. Beside those of the
-// job, they are as those of systemd-nspawn@.service, without the block devices that
-// only disk images need.
+// deviceProperties returns the properties that allow the machine to use devices. Beside
+// the job's devices, it may use the same ones as systemd-nspawn@.service allows, except
+// for the block devices, which only disk images need.
 func deviceProperties(s Spec) []systemd.Property {
 	if s.Isolation.Privileged {
 		return []systemd.Property{systemd.NewProperty("DevicePolicy", "auto")}

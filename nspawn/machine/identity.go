@@ -1,6 +1,7 @@
 package machine
 
-// identityArgs: what a machine is known by, inside.
+// identityArgs returns the arguments that set the machine ID and host name in the
+// machine.
 func identityArgs(s Spec) []string {
 	return append(optional("--uuid=", s.UUID), optional("--hostname=", s.Hostname)...)
 }

@@ -6,12 +6,14 @@ import (
 	"strings"
 )
 
-// uidRange is how many UIDs a user namespace has.
+// uidRange is the number of UIDs in a user namespace.
 const uidRange = 65536
 
-// userNamespaceArgs: the overlay shows the machine's owners already, and an
-// overlay cannot be ID-mapped (EINVAL, systemd#25886), hence "off". A directory
-// that runs in place is mapped by nspawn.
+// userNamespaceArgs returns the arguments for the user namespace.
+//
+// The overlay already shows the files with the machine's owners, and an overlay cannot be
+// ID-mapped (EINVAL, systemd#25886), hence "off". A directory that runs in place is
+// ID-mapped by nspawn, hence "map".
 func (r Root) userNamespaceArgs(h Host) []string {
 	if !r.UserNamespace {
 		return []string{"--private-users=no"}
@@ -26,26 +28,28 @@ func (r Root) userNamespaceArgs(h Host) []string {
 	}
 }
 
-// Isolation is what the machine is confined by beside its namespaces.
+// Isolation restricts the machine beyond its namespaces.
 type Isolation struct {
-	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
+	// NoNewPrivileges prevents set-user-ID programs from granting privileges.
 	NoNewPrivileges bool
-	// DropCapabilities are taken from nspawn's own set. With AllCapabilities, only
-	// those of Spec.Capabilities are left.
+	// DropCapabilities are removed from nspawn's default set. With AllCapabilities, only
+	// the capabilities in Spec.Capabilities remain.
 	DropCapabilities []string
-	// SystemCallFilter are names and groups of system calls to allow beside
-	// nspawn's, or to forbid with "~" (systemd-nspawn(1), --system-call-filter=).
+	// SystemCallFilter lists names and groups of system calls to allow in addition to
+	// nspawn's, or to forbid, with a leading "~" (systemd-nspawn(1),
+	// --system-call-filter=).
 	SystemCallFilter []string
-	// Privileged lets the machine at all devices of the host, and at what the
-	// kernel shows in /proc and /sys.
+	// Privileged gives the machine access to all devices of the host, and write access to
+	// the kernel's settings in /proc and /sys.
 	Privileged bool
 }
 
-// AllCapabilities stands for all of them, in Spec.Capabilities and in
+// AllCapabilities stands for every capability, in Spec.Capabilities and in
 // Isolation.DropCapabilities.
 const AllCapabilities = "all"
 
-// Capabilities are all of the kernel's, by number (capabilities(7)).
+// Capabilities lists all capabilities of the kernel in the order of their numbers
+// (capabilities(7)).
 var Capabilities = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
 	"CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
@@ -61,8 +65,9 @@ func capabilityArgs(s Spec) []string {
 	return append(args, optional("--drop-capability=", strings.Join(dropped(s), ","))...)
 }
 
-// dropped are the capabilities to drop. nspawn's own "all" also drops those that are
-// to be kept, in whichever order the two are given.
+// dropped returns the capabilities to drop. nspawn's own "all" cannot be used: it also
+// drops the capabilities that are to be kept, in whichever order the two options are
+// given.
 func dropped(s Spec) []string {
 	if !slices.Contains(s.Isolation.DropCapabilities, AllCapabilities) {
 		return s.Isolation.DropCapabilities
@@ -82,7 +87,7 @@ func (i Isolation) args() (args []string) {
 	return args
 }
 
-// variables are for nspawn's own environment (systemd's ENVIRONMENT.md).
+// variables returns variables for nspawn's own environment (systemd's ENVIRONMENT.md).
 func (i Isolation) variables() []string {
 	if !i.Privileged {
 		return nil
@@ -90,7 +95,8 @@ func (i Isolation) variables() []string {
 	return []string{"SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes"}
 }
 
-// addressFamilyArgs: without it nspawn announces a future default on stderr (262).
+// addressFamilyArgs restricts no address family. Without the option, nspawn announces a
+// future default on stderr (systemd 262).
 func addressFamilyArgs(h Host) []string {
 	if h.Version < 261 {
 		return nil

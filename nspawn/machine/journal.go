@@ -7,8 +7,8 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// journalArgs: nspawn would link the journals by plain paths, through links of the
-// image. The driver does it.
+// journalArgs turns nspawn's linking of journals off: nspawn would link them by plain
+// paths, and follow symbolic links of the image. The driver links them itself.
 func journalArgs() []string { return []string{"--link-journal=no"} }
 
 func journalProperties(s Spec) []systemd.Property {

@@ -11,40 +11,41 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// NoLimit is the value of a limit that is lifted.
+// NoLimit is the value of a limit that is removed.
 const NoLimit = math.MaxUint64
 
 // Limits bound what the machine may use. Zero values set no limit.
 type Limits struct {
 	MemoryMax   uint64 // bytes
 	MemoryLow   uint64 // bytes that are protected from reclaim
-	MemorySwap  uint64 // bytes of swap beside MemoryMax; NoLimit is all there is
+	MemorySwap  uint64 // bytes of swap in addition to MemoryMax; NoLimit allows all of it
 	CPUWeight   uint64 // 1 to 10000, see systemd.resource-control(5)
 	AllowedCPUs []int  // cores; none means all
-	// CPUQuota is how much CPU time the machine gets in a second, of all cores
-	// together. CPUPeriod is how often the kernel counts; zero is its own choice.
+	// CPUQuota is the CPU time that the machine may use per second, summed over all
+	// cores. CPUPeriod is the period over which the kernel enforces it; zero leaves
+	// the default.
 	CPUQuota, CPUPeriod time.Duration
 	Pids                uint64 // processes and threads; 0 is maxTasks
 	IO                  IOLimits
-	// OOMScoreAdjust says whom the kernel kills first if the host has no memory
-	// left, -1000 to 1000. With nil it is systemd's own.
+	// OOMScoreAdjust, -1000 to 1000, influences which processes the kernel kills first
+	// when the host runs out of memory. nil selects systemd's default.
 	OOMScoreAdjust *int
-	// Resources are those of setrlimit(2), by name without RLIMIT_.
+	// Resources are limits of setrlimit(2), by name without RLIMIT_.
 	Resources map[string]ResourceLimit
 }
 
-// IOLimits are limits of block devices. A device is named by its node or by any path
-// that is on it.
+// IOLimits are limits on block devices. A device is named by its node, or by any path on
+// a file system of the device.
 type IOLimits struct {
 	Weight                uint64 // 1 to 10000
 	ReadBytes, WriteBytes map[string]uint64
 	ReadOps, WriteOps     map[string]uint64
 }
 
-// ResourceLimit is a limit of setrlimit(2). NoLimit lifts it.
+// ResourceLimit is a limit of setrlimit(2). NoLimit removes it.
 type ResourceLimit struct{ Soft, Hard uint64 }
 
-// maxTasks is the limit of systemd-nspawn@.service.
+// maxTasks is the default limit, the same as in systemd-nspawn@.service.
 const maxTasks = 16384
 
 type deviceLimit struct {
@@ -71,8 +72,8 @@ func (l Limits) properties() []systemd.Property {
 	props := []systemd.Property{systemd.NewProperty("TasksMax", cmp.Or(l.Pids, maxTasks))}
 	add := func(name string, value any) { props = append(props, systemd.NewProperty(name, value)) }
 	if l.MemoryMax > 0 {
-		// As docker does: no swap beside it unless the job asks for some, else the
-		// limit is not one.
+		// The job gets no swap beside its memory unless it asks for some, as with docker.
+		// Otherwise the memory limit would not limit anything.
 		add("MemoryMax", l.MemoryMax)
 		add("MemorySwapMax", l.MemorySwap)
 	}
@@ -86,7 +87,7 @@ func (l Limits) properties() []systemd.Property {
 		add("AllowedCPUs", cpuMask(l.AllowedCPUs))
 	}
 	if l.OOMScoreAdjust != nil {
-		// nspawn's own --oom-score-adjust= is denied in a user namespace (252).
+		// nspawn's own --oom-score-adjust= fails in a user namespace (systemd 252).
 		add("OOMScoreAdjust", int32(*l.OOMScoreAdjust))
 	}
 	if l.CPUQuota > 0 {
@@ -98,15 +99,15 @@ func (l Limits) properties() []systemd.Property {
 	return slices.Concat(props, l.resourceProperties(), l.IO.properties())
 }
 
-// enoughFiles are more than systemd-nspawn itself opens.
+// enoughFiles is more than systemd-nspawn itself opens.
 const enoughFiles = 65536
 
-// resourceProperties let nspawn have what it is to give to the machine: what it has
-// not, its --rlimit= leaves out without a word.
+// resourceProperties raises the limits of nspawn itself. nspawn can only pass on limits
+// that it has: its --rlimit= silently skips the others.
 func (l Limits) resourceProperties() (props []systemd.Property) {
 	for _, name := range slices.Sorted(maps.Keys(l.Resources)) {
 		own := uint64(NoLimit)
-		if name == "NOFILE" { // of which the kernel has a maximum (fs.nr_open)
+		if name == "NOFILE" { // the kernel has a maximum for this one (fs.nr_open)
 			own = max(l.Resources[name].Hard, enoughFiles)
 		}
 		props = append(props, systemd.NewProperty("Limit"+name, own))

@@ -6,61 +6,63 @@ import (
 	"strings"
 )
 
-// Bind makes a file or directory of the host visible in the machine. In a
-// user namespace it is ID-mapped: the owner 0 on the host is root inside.
+// Bind makes a file or directory of the host visible in the machine. In a user namespace
+// it is ID-mapped: files of UID 0 on the host belong to root inside.
 type Bind struct {
 	Source      string
 	Destination string
 	ReadOnly    bool
-	// Owned is a directory that is only this machine's: where its file system
-	// cannot be ID-mapped, as tmpfs before Linux 6.3, what root has in it is
-	// given to the machine's root instead. Other binds are refused then.
+	// Owned marks a directory that only this machine uses. Some file systems cannot be
+	// ID-mapped, for example tmpfs before Linux 6.3. On these, the files of root in an
+	// Owned directory are given to the machine's root instead, and other binds are
+	// refused.
 	Owned bool
-	// Keep is what the host keeps of it, whose root follows paths there.
+	// Keep protects the directory on the host, for example because the host's root
+	// follows paths in it.
 	Keep Keep
-	// Unlinked is a directory in which, as long as the machine is there, the host's root
-	// follows no symbolic link.
+	// Unlinked marks a directory in which the host's root follows no symbolic link for as
+	// long as the machine exists.
 	Unlinked bool
 }
 
-// Keep says what no machine can change in a directory that it sees, by no mount of its
-// own and whoever has passed on a descriptor.
+// Keep says what no machine can change in a directory that it sees: neither by mounting
+// something itself, nor through a file descriptor that another process has passed on.
 type Keep string
 
 const (
-	// KeepEntries: the directories that the host has put there stay where they are.
-	// Machines have others beside them, with IDs of their own on disk.
+	// KeepEntries keeps the directories that the host has created there in their place.
+	// Machines may create other entries beside them, with their own IDs on disk.
 	KeepEntries Keep = "entries"
-	// KeepAll: no machine writes there. The directory is one of KeepEntries.
+	// KeepAll lets no machine write to the directory. It lies in a KeepEntries directory.
 	KeepAll Keep = "all"
-	// KeepFromLinks: machines do what they like, but the host's root never follows a
-	// symbolic link there, also when the machine is gone.
+	// KeepFromLinks lets machines do anything, but the host's root never follows a
+	// symbolic link there, even after the machine is gone.
 	KeepFromLinks Keep = "from links"
 )
 
-// Overlay merges directories into one tree, which the machine sees at
-// Destination. As with Bind, the owner 0 on the host is root inside.
+// Overlay merges directories into one tree, which the machine sees at Destination. As
+// with Bind, files of UID 0 on the host belong to root inside.
 //
-// It is not left to nspawn's --overlay=: nspawn cannot ID-map its layers, and in
-// a user namespace all of it would be nobody's.
+// nspawn's --overlay= is not used because nspawn cannot ID-map the layers: in a user
+// namespace, everything would belong to nobody.
 type Overlay struct {
-	Lower []Layer // the lowest first, as with --overlay=
-	// Upper takes what the machine changes, and keeps it. With "" it is
+	Lower []Layer // the lowest first, as in --overlay=
+	// Upper receives and keeps the machine's changes. If it is "", the changes are
 	// discarded with the machine.
 	Upper       string
-	ReadOnly    bool // there is no upper layer, and at least two lower ones
+	ReadOnly    bool // there is no upper layer, and there are at least two lower ones
 	Destination string
 }
 
-// Memory is a file system in memory that belongs to a user of the machine. nspawn's own
-// belong to the host's root, who is nobody in a user namespace.
+// Memory is a file system in memory that belongs to a user of the machine. The ones that
+// nspawn mounts belong to the host's root, which is nobody in a user namespace.
 type Memory struct {
 	Destination string
-	UID, GID    uint32            // in the machine
+	UID, GID    uint32            // IDs in the machine
 	Options     map[string]string // of tmpfs(5): mode, size, nr_inodes
 }
 
-// Layer is a directory of the host, or, by its path in there, of the machine's root.
+// Layer is a directory of the host or, with InRoot, of the machine's root.
 type Layer struct {
 	Path   string
 	InRoot bool
@@ -80,7 +82,7 @@ func bindArgs(s Spec, h Host) []string {
 	return args
 }
 
-// escapePath protects the separators of --bind=, see systemd-nspawn(1).
+// escapePath escapes the separators of --bind= (systemd-nspawn(1)).
 func escapePath(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(path)
 }

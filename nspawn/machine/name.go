@@ -11,20 +11,20 @@ const (
 	// unitPrefix starts the name of every unit of this driver.
 	unitPrefix = "nomad-nspawn-"
 
-	// maxName is the longest machine name that systemd takes
+	// maxName is the length of the longest machine name that systemd accepts
 	// (HOST_NAME_MAX, hostname_is_valid in systemd's hostname-util.c).
 	maxName = 64
 )
 
 var machineName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$`)
 
-// Name is the name of the machine of a task: TASK-ALLOCATION, so that
-// `nomad alloc status` and `machinectl list` show the same words. A task name
-// that is not a valid host name label, or is too long, is shortened to what is
-// valid of it and told apart by a hash.
+// Name returns the name of a task's machine: TASK-ALLOCATION, so that `nomad alloc
+// status` and `machinectl list` show the same words. If the task name is not a valid host
+// name label, or is too long, Name keeps its valid part and appends a hash to tell such
+// names apart.
 //
-// It is a pure function of the allocation and the task, not of the single
-// start: whatever an earlier start of the task left is found by it.
+// Name is a pure function of the allocation and the task, not of one start. So the
+// leftovers of an earlier start of the task are found by it.
 func Name(allocID, task string) string {
 	name := task + "-" + allocID
 	if machineName.MatchString(name) && len(name) <= maxName {
@@ -38,7 +38,7 @@ func Name(allocID, task string) string {
 	return strings.Trim(name[:min(len(name), maxName)], "-")
 }
 
-// validPart keeps what may stand in a host name label.
+// validPart replaces or trims the characters that a host name label must not contain.
 func validPart(s string) string {
 	keep := func(r rune) rune {
 		switch {
@@ -50,10 +50,10 @@ func validPart(s string) string {
 	return strings.Trim(strings.Map(keep, s), "-")
 }
 
-// UnitName is the transient service unit of a machine.
+// UnitName returns the name of a machine's transient service unit.
 func UnitName(machine string) string { return unitPrefix + machine + ".service" }
 
-// OfUnit is the reverse of UnitName; ok is false for other units.
+// OfUnit is the inverse of UnitName; ok is false for other units.
 func OfUnit(unit string) (machine string, ok bool) {
 	machine, ok = strings.CutPrefix(unit, unitPrefix)
 	if !ok {

@@ -9,20 +9,20 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Network says which network the machine sees. The zero value is the host's.
+// Network selects the machine's network. The zero value is the host's network.
 type Network struct {
-	// Namespace is the path of an existing network namespace to run in.
+	// Namespace is the path of an existing network namespace to join.
 	Namespace string
-	// Kind gives the machine a network of its own, which is connected that way, and
-	// Of is the zone, bridge or interface of the host.
+	// Kind gives the machine a network of its own, connected in this way. Of is the zone,
+	// bridge or interface of the host that it is connected to.
 	Kind links.Kind
 	Of   string
-	// Name is that of the interface in the machine; "" is what nspawn calls it.
+	// Name is the name of the interface in the machine; "" selects nspawn's name.
 	Name string
-	// Extra are further veth links, HOST:MACHINE, to which nobody gives an address
-	// (--network-veth-extra=).
+	// Extra lists additional veth links, HOST:MACHINE, which the driver leaves without
+	// addresses (--network-veth-extra=).
 	Extra []string
-	// Ports are forwarded from the host. They need a Kind that the host reaches.
+	// Ports are forwarded from the host. They need a Kind that the host can reach.
 	Ports []ports.Mapping
 }
 
@@ -30,8 +30,9 @@ type Network struct {
 // configures before the payload begins. A booted guest configures its own.
 func (s Spec) Connected() bool { return s.Network.Kind != "" && s.Mode != Boot }
 
-// args: nspawn makes the links of guests that configure them. Those of a command are
-// made when it waits at the gate.
+// args returns the network arguments of nspawn. nspawn creates the links of guests that
+// configure their own network. The links of commands are created later, while the shim
+// waits at the gate.
 func (n Network) args(mode Mode) (args []string) {
 	for _, extra := range n.Extra {
 		args = append(args, "--network-veth-extra="+extra)
@@ -51,8 +52,8 @@ func (n Network) args(mode Mode) (args []string) {
 	return append(args, "--network-"+string(n.Kind)+"="+of)
 }
 
-// properties: a given network namespace is joined by the unit, not by nspawn,
-// which fails to do so in a user namespace before 262 (systemd#36363).
+// properties returns the property with which the unit joins a given network namespace.
+// nspawn itself cannot join one in a user namespace before systemd 262 (systemd#36363).
 func (n Network) properties() []systemd.Property {
 	if n.Namespace == "" {
 		return nil
@@ -60,38 +61,38 @@ func (n Network) properties() []systemd.Property {
 	return []systemd.Property{systemd.NewProperty("NetworkNamespacePath", n.Namespace)}
 }
 
-// Link is how the machine is to be connected.
+// Link returns how the machine is to be connected.
 func (s Spec) Link() links.Spec {
 	return links.Spec{Machine: s.Machine, Kind: s.Network.Kind, Of: s.Network.Of, Name: s.Network.Name}
 }
 
-// Names are the files by which a machine finds names. They are files of the host
-// that the machine can read, and change while it runs.
+// Names are the files with which a machine resolves names. They are files of the host
+// that the machine can read, and the driver changes them while the machine runs.
 type Names struct {
-	Hosts    *names.Hosts    // of /etc/hosts; nil leaves what the image has
-	Resolver *names.Resolver // of /etc/resolv.conf; nil leaves it to ResolvConf
+	Hosts    *names.Hosts    // content of /etc/hosts; nil keeps the image's file
+	Resolver *names.Resolver // content of /etc/resolv.conf; nil leaves it to ResolvConf
 }
 
-// Files are the texts of the files before the machine is connected, by their paths.
+// Files returns the files as they are before the machine is connected.
 func (n Names) Files() []File {
 	var files []File
 	if n.Hosts != nil {
 		files = append(files, File{Path: HostsFile, Content: n.Hosts.String()})
 	}
 	if n.Resolver != nil {
-		text, _ := n.Resolver.Text() // What it lacks, the start tells.
+		text, _ := n.Resolver.Text() // The start reports a resolver without servers.
 		files = append(files, File{Path: ResolvFile, Content: text})
 	}
 	return files
 }
 
-// Paths of Names in the machine.
+// HostsFile and ResolvFile are the paths of the files in the machine.
 const (
 	HostsFile  = "/etc/hosts"
 	ResolvFile = "/etc/resolv.conf"
 )
 
-// Connected returns the names of a machine that has been connected.
+// Connected returns the names of a machine with the connection c.
 func (n Names) Connected(c links.Connection) Names {
 	if n.Hosts != nil {
 		hosts := *n.Hosts

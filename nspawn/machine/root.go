@@ -4,47 +4,47 @@ import "fmt"
 
 // Root is the root file system of a machine.
 type Root struct {
-	// Image is the directory tree to run, an absolute path on the host; or Disk
-	// that of a raw disk image or block device, or Stored the digest of an image
-	// in the store. A disk is mounted, and Image is where, when the machine is
-	// started.
+	// Image is the directory tree to run, an absolute path on the host. Instead of it,
+	// Disk can be the path of a raw disk image or block device, or Stored the digest of
+	// an image in the store. A disk is mounted when the machine starts, and Image is set
+	// to where.
 	Image, Disk, Stored string
-	// DiskPolicy is the image policy of a disk, see disk.Image.
+	// DiskPolicy is the image policy of a disk (see disk.Image).
 	DiskPolicy string
-	// InPlace runs Image itself, exclusively, instead of a copy-on-write
-	// layer over it that is discarded with the machine.
+	// InPlace runs Image itself, exclusively, instead of a copy-on-write layer over it
+	// that is discarded with the machine.
 	InPlace bool
 	// ReadOnly mounts the root read-only.
 	ReadOnly bool
-	// Volatile is a value of --volatile=. With a copy-on-write root, "overlay"
-	// has nothing to add.
+	// Volatile is a value of --volatile=. With a copy-on-write root, "overlay" makes no
+	// difference.
 	Volatile string
-	// Tmpfs are mounted in the machine, PATH or PATH:OPTIONS (--tmpfs=), and
-	// Inaccessible are paths that are hidden (--inaccessible=).
+	// Tmpfs lists file systems in memory to mount in the machine, as PATH or PATH:OPTIONS
+	// (--tmpfs=). Inaccessible lists paths to hide (--inaccessible=).
 	Tmpfs, Inaccessible []string
-	// SharedMemory is the size of /dev/shm; zero is nspawn's choice.
+	// SharedMemory is the size of /dev/shm; zero selects nspawn's default.
 	SharedMemory uint64
 	// UserNamespace gives the machine a UID range of its own.
 	UserNamespace bool
-	// Writable is what takes the changes of a copy-on-write root.
+	// Writable describes the layer that receives the changes of a copy-on-write root.
 	Writable Writable
-	// Directories of a copy-on-write root are made before the start, as root's and with
-	// mode 0755, if they are missing.
+	// Directories of a copy-on-write root are created before the start if they are
+	// missing, with mode 0755, owned by the machine's root.
 	Directories []string
-	// Files are written into a copy-on-write root before the start, by
-	// absolute path. A Files entry with Keep set does not replace what the
-	// image has.
+	// Files are written into a copy-on-write root before the start, by absolute path. A
+	// file with Keep set does not replace a file of the image.
 	Files []File
 }
 
-// Writable says where what a machine writes goes, and how much that may be. The zero
+// Writable says where a machine's changes are stored, and limits their size. The zero
 // value is the file system of the driver's state, without a limit.
 type Writable struct {
-	Max      uint64 // bytes; needed in memory, else 0 is no limit
-	InMemory bool   // which counts as the machine's
+	Max      uint64 // bytes; required with InMemory, otherwise 0 means no limit
+	InMemory bool   // the memory counts as the machine's
 }
 
-// File is a small file of the root file system, mode 0644, owned by its root.
+// File is a small file of the root file system, with mode 0644, owned by the machine's
+// root.
 type File struct {
 	Path    string
 	Content string
@@ -54,13 +54,13 @@ type File struct {
 func (r Root) directoryArgs(h Host) []string {
 	return []string{
 		"--directory=" + h.Root,
-		"--timezone=off", // else nspawn writes to the image's /etc/localtime
+		"--timezone=off", // otherwise nspawn writes to the image's /etc/localtime
 	}
 }
 
-// variables are for nspawn's own environment (systemd's ENVIRONMENT.md). Where what is
-// written to the root is discarded, /tmp is a part of it and counts for its limit, not a
-// file system in memory.
+// variables returns variables for nspawn's own environment (systemd's ENVIRONMENT.md). If
+// changes to the root are discarded anyway, /tmp is a directory of the root and counts
+// towards its limit; otherwise it is a file system in memory.
 func (r Root) variables() []string {
 	if r.InPlace || r.ReadOnly || r.Volatile == "yes" || r.Volatile == "state" {
 		return nil

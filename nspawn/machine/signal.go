@@ -8,18 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The real-time signals as glibc numbers them for programs (signal(7)): the
-// first two of the kernel's are its own.
+// The real-time signals are numbered as glibc numbers them for programs (signal(7)):
+// glibc keeps the first two of the kernel's for itself.
 const (
 	sigRTMin = unix.Signal(34)
 	sigRTMax = unix.Signal(64)
 )
 
-// Halt asks systemd as PID 1 to shut down (systemd(1), SIGRTMIN+3).
+// Halt asks a systemd that runs as PID 1 to shut down (systemd(1), SIGRTMIN+3).
 const Halt = sigRTMin + 3
 
-// ParseSignal takes a signal's name in any case, with or without "SIG",
-// including RTMIN+n and RTMAX-n, or its number.
+// ParseSignal parses a signal name, in any case and with or without "SIG", or a signal
+// number. It also accepts RTMIN+n and RTMAX-n.
 func ParseSignal(name string) (unix.Signal, error) {
 	upper := strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(name)), "SIG")
 	if sig, ok := realTimeSignal(upper); ok {
@@ -31,7 +31,7 @@ func ParseSignal(name string) (unix.Signal, error) {
 	if sig := unix.SignalNum("SIG" + upper); sig != 0 {
 		return sig, nil
 	}
-	return 0, fmt.Errorf("unknown signal %q: use a name of signal(7), as SIGTERM, HUP or SIGRTMIN+3", name)
+	return 0, fmt.Errorf("unknown signal %q: use a name of signal(7), such as SIGTERM, HUP or SIGRTMIN+3", name)
 }
 
 func realTimeSignal(name string) (unix.Signal, bool) {

@@ -1,9 +1,9 @@
-// Package machine says what a machine is, and what that means to systemd: a Spec
-// becomes the command line of systemd-nspawn and the properties of the unit that
-// runs it. All of it is pure: nothing here looks at the host or changes it.
+// Package machine describes a machine and translates the description for systemd: a Spec
+// becomes the command line of systemd-nspawn and the properties of the unit that runs it.
+// The package is pure: it neither reads nor changes the host.
 //
-// Each feature has one file, with its part of the Spec, its arguments and its
-// properties. Argv and Properties only put them together.
+// Each feature has one file with its part of the Spec, its arguments and its properties.
+// Argv and Properties only combine them.
 package machine
 
 import (
@@ -13,22 +13,22 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Spec is all that is needed to run a machine. It is plain data.
+// Spec holds everything needed to run a machine. It is plain data.
 type Spec struct {
 	Machine       string            // name, see Name
-	Description   string            // of the unit
+	Description   string            // description of the unit
 	JournalFields map[string]string // added to each journal entry of the unit
-	UUID          string            // machine ID of the container, a UUID
+	UUID          string            // machine ID of the container
 
 	Root             Root
 	Mode             Mode
 	Command          []string // payload with arguments, or arguments of the image's init
 	Environment      map[string]string
-	WorkingDirectory string // "" is the image's root; the user's, if it is missing
-	User             string // as docker takes it: name or UID, optionally ":" group or GID
+	WorkingDirectory string // "" is the image's root; created for the user if missing
+	User             string // as in docker: name or UID, optionally ":" and group or GID
 	Hostname         string // "" is the machine's name
 	Capabilities     []string
-	LinkJournal      string // "no", "guest", or, if it can be done, "try-guest" or "auto"
+	LinkJournal      string // "no", "guest"; "try-guest" and "auto" ignore a failure
 	ResolvConf       string // a value of --resolv-conf=
 	NotifyReady      bool   // the payload sends READY=1; a booted system always does
 	LogToJournal     bool   // the output goes to the host's journal, not to streams
@@ -36,8 +36,8 @@ type Spec struct {
 	Binds    []Bind
 	Overlays []Overlay
 	Memories []Memory
-	// Untrusted is a directory that machines write to, as that of the allocation. What
-	// lies below is reached through no symbolic link.
+	// Untrusted is a directory that machines write to, such as the allocation's. Paths
+	// below it are opened without following symbolic links.
 	Untrusted   string
 	Devices     []Device
 	Credentials []Credential
@@ -48,27 +48,27 @@ type Spec struct {
 	Sysctls     map[string]string // of the machine's own network and IPC namespaces, as net.core.somaxconn
 }
 
-// Host is what the machine is run with on this host. A job has no say in it: it is
-// found out, or made, before the start.
+// Host holds the values that depend on this host and not on the job. They are determined,
+// or created, before the start.
 type Host struct {
-	// Launcher is the command that nspawn's command line is appended to: it enters
-	// the mount namespace in which all paths of this Host are.
+	// Launcher is the command to which nspawn's command line is appended. It enters the
+	// mount namespace in which all paths of this Host are valid.
 	Launcher []string
 	UIDBase  uint32 // first UID of the machine's range, see idmap.Ranges
 
 	Nspawn  string // path of systemd-nspawn
 	Version int    // systemd's major version
-	Shim    string // the program that nspawn starts, see package gate
+	Shim    string // program that nspawn starts, see package gate
 
-	Root        string // the machine's root
-	Gate        string // the directory in which the shim finds the plugin
-	Notify      string // the socket on which nspawn reports
-	Credentials string // the directory that has them by name, each of mode 0600
-	Binds       []Bind // those that nspawn makes, of what is prepared
+	Root        string // root directory of the machine
+	Gate        string // directory in which the shim finds the plugin
+	Notify      string // socket on which nspawn reports
+	Credentials string // directory with a file for each credential, mode 0600
+	Binds       []Bind // prepared mounts that nspawn binds
 }
 
-// Argv is the command line that runs the machine. Everything in it is visible
-// to each user of the host, in /proc and over D-Bus: no secret may stand here.
+// Argv returns the command line that runs the machine. Every user of the host can see all
+// of it, in /proc and over D-Bus, so it must not contain a secret.
 func Argv(s Spec, h Host) []string {
 	return slices.Concat(
 		h.Launcher,
@@ -93,9 +93,9 @@ func Argv(s Spec, h Host) []string {
 	)
 }
 
-// Properties are those of the machine's transient unit, without the standard
-// streams. The unit is the record of the machine: it stays loaded when the
-// machine has ended, with its exit status, until it is stopped.
+// Properties returns the properties of the machine's transient unit, except for the
+// standard streams. The unit is the record of the machine: when the machine has ended,
+// the unit stays loaded, with the exit status, until it is stopped.
 func Properties(s Spec, h Host) []systemd.Property {
 	return slices.Concat(
 		unitProperties(s),
@@ -109,7 +109,7 @@ func Properties(s Spec, h Host) []systemd.Property {
 	)
 }
 
-// optional is an argument for a value, none for an empty one.
+// optional returns the option with its value, or no argument if the value is empty.
 func optional(option, value string) []string {
 	if value == "" {
 		return nil

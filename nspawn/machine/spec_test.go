@@ -18,7 +18,7 @@ func TestArgvByVersion(t *testing.T) {
 	must.SliceContains(t, args(261), option)
 }
 
-// Nothing that the job gives to its command is an argument of nspawn.
+// TestArgvHasNoCommand checks that nothing of the job's command is an argument of nspawn.
 func TestArgvHasNoCommand(t *testing.T) {
 	args := Argv(Spec{Machine: "m", Command: []string{"--bind=/", "x"}, User: "u", WorkingDirectory: "/w"}, Host{})
 	must.Eq(t, []string{"--", inside.ShimPath, inside.GateArg}, args[len(args)-3:])

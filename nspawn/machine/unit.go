@@ -6,34 +6,34 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Slice holds every unit of this driver. It is a child of machine.slice,
-// where nspawn machines live by convention, and never below nomad.slice:
-// the Nomad client manages that cgroup by itself, not through systemd.
+// Slice is the slice of every unit of this driver. It is a child of machine.slice, where
+// nspawn machines live by convention. It must not be below nomad.slice, because the Nomad
+// client manages that cgroup by itself, not through systemd.
 const Slice = "machine-nomad.slice"
 
-// stopTimeout is how long systemd waits for nspawn to end by itself when the
-// unit is stopped. The payload has had its own time before.
+// stopTimeout is how long systemd waits for nspawn to exit after the unit is stopped. The
+// payload's own grace period is over by then.
 const stopTimeout = 10 * time.Second
 
-// nspawnArgs are those of each machine.
+// nspawnArgs returns the arguments that every machine needs.
 func nspawnArgs(s Spec) []string {
 	return []string{
 		"--quiet",
 		"--keep-unit",   // the unit is the machine's scope
-		"--settings=no", // no .nspawn file may change what the job asked for
+		"--settings=no", // no .nspawn file may change what the job asks for
 		"--machine=" + s.Machine,
 	}
 }
 
-// unitProperties are those of each unit.
+// unitProperties returns the properties that every unit needs.
 func unitProperties(s Spec) []systemd.Property {
 	return []systemd.Property{
 		systemd.NewProperty("Description", s.Description),
 		systemd.NewProperty("Slice", Slice),
 
-		// With Type=notify, nspawn's STOPPING=1 makes systemd forget a unit
-		// that exits with 0; Type=exec and a socket of our own keep the exit
-		// status and still tell readiness.
+		// With Type=notify, nspawn's STOPPING=1 makes systemd forget a unit that exits
+		// with 0. Type=exec with a notify socket of our own keeps the exit status and
+		// still reports readiness.
 		systemd.NewProperty("Type", "exec"),
 		systemd.NewProperty("NotifyAccess", "none"),
 		systemd.NewProperty("StandardInput", "null"),

@@ -1,4 +1,4 @@
-// Package mounts looks at what is mounted, and takes mounts away.
+// Package mounts inspects, copies, attaches and removes mounts.
 package mounts
 
 import (
@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mount is something that is mounted below a directory.
+// Mount is a mount below a directory.
 type Mount struct {
-	Path   string // relative to that directory
+	Path   string // relative to the directory
 	FSType string
 }
 
-// Below returns what is mounted below dir, in the order of mounting. dir is an
+// Below returns the mounts below dir, in the order in which they were mounted. dir is an
 // absolute path without symbolic links.
 func Below(dir string) ([]Mount, error) {
 	table, err := read(func(m *mountinfo.Info) (skip, stop bool) { return !strings.HasPrefix(m.Mountpoint, dir+"/"), false })
@@ -32,8 +32,8 @@ func Below(dir string) ([]Mount, error) {
 	return below, nil
 }
 
-// At returns where something is mounted at or below dir, or "" if nothing is. dir is
-// an absolute path without symbolic links.
+// At returns a mount point at or below dir, or "" if there is none. dir is an absolute
+// path without symbolic links.
 func At(dir string) (string, error) {
 	table, err := read(func(m *mountinfo.Info) (skip, stop bool) {
 		found := strings.HasPrefix(m.Mountpoint+"/", dir+"/")
@@ -45,7 +45,7 @@ func At(dir string) (string, error) {
 	return table[0].Mountpoint, nil
 }
 
-// FSType returns the type of the file system that path is on, or "unknown".
+// FSType returns the type of the file system that holds path, or "unknown".
 func FSType(path string) string {
 	var stat unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &stat) != nil {
@@ -61,7 +61,7 @@ func FSType(path string) string {
 	return table[0].FSType
 }
 
-// read reads the mounts that the calling thread sees.
+// read returns the mounts that the calling thread sees.
 func read(filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
 	table, err := mountinfo.GetMounts(filter)
 	if err != nil {
@@ -70,10 +70,12 @@ func read(filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
 	return table, nil
 }
 
-// Clone returns a detached copy of the mount that a directory is on, from that
-// directory down, without what is mounted below it. Symbolic links in the path of one
-// that a job names were resolved when it was permitted: one that is there now was
-// put there meanwhile, by a machine that may write to a directory above.
+// Clone returns a detached copy of the mount that holds dir, from dir downwards, without
+// the mounts below it.
+//
+// Clone refuses symbolic links according to resolve (openat2(2)). The links in a path of
+// a job were resolved when the path was permitted. A link that is found now was created
+// since then, by a machine that may write to a parent directory.
 func Clone(dir string, resolve uint64) (tree int, err error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
 	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
@@ -87,8 +89,7 @@ func Clone(dir string, resolve uint64) (tree int, err error) {
 	return tree, nil
 }
 
-// IsPoint reports whether a mount's root is at path (statx attribute since kernel
-// 5.8).
+// IsPoint reports whether path is the root of a mount (statx attribute since Linux 5.8).
 func IsPoint(path string) (bool, error) {
 	var stat unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stat)
@@ -98,7 +99,7 @@ func IsPoint(path string) (bool, error) {
 	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// isRoot is IsPoint for an open directory.
+// isRoot reports for an open directory what IsPoint reports for a path.
 func isRoot(dir *os.File) (bool, error) {
 	var stat unix.Statx_t
 	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, 0, &stat); err != nil {
@@ -107,15 +108,14 @@ func isRoot(dir *os.File) (bool, error) {
 	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// Unmount takes the mount at target away. It is not an error if nothing is mounted
-// there.
+// Unmount removes the mount at target. It is not an error if nothing is mounted there.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
-		// Someone outside the machine has a file of it open, say an operator's
-		// shell, or a mount namespace is just being copied (for instance for
-		// another machine's root). That must not keep a dead machine's root in
-		// the way: detach it now, the kernel frees it with the last user.
+		// A process outside of the machine has one of its files open, for example an
+		// operator's shell, or a mount namespace is being copied, for example for another
+		// machine's root. That must not block the removal of a dead machine: detach the
+		// mount now, and the kernel frees it with the last user.
 		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
 	switch {

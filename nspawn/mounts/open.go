@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open opens what is at a path of the host, without an effect on it (O_PATH). With
-// beneath, path must lie below that directory, and from there on no part of it may
-// be a symbolic link: whoever can write there could let a link lead elsewhere at any
-// time. From then on use the file, and the path only in messages.
+// Open opens a path of the host without side effects (O_PATH). If beneath is not empty,
+// path must lie below that directory, and no component of path after it may be a symbolic
+// link: a process that can write there could redirect a link at any time. After Open, use
+// the returned file, and the path only in messages.
 func Open(path, beneath string) (*os.File, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
 	if beneath == "" {
@@ -32,8 +32,8 @@ func Open(path, beneath string) (*os.File, error) {
 	return OpenBeneath(top, name, 0)
 }
 
-// OpenBeneath opens what is at a path relative to a directory, which it cannot leave,
-// through no symbolic link. flags are added to O_PATH.
+// OpenBeneath opens a path relative to a directory. The path cannot leave the directory
+// or pass a symbolic link. flags are added to O_PATH.
 func OpenBeneath(dir *os.File, name string, flags uint64) (*os.File, error) {
 	return openAt(int(dir.Fd()), name, filepath.Join(dir.Name(), name), unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | flags,
@@ -43,11 +43,11 @@ func OpenBeneath(dir *os.File, name string, flags uint64) (*os.File, error) {
 
 func openAt(at int, name, title string, how unix.OpenHow) (*os.File, error) {
 	fd, err := unix.Openat2(at, name, &how)
-	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) { // something was renamed at the same time
+	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) { // a file was renamed at the same time
 		fd, err = unix.Openat2(at, name, &how)
 	}
 	if errors.Is(err, unix.ELOOP) && how.Resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
-		return nil, fmt.Errorf("open %s: it is a symbolic link or lies behind one, which may lead elsewhere at any time: name the place itself: %w", title, err)
+		return nil, fmt.Errorf("open %s: it is a symbolic link or lies behind one, which may be redirected at any time; use a path without symbolic links: %w", title, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", title, err)
@@ -55,12 +55,12 @@ func openAt(at int, name, title string, how unix.OpenHow) (*os.File, error) {
 	return os.NewFile(uintptr(fd), title), nil
 }
 
-// Copy returns a detached copy of the mount that an open file is on, from that file
-// down, with all that is mounted below. What is mounted in one of them later does not
-// appear in the other.
+// Copy returns a detached copy of the mount that holds an open file, from that file
+// downwards, with all mounts below it. Later mounts in the original do not appear in the
+// copy, nor the other way round.
 func Copy(file *os.File) (*os.File, error) { return clone(file, unix.AT_RECURSIVE) }
 
-// CopyOne is Copy without what is mounted below, as for layers of an overlay.
+// CopyOne is like Copy, but leaves out the mounts below. Layers of an overlay need that.
 func CopyOne(file *os.File) (*os.File, error) { return clone(file, 0) }
 
 func clone(file *os.File, recursive uint) (*os.File, error) {
@@ -76,9 +76,10 @@ func clone(file *os.File, recursive uint) (*os.File, error) {
 	return tree, nil
 }
 
-// ForbidLinks mounts a directory, or sets the mount whose root it is, so that nobody
-// on the host follows a symbolic link in it, or in what is mounted below: that fails with
-// ELOOP. Who reads where a link leads can do so.
+// ForbidLinks makes following a symbolic link in a directory, or in a mount below it,
+// fail with ELOOP for every process on the host. Reading a link's target still works. If
+// the directory is the root of a mount, ForbidLinks changes that mount; otherwise it
+// mounts the directory on itself.
 func ForbidLinks(dir *os.File) error {
 	isRoot, err := isRoot(dir)
 	if err != nil {
@@ -91,13 +92,13 @@ func ForbidLinks(dir *os.File) error {
 		err = mountOnItself(dir, forbid)
 	}
 	if err != nil {
-		return fmt.Errorf("have no symbolic link followed in %s, for which Linux 5.14 is needed: %w", dir.Name(), err)
+		return fmt.Errorf("forbid following symbolic links in %s (this needs Linux 5.14): %w", dir.Name(), err)
 	}
 	return nil
 }
 
-// mountOnItself is as mount(8) with --rbind: what is mounted or unmounted below is so in
-// both mounts.
+// mountOnItself mounts a directory on itself, like mount(8) with --rbind. Later mounts
+// and unmounts below it happen in both mounts.
 func mountOnItself(dir *os.File, attr unix.MountAttr) error {
 	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -111,16 +112,16 @@ func mountOnItself(dir *os.File, attr unix.MountAttr) error {
 	return Attach(tree, dir)
 }
 
-// AllowLinks takes back from a detached copy what ForbidLinks, or an operator, has set
-// on the mount that it was made of.
+// AllowLinks removes the effect of ForbidLinks, or of the same option set by an operator,
+// from a detached copy of a mount.
 func AllowLinks(tree *os.File) error {
 	if err := set(tree, unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NOSYMFOLLOW}); err != nil {
-		return fmt.Errorf("have symbolic links followed in the copy of mount %s: %w", tree.Name(), err)
+		return fmt.Errorf("allow following symbolic links in the copy of mount %s: %w", tree.Name(), err)
 	}
 	return nil
 }
 
-// SetReadOnly makes a mount, and all that is mounted below, read-only.
+// SetReadOnly makes a mount, and all mounts below it, read-only.
 func SetReadOnly(tree *os.File) error {
 	if err := set(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("make mount %s read-only: %w", tree.Name(), err)
@@ -132,7 +133,7 @@ func set(tree *os.File, attr unix.MountAttr) error {
 	return unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
 }
 
-// Attach mounts a detached tree at an open file or directory.
+// Attach mounts a detached tree on an open file or directory.
 func Attach(tree, at *os.File) error {
 	err := unix.MoveMount(int(tree.Fd()), "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	if err != nil {
@@ -141,8 +142,8 @@ func Attach(tree, at *os.File) error {
 	return nil
 }
 
-// Tmpfs makes a file system in memory with options of tmpfs(5), as a detached mount with
-// attributes (MOUNT_ATTR_…, fsmount(2)).
+// Tmpfs returns a new file system in memory as a detached mount, with options of tmpfs(5)
+// and attributes of fsmount(2) (MOUNT_ATTR_…).
 func Tmpfs(options map[string]string, attributes int) (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {

@@ -12,17 +12,17 @@ import (
 	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
-// Spec says how a machine is connected, and which ports of the host are its own.
+// Spec describes how a machine is connected, and the host's ports that it uses.
 type Spec struct {
 	links.Spec
 	Mappings []ports.Mapping
-	// Alive reports whether there is a machine of a name. A port of one that is gone
-	// is free.
+	// Alive reports whether the named machine exists. Ports of a machine that is gone are
+	// free.
 	Alive func(machine string) bool
 }
 
-// Reserve keeps the ports of the host for a machine until Remove. It returns an
-// error if another program has one of them.
+// Reserve keeps ports of the host for a machine until Remove. It returns an error if
+// another program uses one of them.
 func (h *Host) Reserve(machine string, mappings []ports.Mapping) error {
 	if h == nil || len(mappings) == 0 {
 		return nil
@@ -40,8 +40,8 @@ func (h *Host) Reserve(machine string, mappings []ports.Mapping) error {
 	return nil
 }
 
-// Connect connects a machine whose payload has not begun. It returns when the
-// first packet of the payload would be answered.
+// Connect connects a machine whose payload has not begun. When it returns, the payload's
+// first packet will be answered.
 func (h *Host) Connect(ctx context.Context, namespace *os.File, s Spec) (links.Connection, error) {
 	host, table, err := h.open()
 	if err != nil {
@@ -67,7 +67,7 @@ func (h *Host) Connect(ctx context.Context, namespace *os.File, s Spec) (links.C
 	return c, nil
 }
 
-// Lease gives a machine that has lost its address by DHCP another one.
+// Lease gets a new address for a machine that has lost its address by DHCP.
 func (h *Host) Lease(ctx context.Context, namespace *os.File, s Spec, c links.Connection) (links.Connection, error) {
 	host, table, err := h.open()
 	if err != nil {
@@ -76,15 +76,15 @@ func (h *Host) Lease(ctx context.Context, namespace *os.File, s Spec, c links.Co
 	if c, err = host.Lease(ctx, namespace, s.Spec, c); err != nil {
 		return c, fmt.Errorf("connect machine %s again: %w", s.Machine, err)
 	}
-	if _, err := table.Remove(s.Machine); err != nil { // what it has by the address before
+	if _, err := table.Remove(s.Machine); err != nil { // the entries for the previous address
 		return c, err
 	}
 	return c, add(table, s, s.machine(c))
 }
 
-// Find returns the connection of a machine that runs and that another plugin has
-// connected. Its addresses are those that the other one has recorded: what it has by now
-// is its own to say.
+// Find returns the connection of a running machine that another plugin process has
+// connected. It returns only addresses which that process has recorded in the table,
+// because a machine can change its own addresses.
 func (h *Host) Find(namespace *os.File, s Spec) (links.Connection, error) {
 	table, err := h.openTable()
 	if err != nil {
@@ -100,8 +100,8 @@ func (h *Host) Find(namespace *os.File, s Spec) (links.Connection, error) {
 	return c, err
 }
 
-// Restore gives a machine that runs what it has by the connection, as far as it is
-// missing: another plugin has made it.
+// Restore adds whatever is missing of a running machine's connection that another plugin
+// process has made.
 func (h *Host) Restore(ctx context.Context, s Spec, c links.Connection) error {
 	_, table, err := h.open()
 	if err != nil {
@@ -110,7 +110,7 @@ func (h *Host) Restore(ctx context.Context, s Spec, c links.Connection) error {
 	return errors.Join(add(table, s, s.machine(c)), h.openFirewalls(ctx), h.Reserve(s.Machine, s.Mappings))
 }
 
-// machine is what the table knows of a machine.
+// machine returns the machine's entry for the table.
 func (s Spec) machine(c links.Connection) ports.Machine {
 	m := ports.Machine{
 		Name: s.Machine, IPv4: c.IPv4.Addr(), IPv6: c.IPv6.Addr(), Link: c.Link, Mappings: s.Mappings,
@@ -125,7 +125,8 @@ func (s Spec) machine(c links.Connection) ports.Machine {
 	return m
 }
 
-// add makes a machine reachable. It takes the ports of machines that are gone.
+// add adds a machine to the table. It removes machines that are gone if they have its
+// ports.
 func add(table *ports.Table, s Spec, m ports.Machine) error {
 	for {
 		err := table.Add(m)
@@ -139,14 +140,14 @@ func add(table *ports.Table, s Spec, m ports.Machine) error {
 	}
 }
 
-// ForgetFlows ends flows to the machine's ports from before they were its own.
+// ForgetFlows ends flows to the machine's ports that began before the ports were its own.
 func (h *Host) ForgetFlows(s Spec) error {
 	return ports.ForgetFlows(ports.Machine{Name: s.Machine, Mappings: s.Mappings})
 }
 
-// ConnectGuest forwards ports to a guest that configures its network itself, once
-// it has an address. The address must be of a network that the host has on the
-// link: a guest may give itself any.
+// ConnectGuest forwards ports to a guest that configures its own network, as soon as it
+// has an address. A guest can give itself any address, so the address must belong to a
+// network that the host has on the link.
 func (h *Host) ConnectGuest(ctx context.Context, namespace *os.File, s Spec) error {
 	_, table, err := h.open()
 	if err != nil {
@@ -162,7 +163,8 @@ func (h *Host) ConnectGuest(ctx context.Context, namespace *os.File, s Spec) err
 	return errors.Join(h.openFirewalls(ctx), h.ForgetFlows(s))
 }
 
-// Remove removes what a machine has. It is not an error if that is nothing.
+// Remove removes everything that belongs to the machine. It is not an error if there is
+// nothing.
 func (h *Host) Remove(ctx context.Context, machine string) error {
 	if h == nil {
 		return nil
@@ -172,7 +174,7 @@ func (h *Host) Remove(ctx context.Context, machine string) error {
 	}
 	table, err := h.openTable()
 	if errors.Is(err, errNoTables) {
-		return nil // no machine has ever had anything
+		return nil // no machine has ever been connected
 	}
 	if err != nil {
 		return err
@@ -194,7 +196,7 @@ func (h *Host) Remove(ctx context.Context, machine string) error {
 	return h.closeFirewalls(ctx, table)
 }
 
-// release gives the ports of a machine back.
+// release releases the reserved ports of a machine.
 func (h *Host) release(machine string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -206,8 +208,8 @@ func (h *Host) release(machine string) error {
 	return reservation.Close()
 }
 
-// ReleaseAll gives back the ports of all machines, which go on to be forwarded: another
-// plugin reserves them now.
+// ReleaseAll releases the reserved ports of all machines, because another plugin process
+// will reserve them now. The ports are still forwarded.
 func (h *Host) ReleaseAll() error {
 	if h == nil {
 		return nil
@@ -222,7 +224,7 @@ func (h *Host) ReleaseAll() error {
 	return errors.Join(errs...)
 }
 
-// Owners returns the machines that have something.
+// Owners returns the machines that have a forwarded port or a link.
 func (h *Host) Owners() ([]string, error) {
 	if h == nil {
 		return nil, nil

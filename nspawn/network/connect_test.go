@@ -24,7 +24,7 @@ func veth(machine string, mappings ...ports.Mapping) Spec {
 	return Spec{Spec: links.Spec{Machine: machine, Kind: links.Veth}, Mappings: mappings, Alive: func(string) bool { return true }}
 }
 
-// TestConnect follows two machines that want the same port, one after the other.
+// TestConnect runs two machines one after another that use the same port.
 func TestConnect(t *testing.T) {
 	host, h := networktest.Host(t), New()
 	host.IP(t, "link set lo up")
@@ -40,7 +40,7 @@ func TestConnect(t *testing.T) {
 	must.StrHasPrefix(t, "web from ", host.Ask("tcp", "127.0.0.1:8080"))
 	owners, err := h.Owners()
 	must.NoError(t, err)
-	must.Eq(t, []string{"web", "web"}, owners) // a port and a link
+	must.Eq(t, []string{"web", "web"}, owners) // one is for a port, one for a link
 
 	wanted := veth("api", port)
 	_, err = h.Connect(t.Context(), namespaceOf(t, api), wanted)
@@ -61,7 +61,8 @@ func TestConnect(t *testing.T) {
 	must.NoError(t, h.Remove(t.Context(), "next"))
 }
 
-// TestRestore is a plugin that follows, after somebody has flushed all rules.
+// TestRestore runs a plugin that follows another one, after someone has flushed all
+// rules.
 func TestRestore(t *testing.T) {
 	host, h := networktest.Host(t), New()
 	host.IP(t, "link set lo up")
@@ -80,7 +81,7 @@ func TestRestore(t *testing.T) {
 	must.NoError(t, next.Remove(t.Context(), "web"))
 }
 
-// TestGuest has a guest that gives itself an address, at first one of somebody else.
+// TestGuest runs a guest that gives itself an address, at first one of another network.
 func TestGuest(t *testing.T) {
 	host, h, guest := networktest.Host(t), New(), networktest.Bare(t)
 	host.IP(t, "link set lo up")

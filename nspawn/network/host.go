@@ -1,9 +1,10 @@
-// Package network connects machines: it puts together what the packages below
-// it do. Package links makes the link with its addresses, ports forwards ports and
-// lets the machine reach others, firewall keeps the host's other firewalls from
-// dropping its packets, and names makes the files by which it finds names.
+// Package network connects machines by means of the packages below it: links creates the
+// link and its addresses, ports forwards ports and lets the machine reach others,
+// firewall keeps other firewalls of the host from dropping the machine's packets, and
+// names makes the files for name resolution.
 //
-// The kernel is the record: all that a machine has carries its name.
+// The kernel is the only record: everything in it that belongs to a machine carries the
+// machine's name.
 package network
 
 import (
@@ -23,28 +24,28 @@ import (
 	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
-// Host is the network of this host. What it needs there is made with the first
-// use. Its methods may be called at the same time. A nil Host has no networks, and
-// machines neither.
+// Host manages the network of this host. It sets the host up at the first use. Its
+// methods may be called concurrently. A nil Host manages no networks, for machines
+// without any.
 type Host struct {
 	mu       sync.Mutex // guards the fields up to reserved
-	broken   error      // why it cannot be used
+	broken   error      // the reason why the network cannot be used
 	pool     netip.Prefix
 	links    *links.Host
 	table    *ports.Table
-	router   *links.RouterError // why there is no IPv6
+	router   *links.RouterError // the reason why there is no IPv6
 	reserved map[string]*ports.Reservation
 
-	firewall sync.Mutex // between looking at what is forwarded and changing the firewalls
+	firewall sync.Mutex // held between reading what is forwarded and changing the firewalls
 	opened   bool
 	findings []firewall.Finding
 }
 
-// New returns the network of this host. It touches nothing of the host.
+// New returns the network of this host. It does not change the host.
 func New() *Host { return &Host{reserved: map[string]*ports.Reservation{}} }
 
-// SetPool has the operator choose the network that the addresses of veth links are
-// of. It comes before the first use.
+// SetPool sets the network for the addresses of veth links, as the operator configures
+// it. It must be called before the first use.
 func (h *Host) SetPool(pool netip.Prefix) {
 	if h == nil {
 		return
@@ -56,7 +57,7 @@ func (h *Host) SetPool(pool netip.Prefix) {
 
 var errNoNetworks = errors.New("this plugin has no networks")
 
-// open makes what connections need on the host, once.
+// open sets the host up for connections, once.
 func (h *Host) open() (*links.Host, *ports.Table, error) {
 	if h == nil {
 		return nil, nil, errNoNetworks
@@ -69,7 +70,7 @@ func (h *Host) open() (*links.Host, *ports.Table, error) {
 	return h.links, h.table, h.broken
 }
 
-// openTable opens only the table, which tells what earlier plugins have made.
+// openTable opens only the table, which also contains the entries of earlier plugins.
 func (h *Host) openTable() (*ports.Table, error) {
 	if h == nil {
 		return nil, errNoNetworks
@@ -80,10 +81,10 @@ func (h *Host) openTable() (*ports.Table, error) {
 	return h.table, err
 }
 
-// errNoTables says that the kernel of this host has no nftables.
+// errNoTables means that the kernel does not support nftables.
 var errNoTables = errors.New("the kernel has no nftables")
 
-// makeTable is for the holder of mu.
+// makeTable opens the table if it is not open. The caller holds mu.
 func (h *Host) makeTable() error {
 	if h.table != nil {
 		return nil
@@ -100,7 +101,7 @@ func (h *Host) makeTable() error {
 	return err
 }
 
-// make is open for the holder of mu.
+// make sets the host up. The caller holds mu.
 func (h *Host) make() error {
 	if err := h.makeTable(); err != nil {
 		return err
@@ -124,11 +125,11 @@ func (h *Host) make() error {
 	return nil
 }
 
-// prefixes begin the names of links whose packets are to pass: ours, and those of
-// systemd-nspawn for booted guests and zones.
+// prefixes are the beginnings of the names of links whose packets firewalls must let
+// pass: our links, and those of systemd-nspawn for booted guests and zones.
 var prefixes = []string{links.Prefix, "ve-", "vz-"}
 
-// openFirewalls lets packets of machines pass, unless that has been done.
+// openFirewalls lets packets of machines pass, unless that has been done already.
 func (h *Host) openFirewalls(ctx context.Context) error {
 	h.firewall.Lock()
 	defer h.firewall.Unlock()
@@ -138,7 +139,7 @@ func (h *Host) openFirewalls(ctx context.Context) error {
 	return h.openLocked(ctx)
 }
 
-// firewallTimeout bounds the work of other programs, which may hang.
+// firewallTimeout limits the work of other programs, which may hang.
 const firewallTimeout = 3 * time.Second
 
 func (h *Host) openLocked(ctx context.Context) (err error) {
@@ -149,7 +150,7 @@ func (h *Host) openLocked(ctx context.Context) (err error) {
 	return err
 }
 
-// closeFirewalls undoes it when no machine is left.
+// closeFirewalls reverts openFirewalls when no machine is left.
 func (h *Host) closeFirewalls(ctx context.Context, table *ports.Table) error {
 	h.firewall.Lock()
 	defer h.firewall.Unlock()
@@ -163,7 +164,8 @@ func (h *Host) closeFirewalls(ctx context.Context, table *ports.Table) error {
 	return firewall.Close(ctx, prefixes)
 }
 
-// Findings says what keeps machines from others on this host, for the operator.
+// Findings returns, for the operator, the reasons why machines may not reach others on
+// this host.
 func (h *Host) Findings() (found []string) {
 	h.mu.Lock()
 	if h.router != nil {
@@ -181,18 +183,18 @@ func (h *Host) Findings() (found []string) {
 	return found
 }
 
-// watchAgain is the time after which a watch that broke off is begun again.
-const watchAgain = time.Second
+// watchRetryDelay is the time after which a watch that has failed is started again.
+const watchRetryDelay = time.Second
 
-// Watch restores what somebody removes from the host's firewall that machines need,
-// until ctx ends. It tells what it has done or could not do.
+// Watch restores rules in the host's firewall that machines need and that someone has
+// removed, until ctx ends. It calls notice for each repair and each failure.
 func (h *Host) Watch(ctx context.Context, notice func(repaired string, err error)) {
 	var watches sync.WaitGroup
 	watches.Go(func() {
-		h.again(ctx, notice, func(table *ports.Table) error {
+		h.retryWatch(ctx, notice, func(table *ports.Table) error {
 			return table.Watch(ctx, func(repaired bool, err error) {
 				if repaired {
-					notice("table inet "+ports.TableName+", of which somebody had removed rules", err)
+					notice("table inet "+ports.TableName+", from which rules had been removed", err)
 				} else {
 					notice("", err)
 				}
@@ -200,7 +202,7 @@ func (h *Host) Watch(ctx context.Context, notice func(repaired string, err error
 		})
 	})
 	watches.Go(func() {
-		h.again(ctx, notice, func(table *ports.Table) error {
+		h.retryWatch(ctx, notice, func(table *ports.Table) error {
 			return firewall.Watch(ctx, func() {
 				if err := h.reopenFirewalls(ctx, table); err != nil {
 					notice("", err)
@@ -221,8 +223,9 @@ func (h *Host) reopenFirewalls(ctx context.Context, table *ports.Table) error {
 	return h.openLocked(ctx)
 }
 
-// again calls watch until ctx ends, and tells each new error.
-func (h *Host) again(ctx context.Context, notice func(string, error), watch func(*ports.Table) error) {
+// retryWatch calls watch again and again until ctx ends, and calls notice for each new
+// error.
+func (h *Host) retryWatch(ctx context.Context, notice func(string, error), watch func(*ports.Table) error) {
 	last := ""
 	for ctx.Err() == nil {
 		table, err := h.openTable()
@@ -238,7 +241,7 @@ func (h *Host) again(ctx context.Context, notice func(string, error), watch func
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(watchAgain):
+		case <-time.After(watchRetryDelay):
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestMain runs the tests in a network namespace of their own, which is their
-// host. A disposable host is the tests' already.
+// TestMain runs the tests in a network namespace of their own, which serves as their
+// host. A disposable host is used as it is.
 func TestMain(m *testing.M) {
 	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNET)
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exited tells whether the process has ended: its pidfd is readable then
+// Exited reports whether the process has ended: its pidfd is then readable
 // (pidfd_open(2)).
 func Exited(pidfd int) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
@@ -15,7 +15,7 @@ func Exited(pidfd int) bool {
 }
 
 // Await waits until the process has ended. The pidfd must have been opened with
-// PIDFD_NONBLOCK (Linux 5.10); closing it ends the wait as well, with an error.
+// PIDFD_NONBLOCK (Linux 5.10). Closing the file also ends the wait, with an error.
 func Await(file *os.File) error {
 	conn, err := file.SyscallConn()
 	if err != nil {

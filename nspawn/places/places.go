@@ -1,9 +1,9 @@
-// Package places makes sure of the places of a root file system that systemd-nspawn
-// writes to as root of the host before it confines itself to that root. It reaches
-// many by plain paths: where an image has a symbolic link there, it would write
-// wherever that leads on the host.
+// Package places secures the places in a root file system to which systemd-nspawn writes
+// as root of the host, before it confines itself to that root. systemd-nspawn reaches
+// many of them by plain paths: if the image had a symbolic link there, systemd-nspawn
+// would follow it anywhere on the host.
 //
-// It is small: it is part of the program that starts systemd-nspawn.
+// The package is small because it is part of the program that starts systemd-nspawn.
 package places
 
 import (
@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// directories are in the order that makes each one's parent safe before it.
+// directories lists parents before their children, so that each parent is safe before it
+// is used.
 var directories = []struct {
 	name string
-	mode uint32 // of one that is made where it is missing; 0: it may be missing
+	mode uint32 // mode of a missing directory that is created; 0: it may be missing
 }{
 	{"dev", 0o755},
 	{"proc", 0o755},
@@ -32,19 +33,21 @@ var directories = []struct {
 	{"var/log/journal", 0},
 }
 
-// machineID is a regular file or absent: systemd-nspawn 252 reads it by its plain path.
+// machineID must be a regular file or missing: systemd-nspawn 252 reads it by its plain
+// path.
 const machineID = "etc/machine-id"
 
-// Secure expects a real directory at each place in the root, or nothing where that is
-// safe. In a root that is nobody else's, what is there instead is replaced by a
-// directory of owner, and missing ones are made. In others, as an image that is run
-// in place, it is an error that names the place.
+// Secure checks that each place in the root is a real directory, or is missing if that is
+// safe. If own is set, no other machine uses the root: anything else at a place is then
+// replaced by a directory that belongs to owner, and missing directories are created.
+// Otherwise, for example with an image that is run in place, Secure returns an error that
+// names the place.
 func Secure(root *os.File, own bool, owner int) error {
 	for _, place := range directories {
 		mode, err := kind(root, place.name)
 		switch {
 		case err != nil:
-			return fmt.Errorf("look at /%s of the machine: %w", place.name, err)
+			return fmt.Errorf("inspect /%s of the machine: %w", place.name, err)
 		case mode == unix.S_IFDIR:
 			continue
 		case mode == 0 && (place.mode == 0 || !own):
@@ -59,7 +62,7 @@ func Secure(root *os.File, own bool, owner int) error {
 	mode, err := kind(root, machineID)
 	switch {
 	case err != nil:
-		return fmt.Errorf("look at /%s of the machine: %w", machineID, err)
+		return fmt.Errorf("inspect /%s of the machine: %w", machineID, err)
 	case mode == 0 || mode == unix.S_IFREG:
 		return nil
 	case !own:
@@ -72,8 +75,8 @@ func refuse(name, what string) error {
 	return fmt.Errorf("/%s of the image is not %s: systemd-nspawn would follow it out of the image; put %s there, or set ephemeral = true", name, what, what)
 }
 
-// kind returns the type of what is at name, 0 if nothing is. It follows no link:
-// parents of name are directories already.
+// kind returns the file type of name, or 0 if it does not exist. It follows no symbolic
+// link; the parents of name are known to be directories.
 func kind(root *os.File, name string) (uint32, error) {
 	dir, err := parent(root, name)
 	if errors.Is(err, unix.ENOENT) {
@@ -121,7 +124,7 @@ func replace(root *os.File, name string, mode uint32, exists bool, owner int) er
 	if err := unix.Fchownat(at, base, owner, owner, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	return unix.Fchmodat(at, base, mode, 0) // whatever the umask is; nobody else is in this root
+	return unix.Fchmodat(at, base, mode, 0) // independent of the umask; no other process uses this root
 }
 
 func unlink(root *os.File, name string) error {

@@ -10,8 +10,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestHostMachineIsLimited runs a machine on btrfs, the only file system whose
-// quotas each kernel with it has.
+// TestHostMachineIsLimited runs a machine on btrfs, the only file system that has quotas
+// in every kernel that supports it.
 func TestHostMachineIsLimited(t *testing.T) {
 	hosttest.Require(t)
 	dir := mountImage(t, unpackImage(t, "btrfs"), "rw")

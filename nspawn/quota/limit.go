@@ -1,4 +1,4 @@
-// Package quota limits how much is written below a directory.
+// Package quota limits how much can be written below a directory.
 package quota
 
 import (
@@ -14,25 +14,24 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// Limiter is what a file system has to limit how much is written below a
-// directory.
+// Limiter is the mechanism with which a file system limits the size of a directory.
 type Limiter string
 
-// The limiters there are.
+// The limiters that are supported.
 const (
-	Projects Limiter = "project-quota" // of ext4 and xfs
-	Qgroup   Limiter = "btrfs"         // quota groups of subvolumes
+	Projects Limiter = "project-quota" // project quotas of ext4 and xfs
+	Qgroup   Limiter = "btrfs"         // quota groups of btrfs subvolumes
 )
 
-// Look finds out which limiter the file system of dir has, which is made if
-// missing. The error says what it lacks.
+// Look returns the limiter of the file system that holds dir. It creates dir if it is
+// missing. The error says what the file system lacks.
 func Look(dir string) (Limiter, error) {
 	file, err := openOrMake(dir)
 	if err != nil {
-		return "", fmt.Errorf("look for quotas: %w", err)
+		return "", fmt.Errorf("detect quotas: %w", err)
 	}
 	defer file.Close()
-	return look(file)
+	return detect(file)
 }
 
 func openOrMake(dir string) (*os.File, error) {
@@ -42,10 +41,10 @@ func openOrMake(dir string) (*os.File, error) {
 	return os.Open(dir)
 }
 
-func look(dir *os.File) (Limiter, error) {
+func detect(dir *os.File) (Limiter, error) {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &stat); err != nil {
-		return "", fmt.Errorf("look at file system of %s: %w", dir.Name(), err)
+		return "", fmt.Errorf("inspect the file system of %s: %w", dir.Name(), err)
 	}
 	var remedy string
 	switch stat.Type {
@@ -67,16 +66,16 @@ func look(dir *os.File) (Limiter, error) {
 	return "", fmt.Errorf("the file system below %s, %s, does not limit directories: %s", dir.Name(), mounts.FSType(dir.Name()), remedy)
 }
 
-// Make makes directory dir, below which no more than size bytes can be
-// written, however many UIDs they are of. It must not exist. The
-// 65536 IDs of projects from first on are for this directory to choose from.
+// Make creates the directory dir and limits what can be written below it to size bytes,
+// no matter how many UIDs the files belong to. dir must not exist. A project quota uses
+// one of the 65536 project IDs from first on.
 func Make(dir string, size uint64, first uint32) error {
 	parent, err := openOrMake(filepath.Dir(dir))
 	if err != nil {
 		return fmt.Errorf("limit %s: %w", dir, err)
 	}
 	defer parent.Close()
-	limiter, err := look(parent)
+	limiter, err := detect(parent)
 	if err != nil {
 		return err
 	}
@@ -91,8 +90,8 @@ func Make(dir string, size uint64, first uint32) error {
 	return nil
 }
 
-// End ends the limit of dir, after which tree.Remove leaves nothing of it. It is not
-// an error if dir has none or does not exist.
+// End removes the limit of dir, after which tree.Remove can remove all of it. It is not
+// an error if dir has no limit or does not exist.
 func End(dir string) error {
 	file, err := tree.OpenDir(unix.AT_FDCWD, filepath.Clean(dir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -108,9 +107,9 @@ func End(dir string) error {
 	return nil
 }
 
-// Inodes returns how many files there may be in so many bytes: no more than blocks of
-// the smallest usual size. Empty files are no way to fill a file system.
+// Inodes limits the number of files to one per 4096 bytes, the smallest usual block size.
+// Otherwise empty files could exhaust the inodes.
 func Inodes(size uint64) uint64 { return max(size/4096, 1) }
 
-// projectsEach is how many IDs of projects a directory may choose from.
+// projectsEach is the number of project IDs that a directory may choose from.
 const projectsEach = 65536

@@ -17,8 +17,8 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// mountImage mounts a disk image and returns where. The kernel frees the loop
-// device with the mount.
+// mountImage mounts a disk image and returns the mount point. The kernel frees the loop
+// device together with the mount.
 func mountImage(t *testing.T, image, options string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "mounted")
@@ -34,9 +34,9 @@ func run(t *testing.T, command ...string) {
 	must.NoError(t, err, must.Sprint(string(out)))
 }
 
-// unpackImage returns an image of testdata, made by a program that the machines
-// and hosts that tests run on do not have: `mkfs.btrfs -M -m single -d single` on
-// 48 MiB, and `mkfs.xfs --unsupported` (too small for use) on 32 MiB.
+// unpackImage returns an image of testdata. It was made with a program that is missing on
+// the machines and hosts that run the tests: `mkfs.btrfs -M -m single -d single` on 48
+// MiB, and `mkfs.xfs --unsupported` (which is needed for such a small size) on 32 MiB.
 func unpackImage(t *testing.T, name string) string {
 	hosttest.RequireRoot(t)
 	packed, err := os.Open("testdata/" + name + ".img.zst")
@@ -53,8 +53,8 @@ func unpackImage(t *testing.T, name string) string {
 	return image.Name()
 }
 
-// mountOverlay mounts an overlay that writes below rw, and returns where: root itself is
-// above some quotas, but not in an overlay.
+// mountOverlay mounts an overlay that writes below rw, and returns the mount point. Some
+// quotas do not bind root itself, but do bind root in an overlay.
 func mountOverlay(t *testing.T, lower, rw string) string {
 	t.Helper()
 	must.NoError(t, os.MkdirAll(rw+"/upper", 0o755))
@@ -84,7 +84,7 @@ func TestLimitByQgroup(t *testing.T) {
 	rw := dir + "/machines/web"
 	must.NoError(t, Make(rw, 8<<20, testID))
 	must.Eq(t, "0:0 0700", hosttest.Owner(t, rw))
-	must.Error(t, Make(rw, 8<<20, testID)) // it is there
+	must.Error(t, Make(rw, 8<<20, testID)) // it exists already
 	target := mountOverlay(t, t.TempDir(), rw)
 	must.ErrorIs(t, hosttest.Fill(target+"/big", 16<<20), unix.EDQUOT)
 	must.NoError(t, hosttest.Fill(dir+"/machines/other", 16<<20))
@@ -96,7 +96,7 @@ func TestLimitByQgroup(t *testing.T) {
 	must.NoError(t, hosttest.Fill(rw+"/more", 10<<20))
 	must.NoError(t, tree.Remove(rw))
 	must.DirNotExists(t, rw)
-	must.NoError(t, End(rw)) // there is none
+	must.NoError(t, End(rw)) // there is no limit
 	must.NoError(t, End(dir+"/machines"))
 }
 

@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Quotas of ext4 and xfs count what is of a project, which new files have from
-// their directory. The record is the file system's: a directory knows its
-// project. See quotactl(2) and linux/fs.h.
+// Project quotas of ext4 and xfs count the files of a project. A new file inherits the
+// project of its directory. No record is needed, because the file system stores the
+// project of a directory. See quotactl(2) and linux/fs.h.
 //
-// Root is above ext4's quotas, by CAP_SYS_RESOURCE; but overlayfs lays that down
-// for what it does for others (ovl_fill_super, since Linux 4.12). Only the first
-// user namespace may change a project (fileattr_set_prepare).
+// ext4 quotas do not bind a process with CAP_SYS_RESOURCE, such as root. But overlayfs
+// drops that capability when it writes on behalf of a caller (ovl_fill_super, since Linux
+// 4.12). Only processes in the initial user namespace may change a project
+// (fileattr_set_prepare).
 
 const (
 	projectQuotas  = 2 // PRJQUOTA
@@ -33,7 +34,7 @@ const (
 
 // quota is struct if_dqblk.
 type quota struct {
-	blockHard, blockSoft uint64 // quotaBlock each
+	blockHard, blockSoft uint64 // in units of quotaBlock
 	space                uint64 // bytes
 	inodeHard, inodeSoft uint64
 	inodes               uint64
@@ -47,7 +48,7 @@ type fileXattr struct {
 	_                                                  [8]byte
 }
 
-// quotactl needs Linux 5.14.
+// quotactl calls quotactl_fd(2), which needs Linux 5.14.
 func quotactl(fd uintptr, command, id uintptr, value unsafe.Pointer) error {
 	if _, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, fd, command, id, uintptr(value), 0, 0); errno != 0 {
 		return errno
@@ -62,8 +63,8 @@ func ioctl(fd, request uintptr, value unsafe.Pointer) error {
 	return nil
 }
 
-// projectsEnforced tells whether limits of projects are kept: ext4 may also only
-// count, without the mount option.
+// projectsEnforced reports whether limits of projects are enforced. Without its mount
+// option, ext4 only counts.
 func projectsEnforced(file *os.File) bool {
 	state := struct { // fs_quota_statv, whose first version has 160 bytes
 		version, _ uint8
@@ -103,25 +104,26 @@ func makeProject(dir string, size uint64, first uint32) error {
 	return nil
 }
 
-// freeProject is the first project from first on of which there are no files: a
-// directory that a crash of the host has left may still have one of these.
+// freeProject returns the first project from first on that has no files. A directory that
+// remained after a crash of the host may still use one of them.
 func freeProject(file *os.File, first uint32) (uint32, error) {
 	for id := first; id < first+projectsEach; id++ {
 		var used quota
 		err := quotactl(file.Fd(), quotaGet, uintptr(id), unsafe.Pointer(&used))
-		if errors.Is(err, unix.ENOENT) || err == nil && used.inodes == 0 && used.space == 0 { // xfs, ext4
+		if errors.Is(err, unix.ENOENT) || err == nil && used.inodes == 0 && used.space == 0 { // the errors of xfs and of ext4
 			return id, nil
 		}
 		if err != nil {
-			return 0, fmt.Errorf("look at project %d: %w", id, err)
+			return 0, fmt.Errorf("inspect project %d: %w", id, err)
 		}
 	}
 	return 0, fmt.Errorf("projects %d to %d are all in use", first, first+projectsEach-1)
 }
 
-// dropProject ends the limit of the directory's project, and takes the directory
-// out of it: tree.Remove could not move to it what has got another project (rename(2),
-// EXDEV). A project of the directory above is somebody else's.
+// dropProject ends the limit of the directory's project, and removes the directory from
+// the project. Otherwise tree.Remove could not move files of another project into it
+// (rename(2), EXDEV). A project that the directory shares with its parent is not ours,
+// and is left alone.
 func dropProject(dir *os.File) error {
 	attr, err := projectOf(dir)
 	if err != nil || attr.project == 0 {
@@ -137,7 +139,7 @@ func dropProject(dir *os.File) error {
 	}
 	none := quota{valid: limitsValid}
 	err = quotactl(dir.Fd(), quotaSet, uintptr(attr.project), unsafe.Pointer(&none))
-	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOSYS) { // mounted without quotas meanwhile
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOSYS) { // it has been mounted without quotas since then
 		return fmt.Errorf("end the limit of project %d: %w", attr.project, err)
 	}
 	attr.flags &^= xattrInherited
@@ -145,7 +147,8 @@ func dropProject(dir *os.File) error {
 	return setProject(dir, attr)
 }
 
-// projectOf has the project that new files in the directory get, 0 if none.
+// projectOf returns the attributes of a directory. Their project is the one that new
+// files get, or 0 if they get none.
 func projectOf(dir *os.File) (attr fileXattr, err error) {
 	err = ioctl(dir.Fd(), xattrGet, unsafe.Pointer(&attr))
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) { // a file system without projects

@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// The quotas of btrfs count what is in a subvolume, which has a quota group of
-// its own ID. See linux/btrfs.h.
+// btrfs quotas count the contents of a subvolume. Each subvolume has a quota group with
+// the subvolume's ID. See linux/btrfs.h.
 
 const (
 	subvolumeCreate = 0x5000940e // BTRFS_IOC_SUBVOL_CREATE
@@ -25,7 +25,7 @@ const (
 
 const noLimit = math.MaxUint64 // CLEAR_VALUE in btrfs_limit_qgroup
 
-// qgroupsEnabled asks sysfs, which needs Linux 5.9.
+// qgroupsEnabled reads sysfs, which shows quota groups since Linux 5.9.
 func qgroupsEnabled(file *os.File) bool {
 	var info struct {
 		_, _ uint64
@@ -60,15 +60,15 @@ func makeSubvolume(parent *os.File, name string, size uint64) error {
 	return limitOwnQgroup(dir, size)
 }
 
-// dropQgroup ends the limit, as nothing can be removed from a full subvolume. The
-// group itself goes with the subvolume, some time after it; before Linux 6.11 it
-// stays, empty, and cannot be removed as long as there is the subvolume.
+// dropQgroup removes the limit, because nothing can be removed from a full subvolume. The
+// kernel removes the group itself some time after the subvolume. Before Linux 6.11 the
+// empty group remains, and it cannot be removed while the subvolume exists.
 func dropQgroup(dir *os.File) error {
 	if is, err := isSubvolume(dir); err != nil || !is {
 		return err
 	}
 	err := limitOwnQgroup(dir, noLimit)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) { // quotas were turned off meanwhile
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) { // quotas have been turned off since then
 		return nil
 	}
 	return err
@@ -78,12 +78,12 @@ func isSubvolume(dir *os.File) (bool, error) {
 	var fs unix.Statfs_t
 	var stat unix.Stat_t
 	if err := errors.Join(unix.Fstatfs(int(dir.Fd()), &fs), unix.Fstat(int(dir.Fd()), &stat)); err != nil {
-		return false, fmt.Errorf("look at %s: %w", dir.Name(), err)
+		return false, fmt.Errorf("inspect %s: %w", dir.Name(), err)
 	}
 	return fs.Type == unix.BTRFS_SUPER_MAGIC && stat.Ino == subvolumeInode, nil
 }
 
-// limitOwnQgroup limits the subvolume that dir is in, to bytes.
+// limitOwnQgroup limits the subvolume that contains dir to size bytes.
 func limitOwnQgroup(dir *os.File, size uint64) error {
 	limits := struct{ group, flags, referenced, _, _, _ uint64 }{flags: limitReferenced, referenced: size}
 	if err := ioctl(dir.Fd(), qgroupLimit, unsafe.Pointer(&limits)); err != nil {

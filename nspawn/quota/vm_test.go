@@ -17,9 +17,9 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// The tests in this file need a kernel with all quotas.
+// The tests in this file need a kernel with all kinds of quotas.
 
-// projectImages are file systems of 32 MiB with projects, by their type.
+// projectImages are file systems of 32 MiB with project quotas, by type.
 func projectImages(t *testing.T) map[string]string {
 	vmtest.Require(t)
 	ext4 := filepath.Join(t.TempDir(), "ext4")
@@ -41,7 +41,7 @@ func TestVMLimitByProject(t *testing.T) {
 			target := mountOverlay(t, t.TempDir(), rw)
 			must.Eq(t, 2<<20, sizeOf(t, target))
 			mustBeFull(t, hosttest.Fill(target+"/big", 4<<20))
-			must.NoError(t, hosttest.Fill(dir+"/machines/other", 4<<20)) // of no project
+			must.NoError(t, hosttest.Fill(dir+"/machines/other", 4<<20)) // in no project
 			must.NoError(t, os.Remove(target+"/big"))
 			must.NoError(t, hosttest.Fill(target+"/fits", 1<<20))
 			mustBeFull(t, makeFiles(target, 1000))
@@ -57,14 +57,14 @@ func TestVMLimitByProject(t *testing.T) {
 	}
 }
 
-// sizeOf is that of a file system as df shows it.
+// sizeOf returns the size of a file system as df shows it.
 func sizeOf(t *testing.T, dir string) int {
 	var stat unix.Statfs_t
 	must.NoError(t, unix.Statfs(dir, &stat))
 	return int(stat.Blocks) * int(stat.Bsize)
 }
 
-// mustBeFull wants what ext4 and xfs say.
+// mustBeFull checks for the errors that ext4 and xfs return.
 func mustBeFull(t *testing.T, err error) {
 	t.Helper()
 	must.True(t, errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC), must.Sprint(err))
@@ -79,8 +79,8 @@ func makeFiles(dir string, count int) error {
 	return nil
 }
 
-// quotaOf is what there is of a project. Times of limits that were reached, and
-// what of it is valid, do not matter.
+// quotaOf returns the usage and limits of a project. The times at which limits were
+// reached, and the mask of valid fields, do not matter.
 func quotaOf(t *testing.T, dir string, project uint32) quota {
 	t.Helper()
 	file, err := os.Open(dir)
@@ -93,8 +93,8 @@ func quotaOf(t *testing.T, dir string, project uint32) quota {
 	return q
 }
 
-// awaitNoQuota gives xfs time to free what was removed, which it does later and
-// tells nobody.
+// awaitNoQuota waits until xfs has freed removed files, which it does later and without
+// an event.
 func awaitNoQuota(t *testing.T, dir string, project uint32) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
@@ -103,8 +103,8 @@ func awaitNoQuota(t *testing.T, dir string, project uint32) {
 	}
 }
 
-// What a crash of the host leaves has its project still, when another machine
-// gets its UIDs.
+// A directory that remained after a crash of the host still has its project when another
+// machine gets its UIDs.
 func TestVMProjectInUse(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestVMProjectOfOperator(t *testing.T) {
 	}
 }
 
-// ext4 counts also without the mount option, but limits nothing.
+// Without the mount option, ext4 counts but does not limit.
 func TestVMProjectsNotEnforced(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {

@@ -17,11 +17,10 @@ import (
 
 // assemble returns the merged tree as a detached mount.
 //
-// Until kernel 6.15 overlayfs takes a layer only if it is mounted in the
-// caller's mount namespace (clone_private_mount() refuses detached mounts). So
-// the layers are mounted in a private namespace, by short names: no path of the host,
-// however long or whatever is in it, reaches the option string of overlayfs with its
-// one page and its special characters.
+// Until Linux 6.15, overlayfs accepts a layer only if it is mounted in the caller's mount
+// namespace (clone_private_mount() refuses detached mounts). So the layers are mounted in
+// a private namespace, under short names. Paths of the host never appear in the option
+// string of overlayfs, which is limited to one page and has special characters.
 func (o Overlay) assemble() (tree int, err error) {
 	var users *os.File
 	if o.UIDBase != 0 {
@@ -49,12 +48,12 @@ func (o Overlay) assemble() (tree int, err error) {
 	return tree, err
 }
 
-// refusal is the kernel's error for an overlay. What explains it is not in sight of the
-// private mount namespace.
+// refusal is the kernel's error for an overlay. It is explained outside of the private
+// mount namespace, from which the necessary information is not visible.
 type refusal struct{ error }
 
-// mountPrivately runs in the private mount namespace, whose mount at Target and
-// working directory are its to use.
+// mountPrivately runs in the private mount namespace. It may mount at Target there, and
+// change the working directory.
 func (o Overlay) mountPrivately(layers []int) (tree int, err error) {
 	if err := os.MkdirAll(o.Target, 0o700); err != nil {
 		return -1, err
@@ -62,8 +61,7 @@ func (o Overlay) mountPrivately(layers []int) (tree int, err error) {
 	if err := unix.Mount("tmpfs", o.Target, "tmpfs", 0, "mode=0700"); err != nil {
 		return -1, fmt.Errorf("mount tmpfs: %w", err)
 	}
-	// Let go of everything before returning, not when the thread happens to
-	// end.
+	// Release everything before returning, not whenever the thread ends.
 	defer func() {
 		err = errors.Join(err, unix.Chdir("/"), unix.Unmount(o.Target, unix.MNT_DETACH))
 	}()
@@ -81,8 +79,9 @@ func (o Overlay) mountPrivately(layers []int) (tree int, err error) {
 	return o.merge(options)
 }
 
-// openLayers returns detached mounts: of every lower layer, then of what takes the
-// changes. They are ID-mapped, but for what has the owners of the machine already.
+// openLayers returns detached mounts: first of every lower layer, then of the layer that
+// takes the changes. They are ID-mapped, except for layers whose files have the machine's
+// owners already.
 func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 	for _, dir := range o.Lower {
 		layer, err := o.openLayer(dir)
@@ -91,7 +90,8 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 		}
 		layers = append(layers, layer)
 	}
-	// By its owner as it is on disk, so before it is mapped.
+	// openMemory and prepareRW read the owner of the topmost layer as it is on disk, so
+	// they come before the mapping.
 	names := o.Lower
 	switch {
 	case o.Memory > 0:
@@ -99,7 +99,7 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 		if err != nil {
 			return layers, err
 		}
-		layers = append(layers, layer) // and is not mapped
+		layers = append(layers, layer) // it is not mapped, as names does not contain it
 	case o.Upper != "":
 		names = append(slices.Clone(names), filepath.Dir(o.Upper))
 		layer, err := o.openLayer(filepath.Dir(o.Upper))
@@ -110,7 +110,7 @@ func (o Overlay) openLayers(users *os.File) (layers []int, err error) {
 		if err := o.prepareWork(layer); err != nil {
 			return layers, err
 		}
-	case o.RW != "": // the caller's own, where links may lead to it
+	case o.RW != "": // the driver's own directory; its path may contain symbolic links
 		names = append(slices.Clone(names), o.RW)
 		if err := o.prepareRW(o.RW, layers[0], 0); err != nil {
 			return layers, err
@@ -152,7 +152,7 @@ func (o Overlay) openLayer(dir string) (int, error) {
 	return layer, nil
 }
 
-// attachAll mounts each layer in the working directory under its index.
+// attachAll mounts each layer in the working directory, with its index as the name.
 func attachAll(layers []int) error {
 	for i, layer := range layers {
 		name := strconv.Itoa(i)
@@ -170,16 +170,18 @@ func attachAll(layers []int) error {
 	return nil
 }
 
-// options are those of overlayfs for the layers in the working directory. The
-// writable ones are open until it is mounted, and named by their descriptors: a
-// machine that may write beside them can put no link in their place.
+// options returns the options of overlayfs for the layers in the working directory.
+//
+// The writable directories stay open until the overlay is mounted, and are named by their
+// descriptors. So a machine that may write beside them cannot replace them by symbolic
+// links.
 func (o Overlay) options() (options string, open []int, err error) {
 	lower := make([]string, len(o.Lower))
 	for i := range lower {
 		lower[i] = strconv.Itoa(i)
 	}
-	// index=off: where the kernel is built with it on, a layer that was copied
-	// or pulled anew fails with ESTALE.
+	// index=off: on kernels built with it on, a layer that was copied or pulled again
+	// fails with ESTALE.
 	options = "index=off,lowerdir=" + strings.Join(lower, ":")
 	if o.chowned {
 		options += ",metacopy=on"
@@ -200,12 +202,12 @@ func (o Overlay) options() (options string, open []int, err error) {
 	return options, open, nil
 }
 
-// merge returns a detached mount of the overlay.
+// merge mounts the overlay and returns it as a detached mount.
 func (o Overlay) merge(options string) (tree int, err error) {
 	if err := unix.Mkdir("merged", 0o700); err != nil {
 		return -1, fmt.Errorf("make mount point of overlay: %w", err)
 	}
-	// nodev: device nodes of an image are never needed, systemd-nspawn mounts a
+	// nodev: device nodes of an image are never needed, because systemd-nspawn mounts a
 	// /dev of its own.
 	if err := unix.Mount("overlay", "merged", "overlay", unix.MS_NODEV, options); err != nil {
 		return -1, refusal{err}
@@ -226,12 +228,12 @@ func closeAll(fds []int) {
 func (o Overlay) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("%w: the kernel has no overlayfs, load module overlay", err)
+		return fmt.Errorf("%w: the kernel does not support overlayfs; load the module overlay", err)
 	case errors.Is(err, unix.EINVAL) && o.UIDBase != 0:
-		return fmt.Errorf("layers %w (%w): overlayfs takes ID-mapped layers since kernel 5.19", idmap.ErrUnmappable, err)
+		return fmt.Errorf("layers %w (%w): overlayfs accepts ID-mapped layers since kernel 5.19", idmap.ErrUnmappable, err)
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: overlayfs needs a writable layer (%s) on a local file system such as ext4, xfs or btrfs, not on %s;"+
-			" the kernel log tells more", err, o.writable().dir, mounts.FSType(o.writable().dir))
+			" see the kernel log for details", err, o.writable().dir, mounts.FSType(o.writable().dir))
 	case errors.Is(err, unix.ELOOP):
 		return fmt.Errorf("%w: a layer is, or lies in, another", err)
 	}

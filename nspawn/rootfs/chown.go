@@ -13,13 +13,13 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// chown gives a file, and all below it, to the machine whose IDs begin at base,
-// within one mount. IDs on disk count by their lower 16 bits, so that a tree may
-// be of another base before, or of the same. Files that go meanwhile are no
-// error.
+// chown gives a file, and all files below it on the same mount, to the machine whose IDs
+// begin at base. Only the lower 16 bits of the current owner are used, so the tree may
+// already be shifted to this or to another base. Files that disappear during the walk are
+// skipped.
 //
-// It is systemd-nspawn's --private-users-ownership=chown, which does not go with
-// a read-only root and loses file capabilities (252 to 262).
+// It does the same as systemd-nspawn's --private-users-ownership=chown. That cannot be
+// used with a read-only root, and loses file capabilities (252 to 262).
 func chown(ctx context.Context, at int, name string, base uint32) error {
 	isDir, err := chownEntry(at, name, base)
 	if isDir && err == nil {
@@ -34,8 +34,9 @@ func chown(ctx context.Context, at int, name string, base uint32) error {
 	return nil
 }
 
-// HandOver makes the owners of dir and of all in it the machine's: host root becomes
-// its root, other users its users. It stands in for an ID-mapped mount.
+// HandOver gives dir and everything in it to the machine: files of host root become files
+// of the machine's root, files of other users those of its users. It replaces an
+// ID-mapped mount where there can be none.
 func HandOver(ctx context.Context, dir *os.File, base uint32) error {
 	if err := chown(ctx, int(dir.Fd()), ".", base); err != nil {
 		return fmt.Errorf("hand over %s: %w", dir.Name(), err)
@@ -43,7 +44,7 @@ func HandOver(ctx context.Context, dir *os.File, base uint32) error {
 	return nil
 }
 
-// chownIn is chown of what is in a directory.
+// chownIn calls chown for each entry of a directory.
 func chownIn(ctx context.Context, at int, name string, base uint32) error {
 	dir, err := tree.OpenDir(at, name)
 	if err != nil {
@@ -65,7 +66,7 @@ func chownIn(ctx context.Context, at int, name string, base uint32) error {
 	return nil
 }
 
-// chownEntry is chown of one file, with all that goes with its owner.
+// chownEntry changes the owner of one file, and the attributes that depend on the owner.
 func chownEntry(at int, name string, base uint32) (isDir bool, err error) {
 	file, err := unix.Openat2(at, name, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV,
@@ -90,7 +91,7 @@ func chownEntry(at int, name string, base uint32) (isDir bool, err error) {
 	if err := chownFile(file, stat, base); err != nil {
 		return false, err
 	}
-	// Changing the owner takes setuid, setgid and capabilities (chown(2)).
+	// Changing the owner clears setuid, setgid and capabilities (chown(2)).
 	if kind == unix.S_IFREG && stat.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
 		if err := unix.Chmod(path, stat.Mode&0o7777); err != nil {
 			return false, err
@@ -110,9 +111,9 @@ func chownFile(file int, stat unix.Stat_t, base uint32) error {
 
 func shift(id, base uint32) uint32 { return base | id%idmap.RangeSize }
 
-// shiftCapabilities makes those of the machine's root from those of the host's:
-// struct vfs_ns_cap_data of linux/capability.h, which has the user namespace's
-// root in addition.
+// shiftCapabilities converts file capabilities of the host's root to those of the
+// machine's root. The format is struct vfs_ns_cap_data of linux/capability.h, which adds
+// the root of the user namespace.
 func shiftCapabilities(value []byte, base uint32) []byte {
 	const revision2, revision3 = 2, 3
 	switch {
@@ -120,7 +121,7 @@ func shiftCapabilities(value []byte, base uint32) []byte {
 		value = append(value, 0, 0, 0, 0)
 		value[3] = revision3
 	case len(value) != 24 || value[3] != revision3:
-		return value // of before Linux 2.6.25
+		return value // a format from before Linux 2.6.25
 	}
 	binary.LittleEndian.PutUint32(value[20:], shift(binary.LittleEndian.Uint32(value[20:]), base))
 	return value
@@ -143,8 +144,8 @@ func chownACLs(path string, base uint32) error {
 	return nil
 }
 
-// shiftACL changes the users and groups that an ACL names
-// (linux/posix_acl_xattr.h: a version, then entries of tag, permissions, ID).
+// shiftACL shifts the users and groups that are named in an ACL (linux/posix_acl_xattr.h:
+// a version, then entries of tag, permissions and ID).
 func shiftACL(acl []byte, base uint32) {
 	const header, entry, user, group = 4, 8, 0x02, 0x08
 	for i := header; i+entry <= len(acl); i += entry {
@@ -155,7 +156,7 @@ func shiftACL(acl []byte, base uint32) {
 	}
 }
 
-// getxattr returns an extended attribute, nil if the file has none of the name.
+// getxattr returns an extended attribute, or nil if the file does not have it.
 func getxattr(path, name string) ([]byte, error) {
 	size, err := unix.Getxattr(path, name, nil)
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {

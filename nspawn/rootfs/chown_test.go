@@ -17,15 +17,15 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// capNetRaw is cap_net_raw=ep as it is stored: revision 2, which counts for the
-// host's root; or with a root's ID, revision 3, for that of a user namespace.
+// capNetRaw is the stored form of cap_net_raw=ep: revision 2 for the host's root, or with
+// the ID of a root, revision 3 for the root of a user namespace.
 func capNetRaw(root ...uint32) []byte {
 	words := append([]uint32{2<<24 | 1, 1 << unix.CAP_NET_RAW, 0, 0, 0}, root...)
 	words[0] += uint32(len(root)) << 24
 	return littleEndian(words)
 }
 
-// acl is u::rwx, u:UID:r-x, g::r-x, g:GID:r-x, m::r-x, o::r-x as it is stored.
+// acl is the stored form of u::rwx, u:UID:r-x, g::r-x, g:GID:r-x, m::r-x, o::r-x.
 func acl(uid, gid uint32) []byte {
 	const none = 0xffffffff
 	return littleEndian([]uint32{2, 7<<16 | 1, none, 5<<16 | 2, uid, 5<<16 | 4, none, 5<<16 | 8, gid, 5<<16 | 0x10, none, 5<<16 | 0x20, none})
@@ -52,8 +52,8 @@ func TestShiftCapabilities(t *testing.T) {
 	must.Eq(t, revision1, shiftCapabilities(revision1, base1))
 }
 
-// newRich is newOverlay with all in its layer that owners matter for, and
-// returns that layer's files.
+// newRich returns an overlay whose layer has every kind of file for which owners matter,
+// and the directory of that layer.
 func newRich(t *testing.T) (o Overlay, files string) {
 	o = newOverlay(t, base1)
 	files = o.Lower[0]
@@ -66,7 +66,7 @@ func newRich(t *testing.T) (o Overlay, files string) {
 	must.NoError(t, os.Lchown(files+"/bin/symlink", 5, 6))
 	must.NoError(t, unix.Mkfifo(files+"/bin/fifo", 0o600))
 	must.NoError(t, unix.Mknod(files+"/bin/null", unix.S_IFCHR|0o600, 1<<8|3))
-	hosttest.Write(t, files+"/bin/other", "", 0o600, int(base2)+7, int(base2)+8) // of another machine once
+	hosttest.Write(t, files+"/bin/other", "", 0o600, int(base2)+7, int(base2)+8) // it once belonged to another machine
 	must.NoError(t, os.Mkdir(files+"/srv", 0o755))
 	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		must.NoError(t, unix.Setxattr(files+"/srv", name, acl(33, 4), 0))
@@ -98,13 +98,13 @@ func TestMountChowned(t *testing.T) {
 		must.Eq(t, acl(base1+33, base1+4), attribute(t, o.Target+"/srv", name))
 	}
 
-	// The image stays as it is.
+	// The image remains unchanged.
 	must.Eq(t, "0:0 0751", hosttest.Owner(t, files))
 	must.Eq(t, "0:0 6755", hosttest.Owner(t, files+"/bin/su"))
 	must.Eq(t, capNetRaw(), attribute(t, files+"/bin/ping", "security.capability"))
 	must.Eq(t, acl(33, 4), attribute(t, files+"/srv", "system.posix_acl_access"))
 
-	// What a file holds is copied only when it is written to.
+	// The contents of a file are copied only when the file is written to.
 	var stat unix.Stat_t
 	must.NoError(t, unix.Stat(o.RW+"/upper/bin/su", &stat))
 	must.Eq(t, 1<<20, stat.Size)
@@ -122,7 +122,7 @@ func TestMountChowned(t *testing.T) {
 	must.NoError(t, tree.Remove(o.RW))
 }
 
-// An image on overlayfs is the case at hand that can never be ID-mapped.
+// An image on overlayfs is one that can never be ID-mapped, and is easy to make.
 func TestMountUnmappable(t *testing.T) {
 	o := newOverlay(t, base1)
 	o.Lower = []string{mountedOverlay(t)}
@@ -140,11 +140,11 @@ func TestMountUnmappable(t *testing.T) {
 	must.ErrorIs(t, o.MountChowned(ctx), context.Canceled)
 	o.RW = mountedOverlay(t) + "/rw"
 	must.ErrorContains(t, o.MountChowned(t.Context()), "not on overlay")
-	must.Eq(t, len(before)+1, len(hosttest.Mounts(t))) // that of the last RW
+	must.Eq(t, len(before)+1, len(hosttest.Mounts(t))) // the mount of the last RW
 }
 
-// A directory is handed over with what is in it, as often as asked, but not what
-// is mounted in it.
+// TestHandOver checks that a directory is handed over with its contents, any number of
+// times, but without mounts in it.
 func TestHandOver(t *testing.T) {
 	hosttest.RequireRoot(t)
 	dir := t.TempDir()

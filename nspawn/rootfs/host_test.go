@@ -14,8 +14,8 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// nspawn runs a command in a machine on dir, as a unit of the host's systemd,
-// and returns what it prints.
+// nspawn runs a command in a machine on dir, in a unit of the host's systemd, and returns
+// its output.
 func nspawn(t *testing.T, dir string, base uint32, command string) string {
 	t.Helper()
 	out, err := exec.Command("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--property=PrivateMounts=yes",
@@ -27,8 +27,7 @@ func nspawn(t *testing.T, dir string, base uint32, command string) string {
 	return string(out)
 }
 
-// TestHostMachine runs real machines on one root, one after the other with
-// different bases.
+// TestHostMachine runs real machines one after another on one root, with different bases.
 func TestHostMachine(t *testing.T) {
 	hosttest.Require(t)
 	top := t.TempDir()

@@ -12,15 +12,14 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// TestMain runs the tests in a mount namespace of their own. In a disposable
-// host there is no need, and its systemd must see the mounts.
+// TestMain runs the tests in a mount namespace of their own. In a disposable host that is
+// not necessary, and its systemd must see the mounts.
 func TestMain(m *testing.M) {
 	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNS)
 }
 
-// newOverlay returns an overlay over one layer: a root of mode 0751 with
-// etc/shadow, 0640 of 0:42, and var/www of 33:33. What is mounted is taken away
-// at the end of the test.
+// newOverlay returns an overlay over one layer: a root of mode 0751 with etc/shadow, 0640
+// of 0:42, and var/www of 33:33. Its mounts are removed at the end of the test.
 func newOverlay(t *testing.T, base uint32) Overlay {
 	t.Helper()
 	hosttest.RequireRoot(t)

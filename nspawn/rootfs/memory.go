@@ -10,10 +10,10 @@ import (
 	"nomad-driver-nspawn/nspawn/quota"
 )
 
-// openMemory returns a detached tmpfs to write to. Only the overlay will hold it.
+// openMemory returns a detached, writable tmpfs. Only the overlay will hold it.
 //
-// It is not ID-mapped, as that needs Linux 6.3, but has the UIDs of the machine
-// itself: no later start will see it with another base.
+// The tmpfs is not ID-mapped, because that needs Linux 6.3. It has the machine's UIDs
+// instead, which is safe: no later start will use it with another base.
 func (o Overlay) openMemory(top int) (layer int, err error) {
 	tree, err := mounts.Tmpfs(map[string]string{
 		"mode":      "0700",

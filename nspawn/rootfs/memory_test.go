@@ -35,9 +35,9 @@ func TestMemory(t *testing.T) {
 			must.NoError(t, mounts.Unmount(o.Target))
 			must.Eq(t, before, hosttest.Mounts(t))
 			must.NoError(t, o.Mount())
-			must.FileNotExists(t, o.Target+"/fits") // it was never anywhere else
+			must.FileNotExists(t, o.Target+"/fits") // it was nowhere else
 		})
 	}
 }
 
-// fill writes to a new file until it has this size.
+// fill writes to a new file until the file has this size.

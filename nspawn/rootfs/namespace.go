@@ -8,9 +8,10 @@ import (
 	"nomad-driver-nspawn/nspawn/thread"
 )
 
-// withPrivateMounts runs work on a thread with a mount namespace of its own: a
-// copy of the host's that follows its changes and gives none back. The namespace
-// ends with the thread; what work returns by file descriptor stays.
+// withPrivateMounts runs work on a thread with a mount namespace of its own. The
+// namespace is a copy of the host's: changes on the host appear in it, but its own
+// changes do not appear on the host. The namespace ends with the thread; file descriptors
+// that work opens remain.
 func withPrivateMounts(work func() error) error {
 	return thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {

@@ -1,17 +1,16 @@
-// Package rootfs makes the root file system of a machine: a copy-on-write
-// overlay whose layers are ID-mapped mounts.
+// Package rootfs makes the root file system of a machine: a copy-on-write overlay whose
+// layers are ID-mapped mounts.
 //
-// Files keep their plain owners on disk (0, 33, 1000, …) and appear in the
-// merged tree shifted by the UID base of the machine. Nothing is ever chowned,
-// so a mount takes the same few milliseconds whatever the size of the image,
-// one image serves every machine, and a machine may come back with another UID
-// base. systemd-nspawn runs on the merged tree with --private-users=BASE:65536
-// --private-users-ownership=off: it can not ID-map a finished overlay itself
-// (EINVAL).
+// On disk, files keep their plain owners (0, 33, 1000, …). In the merged tree, the owners
+// are shifted by the UID base of the machine. Nothing is ever chowned. So a mount takes
+// the same few milliseconds for images of any size, one image serves every machine, and a
+// machine may return with another UID base. systemd-nspawn runs on the merged tree with
+// --private-users=BASE:65536 --private-users-ownership=off, because it cannot ID-map a
+// finished overlay itself (EINVAL).
 //
-// That needs kernel 5.19, the first whose overlayfs takes ID-mapped layers, and
-// layers on a file system that can be ID-mapped. Elsewhere the machine gets a
-// plain overlay in which the owners are changed (Overlay.MountChowned).
+// This needs Linux 5.19, the first whose overlayfs accepts ID-mapped layers, and layers
+// on a file system that can be ID-mapped. Otherwise the machine gets a plain overlay in
+// which the owners are changed (Overlay.MountChowned).
 package rootfs
 
 import (
@@ -29,39 +28,40 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// maxLayers is the kernel's OVL_MAX_STACK.
+// maxLayers is OVL_MAX_STACK of the kernel.
 const maxLayers = 500
 
-// Overlay describes the root file system of one machine, or another merged tree
-// that it sees. Without RW, Memory and Upper it is read-only, of two layers at least.
+// Overlay describes the root file system of a machine, or another merged tree that the
+// machine sees. If none of RW, Memory and Upper is set, it is read-only and needs at
+// least two layers.
 type Overlay struct {
 	Lower   []string // read-only layers, the topmost first
-	RW      string   // directory on a real file system that takes the changes, in upper/
-	Memory  uint64   // bytes of a tmpfs of the overlay's own that takes them instead, and ends with it; 0: RW does
+	RW      string   // directory on a real file system; its upper/ takes the changes
+	Memory  uint64   // if not 0, a tmpfs of this many bytes takes the changes instead of RW, and ends with the overlay
 	Upper   string   // takes the changes itself, instead of RW; symbolic links are not followed
-	Work    string   // name of the directory that overlayfs needs beside Upper; made if missing, not removed
-	Root    string   // root of the machine: layers that lie in it are shifted already; may be empty
-	Target  string   // where the merged tree appears; made if missing
+	Work    string   // name of overlayfs's work directory beside Upper; created if missing, not removed
+	Root    string   // root of the machine: layers in it are already shifted; may be empty
+	Target  string   // where the merged tree appears; created if missing
 	UIDBase uint32   // host UID of the machine's root, a multiple of idmap.RangeSize; 0: no user namespace
 
-	// Open returns a layer as a detached mount, by its name. Without, names are of
-	// directories of the host, with no symbolic link in them.
+	// Open returns a layer as a detached mount, by its name. If Open is nil, names are
+	// paths of directories on the host, without symbolic links.
 	Open func(dir string) (*os.File, error)
 
-	// Within does work in a mount namespace whose Target is free to be mounted at while
-	// it does. Without, that is a copy of the host's, which costs more the more is
-	// mounted there.
+	// Within calls work in a mount namespace in which work may mount at Target. If Within
+	// is nil, that is a copy of the host's namespace, whose cost grows with the number of
+	// mounts on the host.
 	Within func(work func() error) error
 
-	chowned bool // owners are changed in it
+	chowned bool // owners are changed in the merged tree, not by ID mapping
 }
 
-// writable is a directory with one that takes the changes and one that overlayfs
-// works in, which have to be on one mount.
+// writable is a directory that contains the upper and the work directory of overlayfs,
+// which must be on one mount.
 type writable struct{ dir, upper, work string }
 
-// writable has no dir if the tree is read-only, or if what takes the changes is in
-// memory.
+// writable returns the writable directories. The result has no dir if the tree is
+// read-only, or if its changes are kept in memory.
 func (o Overlay) writable() writable {
 	if o.Upper != "" {
 		return writable{dir: filepath.Dir(o.Upper), upper: filepath.Base(o.Upper), work: o.Work}
@@ -71,14 +71,14 @@ func (o Overlay) writable() writable {
 
 func (o Overlay) readOnly() bool { return o.RW == "" && o.Upper == "" && o.Memory == 0 }
 
-// Mount makes the merged tree appear at Target. Upon an error nothing stays
-// mounted; it is idmap.ErrUnmappable if MountChowned may do.
+// Mount mounts the merged tree at Target. If it fails, nothing remains mounted. The error
+// is idmap.ErrUnmappable if MountChowned may succeed instead.
 //
-// RW should lie in a directory only root may enter: a setuid-root file of the
-// machine is owned by host root in there.
+// RW should lie in a directory that only root can enter: setuid-root files of the machine
+// belong to host root there.
 func (o Overlay) Mount() error { return o.mount(o.Assemble) }
 
-// MountChowned is Mount where layers cannot be ID-mapped, see AssembleChowned.
+// MountChowned is like Mount, for layers that cannot be ID-mapped (see AssembleChowned).
 func (o Overlay) MountChowned(ctx context.Context) error {
 	return o.mount(func() (*os.File, error) { return o.AssembleChowned(ctx) })
 }
@@ -100,11 +100,13 @@ func (o Overlay) Assemble() (*os.File, error) {
 	return os.NewFile(uintptr(tree), o.Target), nil
 }
 
-// AssembleChowned is Assemble where layers cannot be ID-mapped: it changes the owners
-// of all files, in upper/, where they are not the image's any more. The time
-// that takes grows with the number of files; with metacopy (kernel 4.19) their
-// contents are not copied. The kernel warns of it if layers are not trusted: what
-// an image or a machine cannot set are trusted.* attributes.
+// AssembleChowned is like Assemble, for layers that cannot be ID-mapped. It changes the
+// owners of all files, which takes time proportional to their number. Changing an owner
+// copies the file's metadata to upper/, so the image is not modified. With metacopy
+// (Linux 4.19) the contents are not copied.
+//
+// The kernel documentation warns against metacopy with untrusted layers. It is safe here,
+// because neither an image nor a machine can set trusted.* attributes.
 func (o Overlay) AssembleChowned(ctx context.Context) (*os.File, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("mount overlay: %w", err)
@@ -122,7 +124,7 @@ func (o Overlay) AssembleChowned(ctx context.Context) (*os.File, error) {
 	return tree, nil
 }
 
-// mount attaches the merged tree that assemble returns, detached.
+// mount attaches the detached tree that assemble returns to Target.
 func (o Overlay) mount(assemble func() (*os.File, error)) error {
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
@@ -146,7 +148,7 @@ func (o Overlay) validate() error {
 		return errors.New("no lower layer")
 	}
 	if len(o.Lower) > maxLayers {
-		return fmt.Errorf("%d lower layers, overlayfs takes %d", len(o.Lower), maxLayers)
+		return fmt.Errorf("%d lower layers; overlayfs accepts at most %d", len(o.Lower), maxLayers)
 	}
 	for _, dir := range append([]string{o.RW, o.Upper, o.Target}, o.Lower...) {
 		if dir != "" && !filepath.IsAbs(dir) {
@@ -159,7 +161,7 @@ func (o Overlay) validate() error {
 	return nil
 }
 
-// prepareTarget makes the target if it is missing and refuses one that is in use.
+// prepareTarget creates the target if it is missing, and refuses a target with a mount.
 func (o Overlay) prepareTarget() error {
 	if err := os.MkdirAll(o.Target, 0o755); err != nil {
 		return err
@@ -174,14 +176,15 @@ func (o Overlay) prepareTarget() error {
 	return nil
 }
 
-// prepareWork makes the work directory beside Upper, in the directory that is open.
+// prepareWork creates the work directory beside Upper. beside is their open parent
+// directory.
 func (o Overlay) prepareWork(beside int) error {
 	mounted, err := mounts.IsPoint(o.Upper)
 	if err != nil {
 		return err
 	}
 	if mounted {
-		return fmt.Errorf("something is mounted at %s: overlayfs has to have a work directory beside it on the same mount, use a directory in it", o.Upper)
+		return fmt.Errorf("something is mounted at %s: overlayfs needs a work directory beside it on the same mount; use a directory in it", o.Upper)
 	}
 	if err := unix.Mkdirat(beside, o.Work, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make work directory: %w", err)
@@ -189,10 +192,10 @@ func (o Overlay) prepareWork(beside int) error {
 	return nil
 }
 
-// prepareRW makes rw/work, and rw/upper, which looks like the root of the topmost
-// layer, top, with its owner shifted: the merged root shows the attributes of upper.
-// That gets its name last, so an upper/ left by an interrupted try is not taken
-// for a finished one.
+// prepareRW creates rw/work and rw/upper. The merged root shows the attributes of upper,
+// so upper gets the attributes of top, the root of the topmost layer, with its owner
+// shifted. It is renamed to upper last, so that a directory left by an interrupted
+// attempt is not used as if it were complete.
 func (o Overlay) prepareRW(rw string, top int, shift uint32) error {
 	if err := os.MkdirAll(filepath.Join(rw, "work"), 0o700); err != nil {
 		return err
@@ -221,13 +224,13 @@ func (o Overlay) prepareRW(rw string, top int, shift uint32) error {
 	return os.Rename(raw, upper)
 }
 
-// shifted says whether the owners in a layer are those of the machine already.
+// shifted reports whether files in a layer have the machine's owners already.
 func (o Overlay) shifted(layer string) bool {
 	return o.Root != "" && strings.HasPrefix(layer+"/", o.Root+"/")
 }
 
-// unshift is the ID on disk of a machine's owner. Host root, who makes mount
-// points in the root, stands for the machine's.
+// unshift returns the ID on disk of a machine's owner. Host root, which creates mount
+// points in the root, counts as the machine's root.
 func (o Overlay) unshift(id uint32) uint32 {
 	if id < o.UIDBase {
 		return 0
@@ -235,15 +238,15 @@ func (o Overlay) unshift(id uint32) uint32 {
 	return id - o.UIDBase
 }
 
-// refuseReadOnly catches overlayfs giving up on writing without an error, as it
-// does when it can not use its work directory.
+// refuseReadOnly returns an error if overlayfs has fallen back to read-only. overlayfs
+// does so without an error, for example if it cannot use its work directory.
 func refuseReadOnly(tree int) error {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(tree, &stat); err != nil {
 		return fmt.Errorf("stat overlay: %w", err)
 	}
 	if stat.Flags&unix.ST_RDONLY != 0 {
-		return errors.New("overlay came up read-only, the kernel log tells why")
+		return errors.New("the overlay was mounted read-only; see the kernel log for the reason")
 	}
 	return nil
 }

@@ -42,22 +42,22 @@ func TestWritesOfHostRoot(t *testing.T) {
 	o := newOverlay(t, base1)
 	must.NoError(t, o.Mount())
 
-	// As overlayfs and systemd-nspawn do: create as host root, then give to the
-	// machine.
+	// overlayfs and systemd-nspawn do the same: create as host root, then change the
+	// owner to the machine.
 	must.NoError(t, os.WriteFile(o.Target+"/new", []byte("x"), 0o600))
 	must.Eq(t, "0:0 0600", hosttest.Owner(t, o.Target+"/new"))
 	must.Eq(t, "65536:65536 0600", hosttest.Owner(t, o.RW+"/upper/new"))
 	must.NoError(t, os.Chown(o.Target+"/new", int(base1)+7, int(base1)+8))
 	must.Eq(t, "7:8 0600", hosttest.Owner(t, o.RW+"/upper/new"))
 
-	// A change of a lower file is copied up with its owner, a removal leaves a
-	// whiteout; the layer stays as it was.
+	// Changing a lower file copies it up with its owner. Removing one leaves a whiteout;
+	// the layer does not change.
 	must.NoError(t, os.WriteFile(o.Target+"/etc/shadow", []byte("changed"), 0))
 	must.Eq(t, "0:42 0640", hosttest.Owner(t, o.RW+"/upper/etc/shadow"))
 	must.NoError(t, os.Remove(o.Target+"/var/www"))
 	must.FileContains(t, o.Lower[0]+"/etc/shadow", "secret")
 	must.Eq(t, "33:33 0755", hosttest.Owner(t, o.Lower[0]+"/var/www"))
-	must.ErrorIs(t, os.Chown(o.Target+"/new", 12345, 0), unix.EOVERFLOW) // not of this machine
+	must.ErrorIs(t, os.Chown(o.Target+"/new", 12345, 0), unix.EOVERFLOW) // this UID is not in the machine's range
 }
 
 func TestRestartWithAnotherBase(t *testing.T) {
@@ -74,8 +74,7 @@ func TestRestartWithAnotherBase(t *testing.T) {
 	must.Eq(t, hosttest.Owned(base2, base2, 0o711), hosttest.Owner(t, o.Target))
 }
 
-// TestMachineWrites works on the root as the machine's own root, in its user
-// namespace.
+// TestMachineWrites changes the root as the machine's own root, in its user namespace.
 func TestMachineWrites(t *testing.T) {
 	o := newOverlay(t, base1)
 	busybox, err := os.ReadFile("/bin/busybox")
@@ -129,14 +128,14 @@ func TestAwkwardNames(t *testing.T) {
 
 func TestManyLayers(t *testing.T) {
 	o := newOverlay(t, base1)
-	for i := range 499 { // and the one that is there: what the kernel takes
+	for i := range 499 { // with the existing one, this is the kernel's maximum
 		layer := fmt.Sprintf("%s/a-layer-with-quite-a-long-name-as-a-digest-would-be-%03d", filepath.Dir(o.RW), i)
 		hosttest.Write(t, fmt.Sprintf("%s/own-%03d", layer, i), "", 0o644, i, i)
 		hosttest.Write(t, layer+"/same", fmt.Sprintf("layer %d", i), 0o644, 0, 0)
 		o.Lower = append(o.Lower, layer)
 	}
 	must.NoError(t, o.Mount())
-	must.FileContains(t, o.Target+"/same", "layer 0") // topmost first
+	must.FileContains(t, o.Target+"/same", "layer 0") // the topmost comes first
 	must.Eq(t, hosttest.Owned(base1+498, base1+498, 0o644), hosttest.Owner(t, o.Target+"/own-498"))
 }
 
@@ -205,7 +204,7 @@ func TestMountErrorsLeaveNothing(t *testing.T) {
 	}
 }
 
-// mountedOverlay returns the target of another, mounted, overlay.
+// mountedOverlay mounts another overlay and returns its target.
 func mountedOverlay(t *testing.T) string {
 	t.Helper()
 	o := newOverlay(t, 0)
@@ -215,19 +214,19 @@ func mountedOverlay(t *testing.T) string {
 
 func TestUnmount(t *testing.T) {
 	o := newOverlay(t, base1)
-	must.NoError(t, mounts.Unmount(o.Target)) // does not exist
+	must.NoError(t, mounts.Unmount(o.Target)) // it does not exist
 	must.NoError(t, o.Mount())
 	must.ErrorIs(t, o.Mount(), unix.EBUSY)
 	held, err := os.Open(o.Target + "/etc/shadow")
 	must.NoError(t, err)
 	defer held.Close()
-	must.NoError(t, mounts.Unmount(o.Target)) // though busy
+	must.NoError(t, mounts.Unmount(o.Target)) // it is busy
 	must.FileNotExists(t, o.Target+"/etc/shadow")
-	must.NoError(t, mounts.Unmount(o.Target)) // is not mounted
+	must.NoError(t, mounts.Unmount(o.Target)) // it is not mounted
 }
 
-// TestHelpersAreGone looks for the private mounts as every thread sees them, and
-// for the main thread being the one that has been thrown away.
+// TestHelpersAreGone looks for the private mounts in the mount table of every thread, and
+// checks that the main thread was not the one that ended.
 func TestHelpersAreGone(t *testing.T) {
 	o := newOverlay(t, base1)
 	own, err := os.Readlink("/proc/self/ns/mnt")
@@ -277,7 +276,7 @@ func TestMountTimeIsConstant(t *testing.T) {
 	}
 	const runs = 15
 	times := map[string][]time.Duration{}
-	for range runs { // in turns, for both to have the same load of the machine
+	for range runs { // alternating, so that both see the same load of the host
 		for _, o := range []Overlay{small, big} {
 			begin := time.Now()
 			must.NoError(t, o.Mount())
@@ -322,7 +321,7 @@ func TestProbe(t *testing.T) {
 	must.SliceEmpty(t, left)
 	must.Eq(t, before, hosttest.Mounts(t))
 
-	must.NoError(t, Probe(dir+"/missing", Overlay.Mount)) // as on a client that has run no task yet
+	must.NoError(t, Probe(dir+"/missing", Overlay.Mount)) // a client that has not run any task yet
 
 	onOverlay := mountedOverlay(t)
 	err = Probe(onOverlay, Overlay.Mount)

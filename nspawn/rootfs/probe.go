@@ -13,9 +13,8 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// Probe tells whether overlays can be mounted in a way, such as Overlay.Mount,
-// and written to on the file system of dir, by making one. It leaves nothing
-// behind.
+// Probe checks by making an overlay whether mount, such as Overlay.Mount, works on the
+// file system of dir, and the overlay is writable. It leaves nothing behind.
 func Probe(dir string, mount func(Overlay) error) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("probe root file systems: %w", err)
@@ -44,8 +43,8 @@ func Probe(dir string, mount func(Overlay) error) (err error) {
 	return o.checkOwners()
 }
 
-// checkOwners expects root of the machine to own the merged tree, and host root
-// to be able to create and give away files in it.
+// checkOwners checks that the machine's root owns the merged tree, and that host root can
+// create and give away files in it.
 func (o Overlay) checkOwners() error {
 	var root unix.Stat_t
 	if err := unix.Stat(o.Target, &root); err != nil {

@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// withUpper lets a given directory, 0750 of 5:6, take the changes.
+// withUpper sets a directory, 0750 of 5:6, that takes the changes.
 func withUpper(t *testing.T, name string) Overlay {
 	t.Helper()
 	o := newOverlay(t, base1)
@@ -29,7 +29,7 @@ func TestUpper(t *testing.T) {
 	for _, name := range []string{"upper", "a,b=c:d", `a\b "c"`, strings.Repeat("x", 255)} {
 		t.Run(name, func(t *testing.T) {
 			o := withUpper(t, name)
-			for range 2 { // the work directory is there already
+			for range 2 { // the second time, the work directory exists already
 				must.NoError(t, o.Mount())
 				must.Eq(t, hosttest.Owned(base1+5, base1+6, 0o750), hosttest.Owner(t, o.Target))
 				hosttest.Write(t, o.Target+"/etc/mine", "mine", 0o600, int(base1)+7, int(base1)+8)
@@ -40,7 +40,7 @@ func TestUpper(t *testing.T) {
 			must.NoError(t, tree.Remove(filepath.Join(filepath.Dir(o.Upper), o.Work)))
 			beside, err := os.ReadDir(filepath.Dir(o.Upper))
 			must.NoError(t, err)
-			must.SliceLen(t, 3, beside) // lower, merged and itself
+			must.SliceLen(t, 3, beside) // lower, merged and upper itself
 		})
 	}
 }
@@ -56,7 +56,8 @@ func TestReadOnlyOverlay(t *testing.T) {
 	must.ErrorIs(t, os.WriteFile(o.Target+"/x", nil, 0o600), unix.EROFS)
 }
 
-// A layer of the machine's root has its owners already; the others have not.
+// TestLayerOfRoot checks that a layer in the machine's root, whose files have the
+// machine's owners already, is not shifted again, and that other layers are shifted.
 func TestLayerOfRoot(t *testing.T) {
 	root := newOverlay(t, base1)
 	must.NoError(t, root.Mount())
@@ -75,7 +76,7 @@ func TestLayerOfRoot(t *testing.T) {
 	must.FileContains(t, root.Target+"/etc/shadow", "changed")
 	must.NoError(t, mounts.Unmount(o.Target))
 
-	// What host root has made in the root is of the machine's root in the upper layer.
+	// Files of host root in the root belong to the machine's root in the upper layer.
 	o.RW, o.Lower = o.RW+"2", []string{root.Target + "/etc/by-nspawn"}
 	must.NoError(t, o.Mount())
 	must.Eq(t, hosttest.Owned(base1, base1, 0o755), hosttest.Owner(t, o.Target))

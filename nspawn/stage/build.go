@@ -14,18 +14,20 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// shown is a part of the host that is seen at the same path.
+// shown is a part of the host that the stage shows at the same path.
 type shown struct {
 	path     string
 	writable bool
 	optional bool
 }
 
-// attachDir is the sub-directory of a machine's own one that mounts are attached in.
+// attachDir is the subdirectory of a machine's own directory in which mounts are
+// attached.
 const attachDir = "mounts"
 
-// parts are what systemd-nspawn needs: programs and libraries, configuration, /sys for
-// control groups, /dev for what it binds, the sockets of systemd, journald and dbus.
+// parts are the parts of the host that systemd-nspawn needs: programs and libraries,
+// configuration, /sys for control groups, /dev for the devices that it binds, and the
+// sockets of systemd, journald and D-Bus.
 var parts = []shown{
 	{path: "/usr"},
 	{path: "/etc"},
@@ -35,46 +37,47 @@ var parts = []shown{
 	{path: "/run/dbus", optional: true},
 }
 
-// topLinks are directories or links to some in /usr, where they exist.
+// topLinks are directories, or links to directories in /usr. Those that exist are shown.
 var topLinks = []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"}
 
-// procReadOnly are the files of /proc that change the host.
+// procReadOnly lists the files of /proc with which a process can change the host.
 var procReadOnly = []string{"sys", "irq", "bus", "sysrq-trigger"}
 
-// set is what of the host a stage shows, as it was when the stage was made.
-type set struct {
-	proc  []*os.File // twice
+// hostParts holds detached mounts of all parts of the host that a stage shows. They show
+// the host as it was when the stage was made.
+type hostParts struct {
+	proc  []*os.File // two mounts of it, see showProc
 	trees []tree
-	links map[string]string // targets by the name of the link, relative to the root
+	links map[string]string // link targets by link name, relative to the root
 }
 
-// tree is a detached mount and where it is seen.
+// tree is a detached mount and the path at which the stage shows it.
 type tree struct {
 	*os.File
 	path string
 }
 
-// gather opens all of it, on the host. The caller closes it, also after an error.
-func gather() (s set, err error) {
+// openHostParts opens all parts on the host. The caller closes them, even after an error.
+func openHostParts() (h hostParts, err error) {
 	proc, err := mounts.Open("/proc", "")
 	if err != nil {
-		return s, err
+		return h, err
 	}
 	defer proc.Close()
 	for range 2 {
 		tree, err := mounts.CopyOne(proc)
 		if err != nil {
-			return s, err
+			return h, err
 		}
-		s.proc = append(s.proc, tree)
+		h.proc = append(h.proc, tree)
 	}
 	list := slices.Clone(parts)
-	s.links = map[string]string{}
+	h.links = map[string]string{}
 	for _, path := range topLinks {
 		target, err := os.Readlink(path)
 		if err == nil {
-			s.links[relative(path)] = target
-		} else if !errors.Is(err, os.ErrNotExist) { // a directory, where /usr is not merged
+			h.links[relative(path)] = target
+		} else if !errors.Is(err, os.ErrNotExist) { // a directory, as /usr is not merged
 			list = append(list, shown{path: path})
 		}
 	}
@@ -82,46 +85,46 @@ func gather() (s set, err error) {
 		list = append(list, shown{path: path, optional: true})
 	}
 	for _, part := range list {
-		file, err := copyOf(part)
+		file, err := copyPart(part)
 		if errors.Is(err, os.ErrNotExist) && part.optional {
 			continue
 		}
 		if err != nil {
-			return s, err
+			return h, err
 		}
-		s.trees = append(s.trees, tree{file, part.path})
+		h.trees = append(h.trees, tree{file, part.path})
 	}
-	return s, nil
+	return h, nil
 }
 
-func (s set) close() {
-	for _, file := range s.proc {
+func (h hostParts) close() {
+	for _, file := range h.proc {
 		file.Close()
 	}
-	for _, tree := range s.trees {
+	for _, tree := range h.trees {
 		tree.Close()
 	}
 }
 
-// build makes the root of the namespace that this thread is in, and goes there.
-func (s set) build() error {
+// build makes the root of the mount namespace of this thread, and changes to it.
+func (h hostParts) build() error {
 	if err := unix.Mount("tmpfs", "/"+buildDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m,nr_inodes=4096"); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
 	if err := unix.Chdir("/" + buildDir); err != nil {
 		return fmt.Errorf("enter tmpfs: %w", err)
 	}
-	for name, target := range s.links {
+	for name, target := range h.links {
 		if err := os.Symlink(target, name); err != nil {
 			return err
 		}
 	}
-	for _, tree := range s.trees {
+	for _, tree := range h.trees {
 		if err := attach(tree.File, relative(tree.path)); err != nil {
 			return err
 		}
 	}
-	if err := s.showProc(); err != nil {
+	if err := h.showProc(); err != nil {
 		return err
 	}
 	if err := mountTmpfs("tmp", "mode=1777"); err != nil {
@@ -133,7 +136,8 @@ func (s set) build() error {
 	return enterRoot()
 }
 
-// showMachine shows the machine's own directory in the namespace that this thread is in.
+// showMachine makes the machine's own directory visible in the mount namespace of this
+// thread.
 func showMachine(own *os.File, dir string) error {
 	if err := attach(own, dir); err != nil {
 		return err
@@ -153,7 +157,7 @@ func mountTmpfs(path, options string) error {
 
 func relative(path string) string { return strings.TrimPrefix(path, "/") }
 
-func copyOf(part shown) (*os.File, error) {
+func copyPart(part shown) (*os.File, error) {
 	file, err := mounts.Open(part.path, "")
 	if err != nil {
 		return nil, err
@@ -168,7 +172,7 @@ func copyOf(part shown) (*os.File, error) {
 	return tree, err
 }
 
-// attach mounts a directory at a path, which is made.
+// attach creates a directory at path and mounts a detached tree there.
 func attach(tree *os.File, path string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
@@ -181,12 +185,13 @@ func attach(tree *os.File, path string) error {
 	return mounts.Attach(tree, at)
 }
 
-// showProc shows the host's /proc with what changes the host read-only. The kernel lets
-// a user namespace mount a /proc of its own only where it sees one whole: that is at a
-// path that no image can guess.
-func (s set) showProc() error {
+// showProc mounts the host's /proc, with the files that change the host read-only.
+//
+// The kernel lets a user namespace mount a /proc of its own only if an unobstructed /proc
+// is visible. So a second one is mounted, at a path that no image can guess.
+func (h hostParts) showProc() error {
 	for i, at := range []string{"proc", ".proc-" + rand.Text()} {
-		if err := attach(s.proc[i], at); err != nil {
+		if err := attach(h.proc[i], at); err != nil {
 			return err
 		}
 	}
@@ -207,7 +212,7 @@ func (s set) showProc() error {
 	return nil
 }
 
-// cover mounts a read-only copy of a file at the file itself.
+// cover mounts a read-only copy of a file over the file itself.
 func cover(file *os.File) error {
 	tree, err := mounts.Copy(file)
 	if err != nil {
@@ -220,8 +225,8 @@ func cover(file *os.File) error {
 	return mounts.Attach(tree, file)
 }
 
-// resolvConfDir returns the directory that /etc/resolv.conf leads to, if that is one of
-// a program in /run: nspawn copies it for some values of --resolv-conf=.
+// resolvConfDir returns the directory of the file that /etc/resolv.conf links to, if a
+// program keeps it in /run: for some values of --resolv-conf=, nspawn copies that file.
 func resolvConfDir() string {
 	target, err := filepath.EvalSymlinks("/etc/resolv.conf")
 	if err != nil {
@@ -234,8 +239,8 @@ func resolvConfDir() string {
 	return dir
 }
 
-// seal makes the new root itself read-only: all that is needed is there. The directory
-// of mounts is not: nspawn locks the machine's root by a file beside it.
+// seal makes the new root read-only, once everything in it exists. The directory of
+// mounts remains writable, because nspawn creates a lock file beside the machine's root.
 func seal() error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	return unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr)

@@ -15,19 +15,20 @@ import (
 )
 
 const (
-	// keeperName is the file that pins the keeper, in the directory of pins.
+	// keeperName is the name of the file in the directory of pins that pins the keeper.
 	keeperName = "keeper"
-	// buildDir is the directory there at which each stage is built.
+	// buildDir is the directory in there at which each stage is built.
 	buildDir = "build"
 )
 
-// KeeperOf returns the file that pins the namespace in which a pin is mounted.
+// KeeperOf returns the file that pins the namespace in which the file pin is a mount
+// point.
 func KeeperOf(pin string) string { return filepath.Join(filepath.Dir(pin), keeperName) }
 
-// PrepareDir makes dir a place for files that pin namespaces, and for programs to be
-// run: a mount of its own, as /run may forbid programs, and a private one, as the
-// kernel copies no mount that pins a namespace into another one. It is done once in the
-// host's life, under a lock of the directory above.
+// PrepareDir prepares dir to hold files that pin namespaces, and programs. It makes dir a
+// mount of its own, because /run may be mounted noexec. The mount is private, because the
+// kernel never copies a mount that pins a namespace into another namespace. The
+// preparation is done once in the host's life, under a lock of the parent directory.
 func PrepareDir(dir string) error {
 	err := filelock.While(filepath.Dir(dir), 0o755, func() error { return prepareDir(dir) })
 	if err != nil {
@@ -63,21 +64,21 @@ func prepareDir(dir string) error {
 		return err
 	}
 	if err := makeKeeper(dir, keeper); err != nil {
-		return fmt.Errorf("make the namespace that keeps those of machines: %w", err)
+		return fmt.Errorf("make the namespace in which those of machines are pinned: %w", err)
 	}
 	return nil
 }
 
-// makeKeeper makes the keeper: a mount namespace that has the directory of pins as its
-// root, and nothing else.
+// makeKeeper makes the keeper: a mount namespace whose root is the directory of pins, and
+// that contains nothing else.
 //
-// The pins are mounted there and not on the host, because systemd reads the list of all
-// mounts of the host whenever it changes: at each start and each removal, before it
-// does anything else. A stage begins as a copy of the keeper, so it costs the same
-// however much is mounted on the host.
+// The pins are mounted in the keeper and not on the host. systemd reads the list of all
+// mounts of the host whenever it changes, so mounts on the host would delay systemd at
+// each start and each removal. A stage begins as a copy of the keeper, so its cost does
+// not depend on the number of mounts on the host.
 //
-// The keeper is the one of the lowest number of those made on each CPU: what is made on
-// any of them later can be mounted there, see numberOf.
+// makeKeeper makes a candidate on each CPU and keeps the one with the lowest ID.
+// Namespaces made later on any of these CPUs can then be mounted in it, see namespaceID.
 func makeKeeper(dir, file string) error {
 	cpus, err := ownCPUs()
 	if err != nil {
@@ -92,13 +93,14 @@ func makeKeeper(dir, file string) error {
 		defer c.close()
 		made = append(made, c)
 	}
-	slices.SortStableFunc(made, func(a, b candidate) int { return cmp.Compare(numberOf(a.namespace), numberOf(b.namespace)) })
+	slices.SortStableFunc(made, func(a, b candidate) int { return cmp.Compare(namespaceID(a.namespace), namespaceID(b.namespace)) })
 	for _, c := range made {
 		if err := c.thread.do(func() error { return moveTo(dir) }); err != nil {
 			return err
 		}
-		// Last, when it is complete: a file that pins it is taken for one that does.
-		// The host's own number may be higher: it may be a container.
+		// This comes last, when the keeper is complete: a mounted file counts as a keeper
+		// that is ready. It fails with EINVAL if the ID of the host's own namespace is
+		// higher, as the host may itself be a container; then the next one is tried.
 		err = unix.Mount(fmt.Sprintf("/proc/self/fd/%d", c.namespace.Fd()), file, "", unix.MS_BIND, "")
 		if !errors.Is(err, unix.EINVAL) {
 			return err
@@ -131,8 +133,8 @@ func (c candidate) close() {
 	c.thread.end()
 }
 
-// moveTo makes a mount point the root of the namespace that this thread is in, with
-// nothing else.
+// moveTo makes a mount point the root of the mount namespace of this thread, and detaches
+// everything else.
 func moveTo(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("stop mount propagation: %w", err)
@@ -143,7 +145,7 @@ func moveTo(dir string) error {
 	return enterRoot()
 }
 
-// enterRoot makes the working directory, which is a mount point, the root.
+// enterRoot makes the working directory, which must be a mount point, the root.
 func enterRoot() error {
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change root: %w", err)

@@ -23,7 +23,7 @@ func newPins(t *testing.T) string {
 	pins := filepath.Join(t.TempDir(), "pins")
 	must.NoError(t, PrepareDir(pins))
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(pins, unix.MNT_DETACH)) })
-	must.NoError(t, PrepareDir(pins)) // which is nothing more
+	must.NoError(t, PrepareDir(pins)) // a second call does nothing
 	must.NoError(t, os.MkdirAll("/run/systemd/nspawn", 0o755))
 	return pins
 }
@@ -45,7 +45,7 @@ func mountTable(t *testing.T) string {
 	return string(table)
 }
 
-// TestHostPin: stages appear in no list of mounts that systemd reads.
+// TestHostPin checks that stages appear in none of the mount lists that systemd reads.
 func TestHostPin(t *testing.T) {
 	pins := newPins(t)
 	before := mountTable(t)
@@ -61,7 +61,8 @@ func TestHostPin(t *testing.T) {
 	must.EqOp(t, before, mountTable(t))
 }
 
-// TestHostCopyOfTheKeeper: a stage is not made of what is mounted on the host.
+// TestHostCopyOfTheKeeper checks that a stage contains nothing that is mounted on the
+// host.
 func TestHostCopyOfTheKeeper(t *testing.T) {
 	pins := newPins(t)
 	keeper, err := os.Open(KeeperOf(pins + "/any"))
@@ -78,8 +79,8 @@ func TestHostCopyOfTheKeeper(t *testing.T) {
 	must.EqOp(t, 1, strings.Count(string(table), "\n"), must.Sprint(string(table)))
 }
 
-// TestHostUnpin: the namespace can be entered as long as it is pinned, and its mounts end
-// with the pin.
+// TestHostUnpin checks that the namespace can be entered while it is pinned, and that its
+// mounts end with the pin.
 func TestHostUnpin(t *testing.T) {
 	pin := newPins(t) + "/one"
 	s := mustNew(t, pin)

@@ -1,15 +1,16 @@
-// Package stage makes the mount namespace that systemd-nspawn runs a machine in.
+// Package stage makes the mount namespace in which systemd-nspawn runs a machine.
 //
-// It has a root file system of its own, which holds nothing of the host but what
-// systemd-nspawn itself needs, most of it read-only, and what its maker attaches: the
-// machine's root and all that it will see of the host. No path of a job or of an image
-// is resolved in the host's own tree, and whatever systemd-nspawn does as root in
-// there, it can write next to nowhere. A reboot of the guest uses the very same
-// mounts. They are in no other namespace: a machine does not make those of the host
-// more, which systemd copies for many a service it starts.
+// The namespace has a root file system of its own. It contains only what systemd-nspawn
+// itself needs of the host, most of it read-only, and what its maker attaches: the
+// machine's root, and everything of the host that the machine will see. So no path of a
+// job or of an image is resolved in the host's own tree, and systemd-nspawn, which runs
+// as root there, can write to almost nothing. After a reboot of the guest the same mounts
+// are used again. They exist in no other namespace. In particular they are not in the
+// host's mount table, which systemd copies for many of the services it starts.
 //
-// The namespace is pinned by a file that it is mounted at, in a namespace that has only
-// such mounts, the keeper. It lives for as long as that, or as somebody is in it.
+// A file pins the namespace: the namespace is mounted on the file, in another namespace
+// that contains only such mounts, the keeper. The stage lives as long as that mount, or
+// as long as a process is in it.
 package stage
 
 import (
@@ -23,14 +24,14 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// Stage is a mount namespace with a thread of ours in it, until Close.
+// Stage is a mount namespace. Until Close, a thread of this process is in it.
 type Stage struct {
 	thread *thread
 	keeper *os.File
 }
 
-// New makes a stage that shows no machine yet. Pins is a directory that was prepared, see
-// PrepareDir.
+// New makes a stage that shows no machine yet. pins is a directory that PrepareDir has
+// prepared.
 func New(pins string) (*Stage, error) {
 	s, err := newStage(filepath.Join(pins, keeperName))
 	if err != nil {
@@ -40,8 +41,8 @@ func New(pins string) (*Stage, error) {
 }
 
 func newStage(file string) (*Stage, error) {
-	set, err := gather()
-	defer set.close()
+	host, err := openHostParts()
+	defer host.close()
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func newStage(file string) (*Stage, error) {
 		if err := s.copyKeeper(); err != nil {
 			return err
 		}
-		return set.build()
+		return host.build()
 	})
 	if err != nil {
 		s.Close()
@@ -68,7 +69,8 @@ func newStage(file string) (*Stage, error) {
 	return s, nil
 }
 
-// copyKeeper moves this thread to a copy of the keeper that can be mounted in the keeper.
+// copyKeeper moves this thread to a copy of the keeper that can be mounted in the keeper
+// (see namespaceID).
 func (s *Stage) copyKeeper() error {
 	if err := enter(s.keeper); err != nil {
 		return err
@@ -76,8 +78,8 @@ func (s *Stage) copyKeeper() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return err
 	}
-	lowest := numberOf(s.keeper)
-	if number, err := s.number(); err != nil || number >= lowest {
+	lowest := namespaceID(s.keeper)
+	if id, err := s.id(); err != nil || id >= lowest {
 		return err
 	}
 	cpus, err := ownCPUs()
@@ -88,25 +90,26 @@ func (s *Stage) copyKeeper() error {
 		if err := unshareOn(cpu); err != nil {
 			return err
 		}
-		if number, err := s.number(); err != nil || number >= lowest {
+		if id, err := s.id(); err != nil || id >= lowest {
 			return err
 		}
 	}
-	return errors.New("it is numbered before the one that is to keep it, on each CPU that this process may run on")
+	return errors.New("its ID is lower than that of the keeper, on each CPU that this process may run on")
 }
 
-func (s *Stage) number() (uint64, error) {
+func (s *Stage) id() (uint64, error) {
 	namespace, err := s.thread.namespace()
 	if err != nil {
 		return 0, err
 	}
 	defer namespace.Close()
-	return numberOf(namespace), nil
+	return namespaceID(namespace), nil
 }
 
-// Pin shows a machine's own directory at its own path, read-only, but for its
-// sub-directory mounts, which is a place to attach to. From then on the stage lives as
-// long as the file, which is in the directory of pins.
+// Pin shows the machine's own directory dir at the same path in the stage. It is
+// read-only there, except for its subdirectory mounts, in which the caller attaches
+// mounts. From then on the stage lives as long as the given file in the directory of
+// pins.
 func (s *Stage) Pin(dir, file string) error {
 	if err := s.pin(dir, file); err != nil {
 		return fmt.Errorf("make the mount namespace of %s: %w", filepath.Base(dir), errors.Join(err, Unpin(file)))
@@ -115,7 +118,7 @@ func (s *Stage) Pin(dir, file string) error {
 }
 
 func (s *Stage) pin(dir, file string) error {
-	own, err := copyOf(shown{path: dir})
+	own, err := copyPart(shown{path: dir})
 	if err != nil {
 		return err
 	}
@@ -136,7 +139,7 @@ func (s *Stage) pin(dir, file string) error {
 	})
 }
 
-// mountAt mounts the namespace, which this thread is in, at a file of the keeper.
+// mountAt mounts the namespace of this thread on a file in the keeper.
 func (s *Stage) mountAt(name string) error {
 	namespace, err := s.thread.namespace()
 	if err != nil {
@@ -163,7 +166,7 @@ func (s *Stage) mountAt(name string) error {
 	return enter(namespace)
 }
 
-// Do does work in the namespace.
+// Do calls work on the thread in the namespace.
 func (s *Stage) Do(work func() error) error { return s.thread.do(work) }
 
 // Close ends the thread.
@@ -172,7 +175,8 @@ func (s *Stage) Close() {
 	s.keeper.Close()
 }
 
-// Seal makes the root of the namespace read-only, when all is attached.
+// Seal makes the root of the namespace read-only. The caller calls it when everything is
+// attached.
 func (s *Stage) Seal() error {
 	if err := s.Do(seal); err != nil {
 		return fmt.Errorf("make the root of the machine's mount namespace read-only: %w", err)
@@ -180,9 +184,9 @@ func (s *Stage) Seal() error {
 	return nil
 }
 
-// Unpin lets go of a namespace, and of all that is mounted in it once nobody is in it.
-// It is not an error if there is none. A file that is removed takes what is mounted at
-// it in other namespaces with it, here in the keeper.
+// Unpin releases a namespace. The kernel frees it, with all of its mounts, once no
+// process is in it. It is not an error if the file does not exist. Removing the file also
+// removes the mount on it in other namespaces, here in the keeper.
 func Unpin(file string) error {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("unpin mount namespace: %w", err)

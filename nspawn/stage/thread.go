@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// thread is a thread of ours that goes to other mount namespaces.
+// thread is a locked OS thread that can move to other mount namespaces.
 type thread struct {
 	work       chan func()
-	namespaces *os.File // its directory in /proc, which it has not in sight everywhere
+	namespaces *os.File // the thread's directory /proc/…/ns, which is not visible in every namespace
 }
 
 func newThread() (*thread, error) {
@@ -29,11 +29,11 @@ func newThread() (*thread, error) {
 	return t, nil
 }
 
-// run ends with its thread, which is in another namespace and so good for nothing else.
+// run lets its thread end with it, as a thread in another namespace is of no other use.
 func (t *thread) run() {
 	runtime.LockOSThread()
-	// Go never ends the main thread, and /proc/self shows its namespaces: hold it
-	// while another thread does the work.
+	// Go never ends the main thread, and /proc/self shows its namespaces. So the main
+	// thread is only blocked while another thread does the work.
 	if unix.Gettid() == unix.Getpid() {
 		done := make(chan struct{})
 		go func() {
@@ -49,7 +49,7 @@ func (t *thread) run() {
 	}
 }
 
-// do does work on the thread.
+// do calls work on the thread and waits for it.
 func (t *thread) do(work func() error) error {
 	done := make(chan error)
 	t.work <- func() { done <- work() }
@@ -61,7 +61,7 @@ func (t *thread) end() {
 	t.namespaces.Close()
 }
 
-// namespace opens the mount namespace that the thread is in.
+// namespace opens the current mount namespace of the thread.
 func (t *thread) namespace() (*os.File, error) {
 	fd, err := unix.Openat(int(t.namespaces.Fd()), "mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -70,10 +70,10 @@ func (t *thread) namespace() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "mount namespace"), nil
 }
 
-// enter moves the thread that calls it to a mount namespace.
+// enter moves the calling thread to a mount namespace.
 func enter(namespace *os.File) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("leave what threads share: %w", err)
+		return fmt.Errorf("stop sharing the file system root with other threads: %w", err)
 	}
 	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("enter %s: %w", namespace.Name(), err)
@@ -81,11 +81,12 @@ func enter(namespace *os.File) error {
 	return nil
 }
 
-// unshareOn moves the thread that calls it to a new mount namespace, made on a CPU.
+// unshareOn moves the calling thread to a new mount namespace that is made on the given
+// CPU.
 func unshareOn(cpu int) error {
 	var before, one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return fmt.Errorf("look up own CPUs: %w", err)
+		return fmt.Errorf("look up the CPUs of this process: %w", err)
 	}
 	defer unix.SchedSetaffinity(0, &before)
 	one.Set(cpu)
@@ -95,11 +96,11 @@ func unshareOn(cpu int) error {
 	return unix.Unshare(unix.CLONE_NEWNS)
 }
 
-// ownCPUs are the CPUs that we may run on.
+// ownCPUs returns the CPUs on which this process may run.
 func ownCPUs() (cpus []int, err error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return nil, fmt.Errorf("look up own CPUs: %w", err)
+		return nil, fmt.Errorf("look up the CPUs of this process: %w", err)
 	}
 	for cpu := 0; len(cpus) < set.Count(); cpu++ {
 		if set.IsSet(cpu) {
@@ -109,14 +110,14 @@ func ownCPUs() (cpus []int, err error) {
 	return cpus, nil
 }
 
-// numberOf returns the kernel's number of a mount namespace. One can be mounted only in
-// those of lower numbers (mnt_ns_loop in fs/namespace.c).
+// namespaceID returns the kernel's ID of a mount namespace. A namespace can be mounted
+// only in namespaces with lower IDs (mnt_ns_loop in fs/namespace.c).
 //
-// It is 0 before Linux 6.11, which does not tell, and numbers them in the order that they
-// are made in. Linux 6.18 gives each CPU thousands of numbers at a time, so that one that
-// is made later, on another CPU, may have a lower number.
-func numberOf(namespace *os.File) (number uint64) {
+// Before Linux 6.11, which cannot report it, the result is 0. Those kernels number the
+// namespaces in the order of their creation. Linux 6.18 reserves thousands of IDs per CPU
+// at a time, so a namespace made later on another CPU may have a lower ID.
+func namespaceID(namespace *os.File) (id uint64) {
 	const getNumber = 0x8008b705 // NS_GET_MNTNS_ID of linux/nsfs.h
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, namespace.Fd(), getNumber, uintptr(unsafe.Pointer(&number)))
-	return number
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, namespace.Fd(), getNumber, uintptr(unsafe.Pointer(&id)))
+	return id
 }

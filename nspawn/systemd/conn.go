@@ -1,8 +1,8 @@
-// Package systemd is a client of systemd and systemd-machined over D-Bus.
+// Package systemd is a D-Bus client of systemd and systemd-machined.
 //
-// It starts, stops and follows transient units and looks up machines and
-// images. A [Conn] connects when it is first used and connects again after the
-// bus, or systemd itself (daemon-reexec), went away. Every call has a deadline.
+// It starts, stops and follows transient units, and looks up machines and images. A
+// [Conn] connects when it is first used, and connects again after the bus, or systemd
+// itself (daemon-reexec), has left. Every call has a deadline.
 package systemd
 
 import (
@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	// callTimeout is sd-bus' own default (BUS_DEFAULT_TIMEOUT).
+	// callTimeout is the default of sd-bus (BUS_DEFAULT_TIMEOUT).
 	callTimeout = 25 * time.Second
 
-	// jobTimeout is systemd's DefaultTimeoutStartSec= and DefaultTimeoutStopSec=.
+	// jobTimeout is the default of systemd (DefaultTimeoutStartSec=,
+	// DefaultTimeoutStopSec=).
 	jobTimeout = 90 * time.Second
 )
 
@@ -34,13 +35,13 @@ const (
 	busPath       = dbus.ObjectPath("/org/freedesktop/DBus")
 )
 
-// A Dialer opens a new, private connection to a message bus, ready for use:
-// authenticated and past Hello. It must give up when ctx ends, but a connection
-// it returned must outlive ctx.
+// A Dialer opens a new, private connection to a message bus. The connection must be ready
+// for use, which means authenticated and past Hello. The Dialer must give up when ctx
+// ends, but the connection must outlive ctx.
 type Dialer func(ctx context.Context) (*dbus.Conn, error)
 
-// SystemBus is the Dialer for the system bus of this host, or for the one that
-// the environment variable DBUS_SYSTEM_BUS_ADDRESS names.
+// SystemBus is the Dialer for this host's system bus, or for the bus in the environment
+// variable DBUS_SYSTEM_BUS_ADDRESS.
 func SystemBus(ctx context.Context) (*dbus.Conn, error) {
 	address := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")
 	if address == "" {
@@ -53,7 +54,7 @@ func SystemBus(ctx context.Context) (*dbus.Conn, error) {
 	return conn, nil
 }
 
-// Bus returns a Dialer for the bus at a D-Bus address such as
+// Bus returns a Dialer for the bus at a D-Bus address, such as
 // "unix:path=/run/dbus/system_bus_socket".
 func Bus(address string) Dialer {
 	return func(ctx context.Context) (*dbus.Conn, error) {
@@ -61,7 +62,7 @@ func Bus(address string) Dialer {
 		if err != nil {
 			return nil, err
 		}
-		// Auth and Hello take no context; closing the connection ends them.
+		// Auth and Hello take no context, so the connection is closed to end them.
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))})
 		if err == nil {
@@ -78,16 +79,15 @@ func Bus(address string) Dialer {
 	}
 }
 
-// Conn is a client of systemd. It may be used by several goroutines at once.
-// Besides its connection and the watches that run on it, it has no state.
+// Conn is a client of systemd. Several goroutines may use it at once. Its only state is
+// the connection and the watches on it.
 type Conn struct {
 	dial   Dialer
-	ctx    context.Context // ended by Close
+	ctx    context.Context // canceled by Close
 	cancel context.CancelFunc
 
-	// gate holds a token while somebody looks at or replaces current. It is a
-	// channel and not a mutex so that waiting for a slow dial ends with the
-	// waiter's own context.
+	// gate holds a token while a goroutine uses current. It is a channel and not a mutex,
+	// so that a wait for a slow dial ends with the waiter's own context.
 	gate    chan struct{}
 	current *session
 }
@@ -98,8 +98,7 @@ func New(dial Dialer) *Conn {
 	return &Conn{dial: dial, ctx: ctx, cancel: cancel, gate: make(chan struct{}, 1)}
 }
 
-// Close ends the connection and all watches. Calls under way, and later ones,
-// fail.
+// Close ends the connection and all watches. Calls in progress and later calls fail.
 func (c *Conn) Close() {
 	c.cancel()
 	c.gate <- struct{}{}
@@ -109,8 +108,8 @@ func (c *Conn) Close() {
 	}
 }
 
-// session returns the present connection, or a new one if there is none yet or
-// the last one broke.
+// session returns the current connection, or opens a new one if there is none or if the
+// last one has broken.
 func (c *Conn) session(ctx context.Context) (*session, error) {
 	select {
 	case c.gate <- struct{}{}:
@@ -124,7 +123,7 @@ func (c *Conn) session(ctx context.Context) (*session, error) {
 	if c.current != nil && c.current.raw.Connected() {
 		return c.current, nil
 	}
-	// Close must be able to end a dial under way: it waits for the gate.
+	// Close waits for the gate, so it must be able to end a dial in progress.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
@@ -136,14 +135,14 @@ func (c *Conn) session(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// request is one method call and how errors of it are to be named.
+// request is a method call, and describes it for error messages.
 type request struct {
 	op, name string // for Error
 	dest     string
 	path     dbus.ObjectPath
 	method   string // with its interface
 	args     []any
-	once     bool // doing it twice is not the same as doing it once
+	once     bool // the call must not be repeated, because it is not idempotent
 }
 
 // manager returns a request to systemd's manager object.
@@ -151,13 +150,13 @@ func manager(op, name, method string, args ...any) request {
 	return request{op: op, name: name, dest: systemdName, path: systemdPath, method: managerIface + "." + method, args: args}
 }
 
-// getAll returns a request for the properties of an object. An empty iface asks
-// for those of all its interfaces: one call, hence one consistent picture.
+// getAll returns a request for the properties of an object. An empty iface requests the
+// properties of all interfaces, so that one call returns one consistent state.
 func getAll(op, name, dest string, path dbus.ObjectPath, iface string) request {
 	return request{op: op, name: name, dest: dest, path: path, method: propertyIface + ".GetAll", args: []any{iface}}
 }
 
-// wrap makes the error of r one that may leave the package.
+// wrap converts the error of a request to an Error.
 func (r request) wrap(err error) error {
 	if err == nil {
 		return nil
@@ -165,11 +164,11 @@ func (r request) wrap(err error) error {
 	return &Error{Op: r.op, Name: r.name, Err: err}
 }
 
-// call does r and stores the values of the reply.
+// call executes a request and stores the values of the reply.
 func (c *Conn) call(ctx context.Context, r request, reply ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return r.wrap(again(r, func() error {
+	return r.wrap(retry(r, func() error {
 		s, err := c.session(ctx)
 		if err != nil {
 			return err
@@ -178,9 +177,9 @@ func (c *Conn) call(ctx context.Context, r request, reply ...any) error {
 	}))
 }
 
-// again runs do, and once more if the connection broke or systemd was away,
-// unless r may have been done already and must not be repeated.
-func again(r request, do func() error) error {
+// retry calls do, and calls it a second time if systemd was not on the bus, or if the
+// connection broke and the request may be repeated.
+func retry(r request, do func() error) error {
 	err := do()
 	if errors.Is(err, errAway) || (errors.Is(err, errLost) && !r.once) {
 		return do()

@@ -46,7 +46,7 @@ func TestNoBus(t *testing.T) {
 	must.StrHasSuffix(t, "is dbus running?", err.Error())
 }
 
-// A bus that accepts connections and says nothing must not block for ever.
+// A bus that accepts connections and sends nothing must not block forever.
 func TestSilentBus(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "bus")
 	listener, err := net.Listen("unix", socket)
@@ -61,12 +61,12 @@ func TestSilentBus(t *testing.T) {
 		_, err := conn.Version(t.Context())
 		result <- err
 	}()
-	_, err = listener.Accept() // of the first call
+	_, err = listener.Accept() // the connection of the first call
 	must.NoError(t, err)
 	_, err = listener.Accept()
 	must.NoError(t, err)
 	closing := time.Now()
-	conn.Close() // ends the dial of the second
+	conn.Close() // this ends the dial of the second call
 	must.Error(t, <-result)
 	must.Less(t, 5*time.Second, time.Since(closing))
 }
@@ -82,7 +82,8 @@ func TestNoSystemdOnBus(t *testing.T) {
 	_, err = conn.Unit(soon(t), unit)
 	must.Error(t, err)
 
-	// One that comes back in time is waited for, even by what must not be repeated.
+	// A systemd that returns in time is waited for, even with calls that must not be
+	// repeated.
 	result := make(chan error)
 	go func() { result <- conn.StartTransientUnit(t.Context(), unitName(), service("/bin/idle")) }()
 	fake.Join()
@@ -107,7 +108,7 @@ func TestDeadlines(t *testing.T) {
 	held := unitName()
 	err := conn.StartTransientUnit(soon(t), held, service("/bin/idle"))
 	must.ErrorIs(t, err, context.DeadlineExceeded)
-	must.StrContains(t, err.Error(), "start unit "+held+": wait for the job, which goes on")
+	must.StrContains(t, err.Error(), "start unit "+held+": wait for the job, which continues")
 	must.ErrorIs(t, conn.StopUnit(soon(t), unit), context.DeadlineExceeded)
 	release()
 
@@ -118,8 +119,8 @@ func TestDeadlines(t *testing.T) {
 	must.StrContains(t, err.Error(), "wait for reply of org.freedesktop.systemd1")
 }
 
-// When the connection breaks before the reply, a question is asked again, but
-// nothing is started or killed twice.
+// If the connection breaks before the reply, a query is repeated, but nothing is started
+// or killed twice.
 func TestRepeatsOnlyWhatItMay(t *testing.T) {
 	fake, _, unit := startFake(t)
 	sent, up := make(chan string, 100), make(chan bool, 1)
@@ -154,7 +155,7 @@ func TestRepeatsOnlyWhatItMay(t *testing.T) {
 	must.SliceEmpty(t, fake.Signals(unit))
 }
 
-// While a start job runs, the bus restarts: the result must come all the same.
+// The bus restarts while a start job runs: the result must arrive all the same.
 func TestJobsOutliveConnections(t *testing.T) {
 	breaks := map[string]func(*systemdtest.Fake){
 		"bus":     func(f *systemdtest.Fake) { f.StopBus(); f.StartBus() },
@@ -203,7 +204,7 @@ func TestJobResults(t *testing.T) {
 	}
 }
 
-// The watch must see what happened while there was no bus.
+// The watch must see what has happened while there was no bus.
 func TestWatchSeesWhatItMissed(t *testing.T) {
 	fake, conn, unit := startFake(t)
 	other := unitName()
@@ -219,7 +220,7 @@ func TestWatchSeesWhatItMissed(t *testing.T) {
 	until(t, others, missing)
 }
 
-// A unit may be unloaded long after it became inactive.
+// A unit may be unloaded long after it has become inactive.
 func TestWatchSeesUnloading(t *testing.T) {
 	fake, conn, unit := startFake(t)
 	states := watch(t, conn, unit)
@@ -228,7 +229,7 @@ func TestWatchSeesUnloading(t *testing.T) {
 	until(t, states, func(s systemd.UnitState) bool {
 		return s.LoadState == "loaded" && s.ActiveState == "inactive" && s.JobID == 0
 	})
-	time.Sleep(100 * time.Millisecond) // for the signals before to be dealt with
+	time.Sleep(100 * time.Millisecond) // until the earlier signals have been processed
 	release()
 	until(t, states, missing)
 }
@@ -249,8 +250,8 @@ func TestSlowReaderGetsTheLatest(t *testing.T) {
 	}
 }
 
-// To ask a path whose unit is not loaded makes systemd send UnitNew and
-// UnitRemoved: a watch must not answer these by asking again.
+// A request for a path whose unit is not loaded makes systemd send UnitNew and
+// UnitRemoved. A watch must not answer these with another request.
 func TestWatchOfMissingUnitIsQuiet(t *testing.T) {
 	fake, conn, _ := startFake(t)
 	raw, err := dbus.Connect(fake.Address())
@@ -265,7 +266,7 @@ func TestWatchOfMissingUnitIsQuiet(t *testing.T) {
 	must.Eq(t, 0, len(signals))
 }
 
-// More units than dbus-daemon allows match rules for one connection.
+// This needs more units than dbus-daemon allows match rules for one connection.
 func TestManyWatches(t *testing.T) {
 	fake := systemdtest.New(t)
 	conn := fake.Conn()
@@ -277,7 +278,7 @@ func TestManyWatches(t *testing.T) {
 		watches = append(watches, watch(t, conn, unit))
 	}
 	for round := range uint32(2) {
-		for i := 0; i < n; i += 20 { // with a rule of their own, and without
+		for i := 0; i < n; i += 20 { // units with a rule of their own, and units without
 			unit := fmt.Sprintf("many-%d.service", i)
 			until(t, watches[i], running)
 			fake.Change(unit, func(s *systemd.UnitState) { s.NRestarts = 2*round + 1 })
@@ -326,7 +327,8 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	// No match rule stays with the bus either: many more watches than it allows.
+	// The bus must not keep match rules either: there are many more watches than it
+	// allows.
 	for range 600 {
 		ctx, cancel := context.WithCancel(t.Context())
 		states := conn.WatchUnit(ctx, unit)
@@ -368,7 +370,8 @@ func BenchmarkUnit(b *testing.B) {
 	}
 }
 
-// Systemd is asked for its version again when it comes back to the bus, perhaps as another.
+// The version is requested again when systemd returns to the bus, as it may be another
+// one.
 func TestKnownVersion(t *testing.T) {
 	fake := systemdtest.New(t)
 	conn := fake.Conn()

@@ -6,8 +6,8 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// dispatch hands signals to those who wait for them until the connection ends,
-// which closes the channel.
+// dispatch passes signals to the goroutines that wait for them. It returns when the
+// connection ends, which closes the channel.
 func (s *session) dispatch(signals <-chan *dbus.Signal) {
 	for signal := range signals {
 		switch signal.Name {
@@ -35,14 +35,14 @@ func (s *session) dispatch(signals <-chan *dbus.Signal) {
 	}
 }
 
-// onSystemdReturn subscribes again to a systemd that has just taken its name and lets
-// everybody know: its signals since it left are lost.
+// onSystemdReturn subscribes again after systemd has taken its bus name. Then it wakes
+// all waiters, because the signals that systemd sent in between are lost.
 func (s *session) onSystemdReturn() {
 	ctx, cancel := context.WithTimeout(s.raw.Context(), callTimeout)
 	defer cancel()
 	if err := s.subscribe(ctx); err != nil {
-		// Without signals this connection is of no use. With the next one
-		// everybody starts anew.
+		// Without signals this connection is useless. Closing it makes all waiters start
+		// again on the next connection.
 		s.raw.Close()
 		return
 	}
@@ -62,8 +62,8 @@ func (s *session) changed(path dbus.ObjectPath) {
 	s.wake(path)
 }
 
-// wake must be called with mu held. A watcher that was woken already and did not
-// look yet need not be woken twice.
+// wake wakes the watchers of the unit at path. The caller holds mu. A watcher that has a
+// wake-up pending needs no second one.
 func (s *session) wake(path dbus.ObjectPath) {
 	for wake := range s.watchers[path] {
 		select {

@@ -11,38 +11,41 @@ import (
 )
 
 var (
-	// ErrNotFound says that no such unit is loaded, or that there is no such
-	// machine or image.
+	// ErrNotFound means that the unit is not loaded, or that there is no such machine or
+	// image.
 	ErrNotFound = errors.New("not found")
 
-	// ErrUnitExists says that a unit of that name is loaded already, be it
-	// running, failed or finished.
+	// ErrUnitExists means that a unit of this name is already loaded, whether it is
+	// running, has failed or has finished.
 	ErrUnitExists = errors.New("unit exists")
 
-	// ErrNoProcess says that the unit has no process to send a signal to.
+	// ErrNoProcess means that the unit has no process that could receive a signal.
 	ErrNoProcess = errors.New("no process")
 )
 
 var (
-	// errClosed is the answer to every call after Close.
+	// errClosed is the error of every call after Close.
 	errClosed = errors.New("connection was closed")
 
-	// errLost: the connection broke before the reply; the call may have been done.
+	// errLost means that the connection broke before the reply; the call may have had its
+	// effect.
 	errLost = errors.New("connection lost")
 
-	// errAway: systemd was not on the bus, but came back; the call was not done.
-	errAway = errors.New("systemd was away from the bus")
+	// errAway means that systemd was not on the bus but has returned; the call had no
+	// effect.
+	errAway = errors.New("systemd was not on the bus")
 
-	// errAbsent: systemd is not on the bus and did not come within returnTimeout.
+	// errAbsent means that systemd is not on the bus and did not return within
+	// returnTimeout.
 	errAbsent = errors.New("systemd is not on the bus; is it running?")
 )
 
-// Error is the type of all errors of this package. Use [errors.Is] with
-// [ErrNotFound], [ErrUnitExists] and [ErrNoProcess], and [errors.As] with
-// [*JobError], to tell them apart.
+// Error is the type of all errors of this package. To tell them apart, use [errors.Is]
+// with [ErrNotFound], [ErrUnitExists] and [ErrNoProcess], and [errors.As] with
+// [*JobError].
 type Error struct {
-	Op   string // what was tried, such as "start unit"
-	Name string // of the unit, machine, image or bus name; may be empty
+	Op   string // the operation, such as "start unit"
+	Name string // name of the unit, machine, image or bus name; may be empty
 	Err  error
 }
 
@@ -55,7 +58,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is translates the names of D-Bus errors to the errors of this package.
+// Is maps the names of D-Bus errors to the errors of this package.
 func (e *Error) Is(target error) bool {
 	var reply dbus.Error
 	if !errors.As(e.Err, &reply) {
@@ -63,7 +66,7 @@ func (e *Error) Is(target error) bool {
 	}
 	switch reply.Name {
 	case "org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.machine1.NoSuchMachine", "org.freedesktop.machine1.NoSuchImage",
-		"org.freedesktop.DBus.Error.UnknownObject": // it went between the look-up and the question
+		"org.freedesktop.DBus.Error.UnknownObject": // the object was removed between the two calls of a look-up
 		return target == ErrNotFound
 	case "org.freedesktop.systemd1.UnitExists":
 		return target == ErrUnitExists
@@ -73,18 +76,18 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// JobError says that systemd accepted a job but did not bring it to a good end.
+// JobError means that systemd accepted a job but the job did not succeed.
 type JobError struct {
 	Unit   string
-	Result string // as of JobRemoved in org.freedesktop.systemd1(5): canceled, timeout, failed, dependency, skipped, …
+	Result string // from JobRemoved in org.freedesktop.systemd1(5): canceled, timeout, failed, dependency, skipped, …
 }
 
 func (e *JobError) Error() string {
 	return fmt.Sprintf("job of %s ended with %q", e.Unit, e.Result)
 }
 
-// broken tells whether a call failed because of its connection.
-func broken(err error) bool {
+// isConnectionError reports whether a call failed because of its connection.
+func isConnectionError(err error) bool {
 	for _, e := range []error{dbus.ErrClosed, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET} {
 		if errors.Is(err, e) {
 			return true

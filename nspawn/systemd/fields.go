@@ -7,7 +7,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// JournalFields returns what LogExtraFields= adds to the journal entries of a
+// JournalFields returns the fields that LogExtraFields= adds to the journal entries of a
 // service, by name. The error is [ErrNotFound] if the unit is not loaded.
 func (c *Conn) JournalFields(ctx context.Context, name string) (map[string]string, error) {
 	value, err := c.serviceProperty(ctx, name, "LogExtraFields")
@@ -23,8 +23,8 @@ func (c *Conn) JournalFields(ctx context.Context, name string) (map[string]strin
 	return fields, nil
 }
 
-// ExecStart returns the arguments of a service's command, of the first if it has
-// more. The error is [ErrNotFound] if the unit is not loaded.
+// ExecStart returns the arguments of a service's command, or of its first one if there
+// are several. The error is [ErrNotFound] if the unit is not loaded.
 func (c *Conn) ExecStart(ctx context.Context, name string) ([]string, error) {
 	value, err := c.serviceProperty(ctx, name, "ExecStart")
 	if err != nil {
@@ -38,9 +38,9 @@ func (c *Conn) ExecStart(ctx context.Context, name string) ([]string, error) {
 	return args, nil
 }
 
-// MainPID returns the PID of a service's main process, 0 if it has none now. It
-// costs systemd a tenth of [Conn.Unit]. The error is [ErrNotFound] if the unit is
-// not loaded.
+// MainPID returns the PID of a service's main process, or 0 if it has none at present. It
+// takes systemd a tenth of the time of [Conn.Unit]. The error is [ErrNotFound] if the
+// unit is not loaded.
 func (c *Conn) MainPID(ctx context.Context, name string) (int, error) {
 	value, err := c.serviceProperty(ctx, name, "MainPID")
 	if err != nil {

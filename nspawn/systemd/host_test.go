@@ -16,7 +16,7 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// hostWorld is the systemd that is PID 1.
+// hostWorld is the systemd that runs as PID 1.
 func hostWorld(t *testing.T) *world {
 	conn := systemd.New(systemd.SystemBus)
 	t.Cleanup(conn.Close)
@@ -31,7 +31,8 @@ func hostWorld(t *testing.T) *world {
 	tell := func(t *testing.T, unit string, line int) {
 		f, err := os.OpenFile(fifo(unit), os.O_RDWR, 0)
 		must.NoError(t, err)
-		// Not closed here: if the program has not opened it yet, the line would be lost.
+		// Not closed here: the line would be lost if the program has not opened the pipe
+		// yet.
 		t.Cleanup(func() { f.Close() })
 		_, err = fmt.Fprintln(f, line)
 		must.NoError(t, err)
@@ -56,7 +57,7 @@ func hostWorld(t *testing.T) *world {
 		machined: restartMachined,
 		restartBus: func(t *testing.T) {
 			before := systemctl(t, "show", "--property=MainPID", "dbus")
-			// The others' restarts count against the limit, 5 in 10 s.
+			// The restarts of other tests count towards the limit, 5 in 10 s.
 			systemctl(t, "reset-failed", "dbus")
 			systemctl(t, "restart", "dbus")
 			must.NotEq(t, before, systemctl(t, "show", "--property=MainPID", "dbus"))
@@ -71,9 +72,9 @@ func systemctl(t *testing.T, args ...string) string {
 	return string(output)
 }
 
-// daemonReexec returns when systemd's old connection to the bus is gone. Up to
-// systemd 257, the new one has the name at once and systemctl waits for it; with
-// 262 nobody has it for a moment and systemctl returns before that.
+// daemonReexec returns when systemd's old connection to the bus is gone. Up to systemd
+// 257, the new connection has the name at once, and systemctl waits for that. With 262,
+// nobody has the name for a moment, and systemctl returns before that.
 func daemonReexec(t *testing.T) {
 	t.Helper()
 	conn, err := systemd.SystemBus(t.Context())
@@ -103,12 +104,12 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// restartMachined does what the bus would at the first call: it asks systemd to
-// activate machined, a request that is lost, for 25 s, while systemd 262 is away
-// from the bus after a restart of either.
+// restartMachined restarts machined as the bus would do at the first call. The bus would
+// ask systemd to activate machined, and while systemd 262 is away from the bus after a
+// restart of either, that request is lost for 25 s.
 func restartMachined(t *testing.T) {
-	// The others' restarts count against its limit. A pattern, because a name that
-	// is not loaded, as before machined's first start, is an error.
+	// The restarts of other tests count towards its limit. A pattern is used because a
+	// name that is not loaded, as before machined's first start, is an error.
 	systemctl(t, "reset-failed", "systemd-machined*")
 	systemctl(t, "restart", "systemd-machined")
 }
@@ -119,7 +120,7 @@ func TestHostMachines(t *testing.T) {
 	conn := systemd.New(systemd.SystemBus)
 	defer conn.Close()
 
-	// The host itself is the machine that is always there.
+	// The host itself is a machine that always exists.
 	names, err := conn.ListMachines(t.Context())
 	must.NoError(t, err)
 	must.SliceContains(t, names, ".host")

@@ -8,8 +8,8 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// waiter waits for the end of a job of one unit. It is made before the job, whose
-// path is known only from the reply: the job may have ended by then.
+// waiter collects the results of a unit's jobs. It must exist before the job is created:
+// the path of the job is known only from the reply, and the job may have ended by then.
 type waiter struct {
 	unit    string
 	arrived <-chan struct{}            // see session.arrival
@@ -46,7 +46,7 @@ func (s *session) jobRemoved(unit string, path dbus.ObjectPath, result string) {
 	}
 }
 
-// wait returns the result of the job at path.
+// wait waits for the job at path and returns its result.
 func (s *session) wait(ctx context.Context, w *waiter, path dbus.ObjectPath) (string, error) {
 	for {
 		s.mu.Lock()
@@ -57,7 +57,7 @@ func (s *session) wait(ctx context.Context, w *waiter, path dbus.ObjectPath) (st
 		}
 		select {
 		case <-w.wake:
-		case <-w.arrived: // systemd was away, and our signal may be lost
+		case <-w.arrived: // systemd was not on the bus, so the signal may be lost
 			return "", fmt.Errorf("%w while waiting for the job", errLost)
 		case <-s.raw.Context().Done():
 			return "", fmt.Errorf("%w while waiting for the job", errLost)
@@ -67,10 +67,11 @@ func (s *session) wait(ctx context.Context, w *waiter, path dbus.ObjectPath) (st
 	}
 }
 
-// job does r, which makes a job, and waits for its end. If the connection breaks
-// meanwhile, judge tells from the state of the unit how the job has ended.
+// job executes a request that creates a job, and waits for the job to end. If the
+// connection breaks before that, judge infers the result of the job from the unit's
+// state.
 func (c *Conn) job(ctx context.Context, r request, judge func(UnitState) error) error {
-	return again(r, func() error {
+	return retry(r, func() error {
 		s, err := c.session(ctx)
 		if err != nil {
 			return err
@@ -99,7 +100,7 @@ func (c *Conn) job(ctx context.Context, r request, judge func(UnitState) error) 
 	})
 }
 
-// idle returns the state of a unit as soon as it has no job.
+// idle waits until a unit has no job, and returns the unit's state.
 func (c *Conn) idle(ctx context.Context, unit string) (UnitState, error) {
 	watchCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,20 +115,20 @@ func (c *Conn) idle(ctx context.Context, unit string) (UnitState, error) {
 	return UnitState{}, waitEnded(ctx)
 }
 
-// waitEnded is the error of a wait for a job that ended with its context.
+// waitEnded returns the error for a wait that ended with its context before the job did.
 func waitEnded(ctx context.Context) error {
-	return fmt.Errorf("wait for the job, which goes on: %w", ctx.Err())
+	return fmt.Errorf("wait for the job, which continues: %w", ctx.Err())
 }
 
-// StartTransientUnit makes and starts a unit, and waits until its start job has
-// ended: for Type=exec until the program runs, for Type=notify until it is
-// ready. Without a deadline in ctx it waits 90 s. Files passed as
-// [dbus.UnixFD] remain the caller's to close.
+// StartTransientUnit creates and starts a unit, and waits until its start job has ended:
+// with Type=exec until the program runs, with Type=notify until it is ready. If ctx has
+// no deadline, it waits 90 s at most. The caller still has to close files that are passed
+// as [dbus.UnixFD].
 //
-// A unit of that name that is loaded already, even failed or finished, is an
-// error that is [ErrUnitExists]. A job that does not end well is a [*JobError].
-// If the connection breaks before systemd's answer, or ctx ends, the unit may
-// have been started nevertheless; use [Conn.Unit] or [Conn.StopUnit].
+// If a unit of this name is already loaded, even a failed or finished one, the error is
+// [ErrUnitExists]. If the job does not succeed, it is a [*JobError]. If the connection
+// breaks before systemd answers, or if ctx ends, the unit may have been started
+// nevertheless; use [Conn.Unit] or [Conn.StopUnit] then.
 func (c *Conn) StartTransientUnit(ctx context.Context, name string, properties []Property) error {
 	ctx, cancel := withJobTimeout(ctx)
 	defer cancel()
@@ -142,9 +143,9 @@ func (c *Conn) StartTransientUnit(ctx context.Context, name string, properties [
 	}))
 }
 
-// StopUnit stops a unit and waits until it has stopped, without a deadline in
-// ctx for 90 s. A unit that is not loaded counts as stopped. A failed unit stays
-// failed, and loaded, until [Conn.ResetFailedUnit].
+// StopUnit stops a unit and waits until it has stopped. If ctx has no deadline, it waits
+// 90 s at most. A unit that is not loaded counts as stopped. A failed unit stays failed,
+// and loaded, until [Conn.ResetFailedUnit].
 func (c *Conn) StopUnit(ctx context.Context, name string) error {
 	ctx, cancel := withJobTimeout(ctx)
 	defer cancel()
@@ -162,7 +163,7 @@ func (c *Conn) StopUnit(ctx context.Context, name string) error {
 	return err
 }
 
-// withJobTimeout sets a deadline if ctx has none.
+// withJobTimeout adds a deadline if ctx has none.
 func withJobTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)

@@ -7,14 +7,13 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Version returns systemd's version as its build names it, such as
-// "252.39-1~deb12u1".
+// Version returns systemd's version as its build reports it, such as "252.39-1~deb12u1".
 func (c *Conn) Version(ctx context.Context) (string, error) {
 	return c.managerProperty(ctx, "Version")
 }
 
-// KnownVersion is Version, and asks only once while systemd keeps its name on the bus: with
-// another version it would have to take it anew.
+// KnownVersion returns the same as Version, but asks systemd only once while it keeps its
+// name on the bus: another version would have to take the name again.
 func (c *Conn) KnownVersion(ctx context.Context) (string, error) {
 	s, err := c.session(ctx)
 	if err != nil {
@@ -33,7 +32,7 @@ func (c *Conn) KnownVersion(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// Features returns what systemd was built with, such as "+PAM +AUDIT -SELINUX".
+// Features returns the build features of systemd, such as "+PAM +AUDIT -SELINUX".
 func (c *Conn) Features(ctx context.Context) (string, error) {
 	return c.managerProperty(ctx, "Features")
 }
@@ -52,8 +51,8 @@ func (c *Conn) managerProperty(ctx context.Context, name string) (string, error)
 	return text, nil
 }
 
-// Available tells whether somebody owns a bus name, such as
-// "org.freedesktop.machine1", or would be started when called by it.
+// Available reports whether a bus name, such as "org.freedesktop.machine1", has an owner,
+// or whether a call would start one.
 func (c *Conn) Available(ctx context.Context, name string) (bool, error) {
 	for _, method := range []string{"ListNames", "ListActivatableNames"} {
 		r := request{op: "look up bus name", name: name, dest: busName, path: busPath, method: busName + "." + method}

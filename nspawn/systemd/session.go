@@ -11,35 +11,35 @@ import (
 )
 
 const (
-	// returnTimeout bounds the wait for systemd to take its name again, after a
+	// returnTimeout limits the wait for systemd to take its bus name again after a
 	// restart of the bus or a daemon-reexec.
 	returnTimeout = 5 * time.Second
 
-	// narrowRules is how many units are watched by a match rule of their own.
+	// narrowRules is the number of units that are watched with a match rule of their own.
 	// dbus-daemon allows 512 rules per connection (dbus-daemon(1),
-	// max_match_rules_per_connection), so more units share one rule for all.
+	// max_match_rules_per_connection), so further units share one rule for all units.
 	narrowRules = 256
 )
 
-// session is one connection to the bus and what waits for signals on it. It is
-// never repaired: when the connection breaks, Conn opens another.
+// session is one connection to the bus, with the goroutines that wait for signals on it.
+// A broken session is never repaired; Conn opens a new one.
 type session struct {
 	raw *dbus.Conn
 
 	mu       sync.Mutex
-	arrived  chan struct{} // closed, and replaced, when systemd took its name
+	arrived  chan struct{} // closed and replaced whenever systemd has taken its bus name
 	jobs     map[*waiter]struct{}
 	watchers map[dbus.ObjectPath]map[chan<- struct{}]struct{}
 
-	versions sync.Map // systemd's version by arrived; see Conn.KnownVersion
+	versions sync.Map // systemd's version, with arrived as the key; see Conn.KnownVersion
 
 	wideMu sync.Mutex
-	wide   bool // the rule for all units was added
+	wide   bool // the rule for all units has been added
 }
 
-// openSession connects and has systemd send signals. It waits a little for a
-// systemd that is about to return to the bus. If there is none, that is no
-// error yet: only calls to systemd itself will fail.
+// openSession connects to the bus and subscribes to systemd's signals. It waits a short
+// time for a systemd that is about to return to the bus. It is not an error if there is
+// none: only calls to systemd itself will fail then.
 func openSession(ctx context.Context, dial Dialer) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -53,8 +53,8 @@ func openSession(ctx context.Context, dial Dialer) (*session, error) {
 		jobs:     make(map[*waiter]struct{}),
 		watchers: make(map[dbus.ObjectPath]map[chan<- struct{}]struct{}),
 	}
-	// dispatch does not block. Should the buffer be full nevertheless, godbus
-	// loses nothing but the order, and nothing here depends on the order.
+	// dispatch does not block. If the buffer is full nevertheless, godbus only changes
+	// the order of signals, and nothing here depends on the order.
 	signals := make(chan *dbus.Signal, 64)
 	raw.Signal(signals)
 	go s.dispatch(signals)
@@ -65,7 +65,7 @@ func openSession(ctx context.Context, dial Dialer) (*session, error) {
 	return s, nil
 }
 
-// subscribeAll asks for the signals that every session needs.
+// subscribeAll subscribes to the signals that every session needs.
 func (s *session) subscribeAll(ctx context.Context) error {
 	for _, rule := range []string{
 		"type='signal',sender='" + busName + "',member='NameOwnerChanged',arg0='" + systemdName + "'",
@@ -79,7 +79,7 @@ func (s *session) subscribeAll(ctx context.Context) error {
 	}
 	err := s.subscribe(ctx)
 	if errors.Is(err, errAway) || errors.Is(err, errAbsent) {
-		return nil // returned subscribed, or will
+		return nil // onSystemdReturn has subscribed, or will
 	}
 	return err
 }
@@ -88,8 +88,7 @@ func managerRule(member string) string {
 	return "type='signal',sender='" + systemdName + "',interface='" + managerIface + "',member='" + member + "'"
 }
 
-// subscribe has systemd send signals at all: it does so only while there is at
-// least one subscriber.
+// subscribe makes systemd send signals. systemd sends none unless it has a subscriber.
 func (s *session) subscribe(ctx context.Context) error {
 	err := s.call(ctx, manager("subscribe to systemd", "", "Subscribe"))
 	var reply dbus.Error
@@ -110,10 +109,10 @@ func (s *session) addMatch(ctx context.Context, rule string) error {
 	return nil
 }
 
-// call does r once. If systemd had left the bus, it waits for it to return, so
-// that the caller may repeat at once; see again.
+// call executes a request once. If systemd is not on the bus, call waits for it to
+// return, so that the caller can try again at once (see retry).
 func (s *session) call(ctx context.Context, r request, reply ...any) error {
-	arrived := s.arrival() // before the call, so as not to miss it
+	arrived := s.arrival() // before the call, so that no arrival is missed
 	err := s.send(ctx, r, reply...)
 	gone := errors.Is(err, errAway) || errors.Is(err, errLost)
 	if !gone || r.dest != systemdName || !s.raw.Connected() {
@@ -131,11 +130,11 @@ func (s *session) call(ctx context.Context, r request, reply ...any) error {
 	return err
 }
 
-// send does r and sorts out what an error says about the connection.
+// send executes a request, and determines what an error means for the connection.
 func (s *session) send(ctx context.Context, r request, reply ...any) error {
 	var flags dbus.Flags
 	if r.dest == systemdName {
-		// systemd's own activation file runs /bin/false: it can only fail, late.
+		// systemd's activation file runs /bin/false, which can only fail, and late.
 		flags = dbus.FlagNoAutoStart
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -150,14 +149,14 @@ func (s *session) send(ctx context.Context, r request, reply ...any) error {
 		return s.refusal(r, answer)
 	case ctx.Err() != nil:
 		return fmt.Errorf("wait for reply of %s: %w", r.dest, ctx.Err())
-	case call.Err != nil && (broken(err) || !s.raw.Connected()):
-		s.raw.Close() // a failed write does not do it
+	case call.Err != nil && (isConnectionError(err) || !s.raw.Connected()):
+		s.raw.Close() // a failed write does not close it
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	return err
 }
 
-// refusal marks the D-Bus errors that mean "nobody there".
+// refusal wraps the D-Bus errors that mean that there is no receiver.
 func (s *session) refusal(r request, answer dbus.Error) error {
 	switch answer.Name {
 	case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected":
@@ -170,16 +169,16 @@ func (s *session) refusal(r request, answer dbus.Error) error {
 	return answer
 }
 
-// arrival returns a channel that is closed when systemd takes its name the next
-// time and has subscribed us again.
+// arrival returns a channel that is closed the next time systemd has taken its bus name
+// and we have subscribed again.
 func (s *session) arrival() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.arrived
 }
 
-// watch has wake poked when the unit at path changes, and returns what ends it.
-// After it, and not before, the state of the unit should be read.
+// watch arranges that wake receives a value when the unit at path changes. stop ends
+// this. To miss no change, read the unit's state after watch has returned.
 func (s *session) watch(ctx context.Context, path dbus.ObjectPath, wake chan<- struct{}) (stop func(), err error) {
 	s.mu.Lock()
 	if s.watchers[path] == nil {
@@ -213,7 +212,7 @@ func (s *session) watch(ctx context.Context, path dbus.ObjectPath, wake chan<- s
 	return stop, nil
 }
 
-// matchAllUnits adds the rule for the changes of all units. It stays.
+// matchAllUnits adds the rule for changes of all units, which is never removed.
 func (s *session) matchAllUnits(ctx context.Context) error {
 	s.wideMu.Lock()
 	defer s.wideMu.Unlock()

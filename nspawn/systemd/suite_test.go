@@ -17,10 +17,10 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// patience is how long a test waits for what should come at once.
+// patience is how long a test waits for a state that should be reached at once.
 const patience = 20 * time.Second
 
-// world is a systemd, real or fake: the tests of this file hold for both.
+// world is a real or a fake systemd: the tests of this file hold for both.
 type world struct {
 	conn *systemd.Conn
 
@@ -28,12 +28,13 @@ type world struct {
 	idle func(t *testing.T, unit string) []systemd.Property
 	exit func(t *testing.T, unit string, status int)
 
-	// broken returns the properties of a unit that can not be started.
+	// broken returns the properties of a unit that cannot be started.
 	broken func(t *testing.T, unit string) []systemd.Property
 	// saying returns the properties of a unit whose program prints a line.
 	saying func(t *testing.T, unit, line string) []systemd.Property
 
-	// slow returns the properties of an idle unit whose start ends at release.
+	// slow returns the properties of an idle unit whose start ends when release is
+	// called.
 	slow func(t *testing.T, unit string) (properties []systemd.Property, release func())
 
 	machined   func(t *testing.T) // makes machined answer; may be nil
@@ -45,7 +46,7 @@ func property(name string, value any) systemd.Property {
 	return systemd.Property{Name: name, Value: dbus.MakeVariant(value)}
 }
 
-// service returns the properties of a service. Nothing in argv is expanded.
+// service returns the properties of a service. Its argv is not expanded.
 func service(argv ...string) []systemd.Property {
 	type command struct {
 		Path  string
@@ -56,8 +57,8 @@ func service(argv ...string) []systemd.Property {
 }
 
 // plainCommand returns the property for a command without "$". Systemd 252 writes
-// ExecStartEx= into the transient unit's file, where it does not know it, so only
-// this form can still be started after daemon-reload and daemon-reexec.
+// ExecStartEx= to the transient unit's file and then does not know it there. So only this
+// form can be started again after daemon-reload and daemon-reexec.
 func plainCommand(name string, argv ...string) systemd.Property {
 	type command struct {
 		Path             string
@@ -67,7 +68,7 @@ func plainCommand(name string, argv ...string) systemd.Property {
 	return property(name, []command{{argv[0], argv, false}})
 }
 
-// lasting returns the properties of a service that stays after its end.
+// lasting returns the properties of a service that remains loaded after its end.
 func lasting() []systemd.Property {
 	return []systemd.Property{
 		property("Description", "a test of nomad-driver-nspawn"),
@@ -76,10 +77,10 @@ func lasting() []systemd.Property {
 	}
 }
 
-// unitName returns a name with characters that an object path must escape.
+// unitName returns a name with characters that must be escaped in an object path.
 func unitName() string { return "nomad-driver_test." + strings.ToLower(rand.Text()[:8]) + ".service" }
 
-// start starts an idle unit that is removed when the test ends.
+// start starts an idle unit, which is removed when the test ends.
 func (w *world) start(t *testing.T) (unit string) {
 	t.Helper()
 	unit = unitName()
@@ -100,7 +101,7 @@ func (w *world) watch(t *testing.T, unit string) <-chan systemd.UnitState {
 	return w.conn.WatchUnit(t.Context(), unit)
 }
 
-// until reads states until one is as wanted, and returns it.
+// until reads states until one fulfills the condition, and returns it.
 func until(t *testing.T, states <-chan systemd.UnitState, wanted func(systemd.UnitState) bool) systemd.UnitState {
 	t.Helper()
 	timeout := time.After(patience)
@@ -181,8 +182,8 @@ func testExitZeroStays(t *testing.T, w *world) {
 	until(t, states, running)
 }
 
-// testWatchProcess wants no state of a unit that is as the watcher knows it, and
-// the end of its process.
+// testWatchProcess expects no state while the watcher knows it, and then the end of the
+// process.
 func testWatchProcess(t *testing.T, w *world) {
 	unit := w.start(t)
 	pid, err := w.conn.MainPID(t.Context(), unit)
@@ -193,7 +194,7 @@ func testWatchProcess(t *testing.T, w *world) {
 	state := until(t, states, func(systemd.UnitState) bool { return true })
 	must.True(t, exited(state), must.Sprint("the first state is ", state))
 
-	// Another process than it knew of.
+	// The main process is not the one that the watcher knows.
 	state = until(t, w.conn.WatchProcess(t.Context(), unit, pid), func(systemd.UnitState) bool { return true })
 	must.Eq(t, 7, state.ExecMainStatus)
 	pid, err = w.conn.MainPID(t.Context(), unit)
@@ -244,8 +245,8 @@ func testStartFails(t *testing.T, w *world) {
 	must.Eq(t, "failed", state.ActiveState)
 }
 
-// testOutput passes a file descriptor: systemd must have its own duplicate, and
-// give it up together with the unit.
+// testOutput passes a file descriptor. systemd must have its own duplicate, and close it
+// together with the unit.
 func testOutput(t *testing.T, w *world) {
 	unit := unitName()
 	defer w.remove(t, unit)
@@ -292,8 +293,8 @@ func testRestartOfBusWhileWatching(t *testing.T, w *world) {
 	must.NoError(t, w.conn.StopUnit(t.Context(), unit))
 }
 
-// testStartOutlivesConnection: the bus or systemd itself goes away while a start
-// job runs, and with it the signal of its end.
+// testStartOutlivesConnection makes the bus or systemd disappear while a start job runs,
+// so that the signal of its end is lost.
 func testStartOutlivesConnection(t *testing.T, w *world) {
 	for name, leave := range map[string]func(*testing.T){"reexec": w.reexec, "restart of bus": w.restartBus} {
 		t.Run(name, func(t *testing.T) {

@@ -11,31 +11,32 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Property is a property of a unit, as systemd's D-Bus interface knows it.
+// Property is a property of a unit in systemd's D-Bus interface.
 type Property = sd.Property
 
-// NewProperty is a property with a value of the type that D-Bus has for it.
+// NewProperty returns a property. The type of value must correspond to the property's
+// D-Bus type.
 func NewProperty(name string, value any) Property {
 	return Property{Name: name, Value: dbus.MakeVariant(value)}
 }
 
-// auxUnit is an auxiliary unit of StartTransientUnit; systemd supports none yet.
+// auxUnit is an auxiliary unit of StartTransientUnit; systemd does not support any yet.
 type auxUnit struct {
 	Name       string
 	Properties []Property
 }
 
-// UnitState is the state of a unit at one moment. The fields have the names and
-// the meaning of the properties in org.freedesktop.systemd1(5). Those that only
-// services have are zero for other units. States can be compared with ==.
+// UnitState is the state of a unit at one moment. The fields have the names and meanings
+// of the properties in org.freedesktop.systemd1(5). Fields that only services have are
+// zero for other units. States can be compared with ==.
 type UnitState struct {
 	LoadState, ActiveState, SubState string
 	Result                           string
 	InvocationID                     string // in hexadecimal; empty before the first start
-	JobID                            uint32 // of the queued or running job; 0 if there is none
+	JobID                            uint32 // ID of the queued or running job; 0 if there is none
 
-	MainPID                      uint32 // 0 if there is no main process now
-	ExecMainPID                  uint32 // also after its end
+	MainPID                      uint32 // 0 if there is no main process at present
+	ExecMainPID                  uint32 // kept after the process has ended
 	ExecMainCode, ExecMainStatus int32  // CLD_EXITED, CLD_KILLED, … of waitid(2), and exit status or signal
 	ExecMainStart, ExecMainExit  time.Time
 	NRestarts                    uint32
@@ -43,17 +44,17 @@ type UnitState struct {
 	ControlGroup, Description, Slice string
 }
 
-// gone is the state of a unit that is not loaded.
-func gone() UnitState {
+// notLoaded returns the state of a unit that is not loaded.
+func notLoaded() UnitState {
 	return UnitState{LoadState: "not-found", ActiveState: "inactive", SubState: "dead"}
 }
 
-// Unit returns the present state of a unit. The error is [ErrNotFound] if it is
-// not loaded.
+// Unit returns the current state of a unit. The error is [ErrNotFound] if it is not
+// loaded.
 func (c *Conn) Unit(ctx context.Context, name string) (UnitState, error) {
-	// GetUnit first: it does not load the unit. To ask an object path for its
-	// properties would, with a pair of UnitNew and UnitRemoved signals, which
-	// then wake the watchers, which then ask …
+	// Call GetUnit first, because it does not load the unit. Requesting the properties of
+	// an object path would load it, and send the signals UnitNew and UnitRemoved. These
+	// would wake the watchers, which would request the properties again, and so on.
 	var path dbus.ObjectPath
 	if err := c.call(ctx, manager("get unit", name, "GetUnit", name), &path); err != nil {
 		return UnitState{}, err
@@ -64,17 +65,17 @@ func (c *Conn) Unit(ctx context.Context, name string) (UnitState, error) {
 		return UnitState{}, err
 	}
 	state := p.unitState()
-	// A unit that still does something is there, even if its file is not.
+	// A unit that is still active exists even if its file does not.
 	if state.LoadState == "not-found" && state.ActiveState == "inactive" {
 		return UnitState{}, r.wrap(ErrNotFound)
 	}
 	return state, nil
 }
 
-// properties are those of one object.
+// properties are the properties of one object.
 type properties map[string]dbus.Variant
 
-// get returns a property, or the zero value if it is missing or not a T.
+// get returns a property, or the zero value if it is missing or has another type.
 func get[T any](p properties, name string) T {
 	value, _ := p[name].Value().(T)
 	return value
@@ -89,7 +90,7 @@ func (p properties) timestamp(name string) time.Time {
 	return time.UnixMicro(int64(usec))
 }
 
-// jobID returns the number in the property Job, of type (uo).
+// jobID returns the ID in the property Job, whose type is (uo).
 func (p properties) jobID() uint32 {
 	fields := get[[]any](p, "Job")
 	if len(fields) == 0 {
@@ -120,8 +121,8 @@ func (p properties) unitState() UnitState {
 	}
 }
 
-// UnitsByPattern returns the sorted names of the loaded units that match a glob
-// pattern, finished and failed ones among them.
+// UnitsByPattern returns the sorted names of the loaded units that match a glob pattern.
+// They include finished and failed units.
 func (c *Conn) UnitsByPattern(ctx context.Context, pattern string) ([]string, error) {
 	var listed []sd.UnitStatus
 	r := manager("list units", pattern, "ListUnitsByPatterns", []string{}, []string{pattern})
@@ -130,7 +131,7 @@ func (c *Conn) UnitsByPattern(ctx context.Context, pattern string) ([]string, er
 	}
 	var names []string
 	for _, u := range listed {
-		// Units that others only refer to are listed as well.
+		// The list also contains units to which other units merely refer.
 		if u.LoadState != "not-found" || u.ActiveState != "inactive" {
 			names = append(names, u.Name)
 		}
@@ -139,17 +140,17 @@ func (c *Conn) UnitsByPattern(ctx context.Context, pattern string) ([]string, er
 	return names, nil
 }
 
-// KillUnit sends a signal to processes of a unit: whom is "main", "control" or
-// "all". If there is none, the error is [ErrNoProcess]; if the unit is not
-// loaded, [ErrNotFound].
+// KillUnit sends a signal to processes of a unit; whom is "main", "control" or "all". The
+// error is [ErrNoProcess] if there is no such process, and [ErrNotFound] if the unit is
+// not loaded.
 func (c *Conn) KillUnit(ctx context.Context, name, whom string, signal int) error {
 	r := manager("kill unit", name, "KillUnit", name, whom, int32(signal))
 	r.once = true
 	return c.call(ctx, r)
 }
 
-// ResetFailedUnit makes a failed unit an inactive one, which systemd then
-// unloads. A unit that is not loaded needs no reset.
+// ResetFailedUnit makes a failed unit inactive, and systemd then unloads it. It is not an
+// error if the unit is not loaded.
 func (c *Conn) ResetFailedUnit(ctx context.Context, name string) error {
 	err := c.call(ctx, manager("reset failed unit", name, "ResetFailedUnit", name))
 	if errors.Is(err, ErrNotFound) {
@@ -158,8 +159,8 @@ func (c *Conn) ResetFailedUnit(ctx context.Context, name string) error {
 	return err
 }
 
-// SetUnitProperties changes properties of a unit while it runs, until the next
-// reboot if runtime is set.
+// SetUnitProperties changes properties of a running unit. If runtime is set, the change
+// lasts until the next reboot.
 func (c *Conn) SetUnitProperties(ctx context.Context, name string, runtime bool, properties ...Property) error {
 	return c.call(ctx, manager("set properties of unit", name, "SetUnitProperties", name, runtime, properties))
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// The bounds of the wait between two attempts to reach the bus. No event tells
-// that a bus is back where none is listening.
+// Limits of the wait between two attempts to reach the bus. A bus that is not listening
+// can send no event when it returns, so watches poll.
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 5 * time.Second
@@ -21,26 +21,27 @@ type watch struct {
 	conn *Conn
 	unit string
 	path dbus.ObjectPath
-	pid  int           // the state is known as long as this is the main process; 0: it is not
-	wake chan struct{} // poked when the unit has changed
+	pid  int           // the state need not be read while this is the main process; 0 means that it must be
+	wake chan struct{} // receives a value when the unit has changed
 	out  chan UnitState
 
 	latest UnitState
-	unsent bool // latest was not sent yet
+	unsent bool // latest has not been sent yet
 }
 
-// WatchUnit sends the present state of a unit at once, and again after each
-// change. A slow reader misses states in between but never the latest. A unit
-// that is not loaded has LoadState "not-found"; it may come, or come back, later.
-// The watch outlives restarts of the bus and of systemd. The channel is closed
-// when ctx ends or c is closed. Where there is no bus now, it waits for one.
+// WatchUnit sends the current state of a unit at once, and again after each change. A
+// slow reader may miss intermediate states, but never the latest one. A unit that is not
+// loaded has LoadState "not-found"; it may be loaded later.
+//
+// The watch survives restarts of the bus and of systemd. If there is no bus, it waits for
+// one. The channel is closed when ctx ends or c is closed.
 func (c *Conn) WatchUnit(ctx context.Context, name string) <-chan UnitState {
 	return c.WatchProcess(ctx, name, 0)
 }
 
-// WatchProcess is WatchUnit for who knows that pid was the main process of a
-// service: while it is, no state is sent. To read one takes systemd 4 ms, and
-// us half of that again, when a program that was just started needs the time.
+// WatchProcess is like WatchUnit, but sends no state while pid is still the service's
+// main process. Use it right after a start: reading the state takes systemd 4 ms and us 2
+// ms, and the new program needs that CPU time.
 func (c *Conn) WatchProcess(ctx context.Context, name string, pid int) <-chan UnitState {
 	w := &watch{
 		pid:  pid,
@@ -54,7 +55,7 @@ func (c *Conn) WatchProcess(ctx context.Context, name string, pid int) <-chan Un
 	return w.out
 }
 
-// run follows the unit over one connection after the other.
+// run follows the unit over one connection after another.
 func (w *watch) run(ctx context.Context) {
 	defer close(w.out)
 	ctx, cancel := context.WithCancel(ctx)
@@ -71,8 +72,8 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// runSession follows the unit until the connection breaks or ctx ends. It tells
-// whether it could read the state at least once.
+// runSession follows the unit until the connection breaks or ctx ends. It reports whether
+// it could read the state at least once.
 func (w *watch) runSession(ctx context.Context) (ok bool) {
 	s, err := w.conn.session(ctx)
 	if err != nil {
@@ -87,18 +88,19 @@ func (w *watch) runSession(ctx context.Context) (ok bool) {
 		return false
 	}
 	defer stop()
-	if w.unchanged(ctx) && !w.serve(ctx) {
+	if w.processUnchanged(ctx) && !w.serve(ctx) {
 		return true
 	}
 	for {
 		state, err := w.conn.Unit(ctx, w.unit)
 		if errors.Is(err, ErrNotFound) {
-			state = gone()
+			state = notLoaded()
 		} else if err != nil {
 			return ok
 		}
 		ok = true
-		// systemd signals more than what is in a UnitState, and each interface apart.
+		// systemd sends signals for properties that a UnitState does not contain, and
+		// separate signals for each interface.
 		if state != w.latest {
 			w.latest, w.unsent = state, true
 		}
@@ -108,8 +110,9 @@ func (w *watch) runSession(ctx context.Context) (ok bool) {
 	}
 }
 
-// unchanged tells, once, whether there is nothing to be told yet.
-func (w *watch) unchanged(ctx context.Context) bool {
+// processUnchanged reports at its first call whether pid is still the main process, so
+// that the state need not be read.
+func (w *watch) processUnchanged(ctx context.Context) bool {
 	if w.pid == 0 {
 		return false
 	}
@@ -119,8 +122,8 @@ func (w *watch) unchanged(ctx context.Context) bool {
 	return known
 }
 
-// serve lets the reader have the latest state until the unit has changed, which
-// it tells by true, or ctx ends.
+// serve offers the latest state to the reader. It returns true when the unit has changed,
+// and false when ctx ends.
 func (w *watch) serve(ctx context.Context) (changed bool) {
 	for {
 		var out chan<- UnitState

@@ -1,4 +1,4 @@
-// Package tree removes directory trees that were made by whom it may.
+// Package tree removes directory trees whose contents are not trusted.
 package tree
 
 import (
@@ -15,21 +15,21 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// Attributes that forbid a file's removal, even to root (linux/fs.h).
+// Attributes that prevent even root from removing a file (linux/fs.h).
 const (
 	flagImmutable  = 0x10
 	flagAppendOnly = 0x20
 )
 
-// Remove removes dir and all in it, made by whom it may. It is not an error if
-// dir does not exist.
+// Remove removes dir and everything in it, whoever created it. It is not an error if dir
+// does not exist.
 //
-// It follows no symbolic link and never reaches into another mount: where
-// something is mounted at or below dir, nothing is removed. It takes immutable
-// files, which a machine without user namespace can make, and directories
+// Remove follows no symbolic link and never removes files of another mount: if there is a
+// mount at or below dir, it removes nothing. It can remove immutable files, which a
+// machine without a user namespace can create. It can also remove directories that are
 // nested deeper than any limit on path lengths, open files or recursion.
 func Remove(dir string) error {
-	dir = filepath.Clean(dir) // with a slash at its end, a symbolic link would be followed
+	dir = filepath.Clean(dir) // otherwise a trailing slash would make the kernel follow a symbolic link
 	if err := remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
@@ -52,8 +52,8 @@ func remove(dir string) error {
 	return retryWithoutAttributes(top, ".", func() error { return unix.Rmdir(dir) })
 }
 
-// refuseMounts looks for mounts before anything is touched. One that comes
-// later stops the removal by EBUSY.
+// refuseMounts returns an error if there are mounts in the tree. It is called before
+// anything is removed. A mount that appears later stops the removal with EBUSY.
 func refuseMounts(top *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", top.Fd()))
 	if err != nil {
@@ -69,14 +69,14 @@ func refuseMounts(top *os.File) error {
 	return nil
 }
 
-// remover keeps a tree flat while it removes it: a directory that is not empty
-// moves up into top, to be emptied there.
+// remover keeps the tree flat while it removes it: a directory that is not empty is moved
+// up into top and emptied there.
 type remover struct {
 	top   *os.File
-	moved int // names used so far
+	moved int // number of names used so far
 }
 
-// remove removes an entry of top. If it is a directory, directories in it are
+// remove removes an entry of top. If the entry is a directory, directories in it are
 // moved to top.
 func (r *remover) remove(top *os.File, name string) error {
 	err := unlink(top, name)
@@ -94,8 +94,7 @@ func (r *remover) remove(top *os.File, name string) error {
 	return unlink(top, name)
 }
 
-// moveUp removes an entry of dir, by moving it to top if it is a directory with
-// something in it.
+// moveUp removes an entry of dir. A directory that is not empty is moved to top instead.
 func (r *remover) moveUp(dir *os.File, name string) error {
 	err := unlink(dir, name)
 	for errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
@@ -107,12 +106,11 @@ func (r *remover) moveUp(dir *os.File, name string) error {
 	return err
 }
 
-// each calls take, which removes the entry, for every entry of dir until there
-// is none.
+// each calls take for every entry of dir until dir is empty. take removes the entry.
 func (r *remover) each(dir *os.File, take func(dir *os.File, name string) error) error {
 	for {
-		// Start over each time: where a listing goes on after removals is up to
-		// the file system.
+		// Start again each time: file systems differ in where a listing continues after
+		// removals.
 		if _, err := dir.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
@@ -131,8 +129,8 @@ func (r *remover) each(dir *os.File, take func(dir *os.File, name string) error)
 	}
 }
 
-// unlink removes an entry of dir that is not a directory, or an empty
-// directory. A mount point fails with EBUSY.
+// unlink removes an entry of dir that is a file or an empty directory. A mount point
+// fails with EBUSY.
 func unlink(dir *os.File, name string) error {
 	return retryWithoutAttributes(dir, name, func() error {
 		err := unix.Unlinkat(int(dir.Fd()), name, 0)
@@ -143,8 +141,9 @@ func unlink(dir *os.File, name string) error {
 	})
 }
 
-// retryWithoutAttributes does op, which removes or moves entry name of dir, and again without
-// the file attributes that forbid it.
+// retryWithoutAttributes calls op, which removes or moves the entry name of dir. If the
+// entry's attributes or those of dir forbid it, the attributes are cleared and op is
+// called again.
 func retryWithoutAttributes(dir *os.File, name string, op func() error) error {
 	err := op()
 	if !errors.Is(err, unix.EPERM) {
@@ -158,8 +157,8 @@ func retryWithoutAttributes(dir *os.File, name string, op func() error) error {
 	return op()
 }
 
-// clearAttributes takes the attributes from a file that forbid its removal. Whether that
-// worked shows in trying to remove it.
+// clearAttributes clears the attributes that forbid the removal of a file. It ignores
+// errors, because the removal will fail then.
 func clearAttributes(fd int) {
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	if err == nil && flags&(flagImmutable|flagAppendOnly) != 0 {
@@ -167,9 +166,8 @@ func clearAttributes(fd int) {
 	}
 }
 
-// openPlain opens entry name of dir if it is a regular file or a directory.
-// Others have no attributes, and opening a device node or a FIFO can have
-// effects.
+// openPlain opens the entry name of dir if it is a regular file or a directory. Other
+// files have no attributes, and opening a device node or a FIFO can have side effects.
 func openPlain(dir *os.File, name string) (*os.File, error) {
 	handle, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -186,8 +184,8 @@ func openPlain(dir *os.File, name string) (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/self/fd/%d", handle))
 }
 
-// OpenDir opens a directory at name, which may be a path only if at is
-// AT_FDCWD. A symbolic link or a mount point fails.
+// OpenDir opens the directory name. name may be a path only if at is AT_FDCWD. A symbolic
+// link is refused and, unless at is AT_FDCWD, a mount point too.
 func OpenDir(at int, name string) (*os.File, error) {
 	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC}
 	if at != unix.AT_FDCWD {

@@ -55,7 +55,7 @@ func TestRemoveWeirdEntries(t *testing.T) {
 	must.NoError(t, unix.Mknod(dir+"/sub/whiteout", unix.S_IFCHR, 0))
 	must.NoError(t, unix.Mknod(dir+"/sub/disk", unix.S_IFBLK, int(unix.Mkdev(254, 0))))
 	must.NoError(t, os.WriteFile(dir+"/sub/new\nline \xff", nil, 0))
-	for i := range 20 { // names it would use itself, taken by files and directories
+	for i := range 20 { // names that Remove would use itself, taken by files and directories
 		must.NoError(t, os.MkdirAll(fmt.Sprintf("%s/dir-%d/x/y", dir, i), 0o755))
 		if taken := fmt.Sprintf("%s/.removing-%d", dir, i); i%2 == 1 {
 			must.NoError(t, os.WriteFile(taken, nil, 0))
@@ -92,8 +92,8 @@ func setFlag(t *testing.T, path string, flag int) {
 	}
 }
 
-// TestRemoveDeep nests directories far beyond what a path can name, and what
-// one could hold open.
+// TestRemoveDeep nests directories deeper than a path can express, and than descriptors
+// could be held open.
 func TestRemoveDeep(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dir")
 	must.NoError(t, os.Mkdir(dir, 0o700))

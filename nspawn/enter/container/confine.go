@@ -11,9 +11,9 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/user"
 )
 
-// confine leaves the calling thread no more than the leader and the user have.
-// Package syscall would change all threads; these calls change this one only.
-func (todo *Instructions) confine(who user.Identity) error {
+// confine confines the calling thread like the leader, and sets the user. Package syscall
+// would change all threads; these calls change only this one.
+func (todo *Instructions) confine(identity user.Identity) error {
 	c := &todo.Confinement
 	if err := applyLimits(c.Limits); err != nil {
 		return err
@@ -29,16 +29,16 @@ func (todo *Instructions) confine(who user.Identity) error {
 			return fmt.Errorf("set no_new_privs: %w", err)
 		}
 	}
-	// Filters need CAP_SYS_ADMIN where there is no no_new_privs.
+	// Without no_new_privs, installing filters needs CAP_SYS_ADMIN.
 	var last uint64
 	if len(c.Filters) > 0 && !c.NoNewPrivs {
 		last = 1 << unix.CAP_SYS_ADMIN
 	}
-	if err := become(who); err != nil {
+	if err := setIdentity(identity); err != nil {
 		return err
 	}
 	caps := uint64(0)
-	if who.UID == 0 {
+	if identity.UID == 0 {
 		caps = c.Bounding
 	}
 	if err := setCapabilities(caps | last); err != nil {
@@ -53,13 +53,13 @@ func (todo *Instructions) confine(who user.Identity) error {
 		return err
 	}
 	if c.Bounding&last == last {
-		return nil // no more than the container has; execve(2) sees to the rest
+		return nil // the container has this capability, and execve(2) drops it unless the user is root
 	}
 	return setCapabilities(caps)
 }
 
-// applyLimits comes as close to the leader's limits as is possible: raising a
-// hard one takes CAP_SYS_RESOURCE over the host (see leader.raiseLimits in package enter).
+// applyLimits sets limits as close to the leader's as possible. Raising a hard limit
+// needs CAP_SYS_RESOURCE on the host (see leader.raiseLimits in package enter).
 func applyLimits(limits []Limit) error {
 	for _, want := range limits {
 		var now unix.Rlimit
@@ -82,7 +82,7 @@ func dropBounding(keep uint64) error {
 		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
-			return nil // beyond the last capability of this kernel
+			return nil // n is beyond the last capability of this kernel
 		}
 		if err != nil {
 			return fmt.Errorf("drop capability %d: %w", n, err)
@@ -91,20 +91,21 @@ func dropBounding(keep uint64) error {
 	return nil
 }
 
-// become changes the user and keeps the permitted capabilities for now.
-func become(who user.Identity) error {
+// setIdentity changes the user. The thread keeps its permitted capabilities for the next
+// steps.
+func setIdentity(identity user.Identity) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}
-	groups := make([]uint32, len(who.Groups))
-	for n, gid := range who.Groups {
+	groups := make([]uint32, len(identity.Groups))
+	for n, gid := range identity.Groups {
 		groups[n] = uint32(gid)
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
 	if errno != 0 {
 		return fmt.Errorf("set groups: %w", errno)
 	}
-	gid, uid := uintptr(who.GID), uintptr(who.UID)
+	gid, uid := uintptr(identity.GID), uintptr(identity.UID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
 		return fmt.Errorf("set gid %d (outside of the container's range?): %w", gid, errno)
 	}
@@ -114,8 +115,8 @@ func become(who user.Identity) error {
 	return nil
 }
 
-// setCapabilities sets the permitted and effective capabilities and empties
-// the inheritable and, with them, the ambient ones.
+// setCapabilities sets the permitted and effective capabilities, and clears the
+// inheritable and thereby the ambient ones.
 func setCapabilities(caps uint64) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	low, high := uint32(caps), uint32(caps>>32)
@@ -126,8 +127,8 @@ func setCapabilities(caps uint64) error {
 	return nil
 }
 
-// installFilters gives the calling thread the filters. It needs no_new_privs
-// or CAP_SYS_ADMIN.
+// installFilters installs the filters for the calling thread. That needs no_new_privs or
+// CAP_SYS_ADMIN.
 func installFilters(filters [][]byte) error {
 	for _, filter := range filters {
 		program := unix.SockFprog{

@@ -1,9 +1,9 @@
 // Package container is the container's side of package enter: the shim, which becomes a
-// process of the machine, step by step. See [Main]. The plugin's side starts it with
-// descriptors, [Instructions] and a socket for its [Reply].
+// process of the machine step by step (see [Main]). The plugin's side starts it with file
+// descriptors, [Instructions], and a socket for its [Reply].
 //
-// The package knows nothing of the host and imports little, so that the program
-// made of it starts within milliseconds.
+// The package does not depend on the host and has few imports, so that the program made
+// of it starts within milliseconds.
 package container
 
 import (
@@ -15,27 +15,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes of a command that the container can not run, as shells have them.
+// Exit codes of a command that the container cannot run, the same as in shells.
 const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
 )
 
-// First arguments with which the program has to call [Main].
+// First arguments of a program that must call [Main].
 const (
-	// PlaceArg makes the program start another one in a cgroup, as in "SHIM
-	// start-in-cgroup PROGRAM ARGUMENT…": enter.Run starts the shim by it.
+	// PlaceArg makes the program start another program in a cgroup, as in "SHIM
+	// start-in-cgroup PROGRAM ARGUMENT…". enter.Run starts the shim in this way.
 	PlaceArg = "start-in-cgroup"
-	// EnterArg makes the program the shim that enter.Run starts.
+	// EnterArg makes the program run as the shim of enter.Run.
 	EnterArg = "enter-machine"
 )
 
-// Called reports, from the program's arguments, whether it was started as the shim.
+// Called reports whether the program's arguments ask it to run as the shim.
 func Called(args []string) bool {
 	return len(args) > 1 && (args[1] == PlaceArg || args[1] == EnterArg)
 }
 
-// Main is the shim. It never returns, and main calls it first thing.
+// Main runs the shim and never returns. main calls it before anything else.
 func Main() {
 	run := enterMain
 	if os.Args[1] == PlaceArg {
@@ -45,16 +45,16 @@ func Main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	// Not os.Exit: with the race detector that takes a second.
+	// os.Exit is not used, because it takes a second with the race detector.
 	unix.Exit(0)
 }
 
-// enterMain makes the process and reports it to enter.Run. Two threads share the
-// work: this one stays on the host's side, the other becomes the container's.
+// enterMain creates the process and reports it to enter.Run. Two threads share the work:
+// this one stays on the host's side, and the other one enters the container.
 func enterMain() error {
-	// None of the container's users looks into what follows but its root, who can see
-	// the forked process: its memory belongs to the container's user namespace. It
-	// holds the instructions and nothing of the host.
+	// Of the container's users, only root can read the forked process, whose memory
+	// belongs to the container's user namespace. That memory holds the instructions, and
+	// nothing of the host.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make shim undumpable: %w", err)
 	}
@@ -62,7 +62,7 @@ func enterMain() error {
 	if err := json.NewDecoder(os.NewFile(FDInstructions, "instructions")).Decode(&todo); err != nil {
 		return fmt.Errorf("read instructions: %w", err)
 	}
-	if err := awaitWord(); err != nil { // that its starter has reported it
+	if err := awaitByte(); err != nil { // the starter has reported the shim
 		return err
 	}
 	type result struct {
@@ -71,7 +71,7 @@ func enterMain() error {
 	}
 	forked, reported, executed := make(chan result), make(chan struct{}), make(chan unix.Errno)
 	go func() {
-		runtime.LockOSThread() // and never back: nothing else may run on it
+		runtime.LockOSThread() // never unlocked, because no other goroutine may run on this thread
 		child, err := todo.enterAndFork()
 		forked <- result{child, err}
 		<-reported
@@ -91,7 +91,7 @@ func enterMain() error {
 	return nil
 }
 
-// failure has the exit codes of shells.
+// failure returns a reply with the exit codes of shells.
 func failure(command string, errno unix.Errno) Reply {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR:
@@ -101,7 +101,7 @@ func failure(command string, errno unix.Errno) Reply {
 	}
 }
 
-// maxText bounds the texts of a reply, so that it fits into one packet.
+// maxText limits the texts of a reply, so that it fits into one packet.
 const maxText = 4096
 
 func send(r Reply, terminal *os.File) error {

@@ -26,6 +26,6 @@ func TestStatic(t *testing.T) {
 	must.NoError(t, err)
 	self, err := os.Executable()
 	must.NoError(t, err)
-	_, loader := exec.Command("ldd", self).Output() // fails for what is not dynamic
+	_, loader := exec.Command("ldd", self).Output() // this fails for a program that is not dynamic
 	must.EqOp(t, loader != nil, static)
 }

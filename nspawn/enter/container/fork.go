@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program is a command, ready for a child that may do nothing but system calls.
+// program is a command, encoded for a child that can only make system calls.
 type program struct {
-	files []*byte // what may be meant, in the order of PATH
+	files []*byte // files that the command may refer to, in the order of PATH
 	argv  []*byte
 	envv  []*byte
 	tty   bool
@@ -28,21 +28,21 @@ func newProgram(argv, env []string, tty bool) (*program, error) {
 	if p.files, err = syscall.SlicePtrFromStrings(candidates(argv[0], env)); err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)
 	}
-	p.files = p.files[:len(p.files)-1] // without the terminating nil
+	p.files = p.files[:len(p.files)-1] // remove the terminating nil
 	return p, nil
 }
 
-// fork makes the child. It waits for a byte on the socket, executes the
-// program and, if that fails, answers with a byte, the errno.
+// fork creates the child. The child waits for a byte on the socket, executes the program
+// and, if that fails, sends a byte with the errno.
 //
-// Package syscall cannot do this: it shares the parent's memory with the child
-// until execve, and the container, which sees the child, could write to it.
+// Package syscall cannot be used: it shares the parent's memory with the child until
+// execve, and the container, which can see the child, could write to that memory.
 func (p *program) fork() (pid, socket int, err error) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, -1, fmt.Errorf("make socket pair: %w", err)
 	}
-	// No signal finds a Go handler in the child, which has no Go runtime left.
+	// No Go signal handler may run in the child, which has no Go runtime.
 	var all unix.Sigset_t
 	all.Val[0] = ^all.Val[0]
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil); err != nil {
@@ -56,11 +56,11 @@ func (p *program) fork() (pid, socket int, err error) {
 	return pid, ends[0], nil
 }
 
-// execute lets the child go on and waits until it has become the program.
+// execute lets the child continue, and waits until it has executed the program.
 func (n *forkedProcess) execute() unix.Errno {
 	answer := []byte{1}
 	if _, err := unix.Write(n.socket, answer); err != nil {
-		return 0 // killed meanwhile, as its exit status tells
+		return 0 // the child has been killed, and its exit status shows it
 	}
 	if got, err := unix.Read(n.socket, answer); err != nil || got == 0 {
 		return 0
@@ -68,12 +68,12 @@ func (n *forkedProcess) execute() unix.Errno {
 	return unix.Errno(answer[0])
 }
 
-// signals is the number of signals on Linux, but for MIPS.
+// signals is the number of signals on Linux, except on MIPS.
 const signals = 64
 
-// cloneAndExec is like package syscall's forkAndExecInChild, whose rules are
-// that after the clone the child must not allocate, lock, or grow its stack:
-// RawSyscall is assembly and as far as it may go.
+// cloneAndExec follows the rules of forkAndExecInChild in package syscall: after the
+// clone, the child must not allocate memory, take locks, or grow its stack. RawSyscall is
+// written in assembly, and is all that the child may call.
 //
 //go:noinline
 //go:norace
@@ -89,17 +89,17 @@ func (p *program) cloneAndExec(parentEnd, childEnd int) (pid int, errno syscall.
 		got     uintptr
 		failed  syscall.Errno
 	)
-	// CLONE_PARENT makes it the child of our parent, who will wait for it.
+	// CLONE_PARENT makes it a child of our parent, which waits for it.
 	got, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_PARENT|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || got != 0 {
 		return int(got), errno
 	}
 
-	// Here is the child.
+	// From here on, this is the child.
 	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(parentEnd), 0, 0)
 	got, _, _ = syscall.RawSyscall(unix.SYS_READ, uintptr(childEnd), uintptr(unsafe.Pointer(&message)), 1)
 	if got != 1 {
-		goto fail // the shim is dead
+		goto fail // the shim has died
 	}
 	for n := uintptr(1); n <= signals; n++ {
 		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&dflt)), 0, 8, 0, 0)
@@ -115,7 +115,7 @@ func (p *program) cloneAndExec(parentEnd, childEnd int) (pid int, errno syscall.
 	failed = unix.ENOENT
 	for n := 0; n < len(files); n++ {
 		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(files[n])), uintptr(argv), uintptr(envv))
-		// As execvp(3) has it: go on looking, but remember what was there.
+		// As in execvp(3), continue the search, but remember EACCES.
 		if errno == unix.EACCES {
 			failed = errno
 		} else if errno != unix.ENOENT && errno != unix.ENOTDIR {

@@ -13,17 +13,17 @@ import (
 // placeMain starts a program in the cgroup of FDGroup, as a child of the plugin, and
 // reports its PID.
 //
-// The plugin cannot do it itself. Go waits in vfork(2) for the execve(2) of its child,
-// and a child that is born in a frozen cgroup never gets there. A fork without vfork waits
-// for the kernel's lock of all cgroups, which a container can keep busy. In both cases
-// the next garbage collection waits for the thread, and the whole plugin for
-// that. Here it holds up a process that nobody needs any more.
+// The plugin cannot do this itself. Go waits in vfork(2) for the execve(2) of its child,
+// and a child that is created in a frozen cgroup never gets there. A fork without vfork
+// waits for the kernel's lock of all cgroups, which a container can keep busy. In both
+// cases the next garbage collection would wait for the thread, and the whole plugin for
+// the garbage collection. Here, only a process is blocked that is not needed any more.
 //
-// To move the program to the cgroup later would take tens of milliseconds: that waits for
-// an RCU grace period.
+// Moving the program to the cgroup later would take tens of milliseconds, because it
+// waits for an RCU grace period.
 func placeMain(argv []string) error {
-	// The program inherits the limits that the plugin has raised by now.
-	if err := awaitWord(); err != nil {
+	// The program inherits the limits, which the plugin has raised by then.
+	if err := awaitByte(); err != nil {
 		return err
 	}
 	var s spawn
@@ -35,7 +35,7 @@ func placeMain(argv []string) error {
 		return fmt.Errorf("encode environment: %w", err)
 	}
 	runtime.LockOSThread()
-	// No signal finds a Go handler in the child, which has no Go runtime left.
+	// No Go signal handler may run in the child, which has no Go runtime.
 	var all unix.Sigset_t
 	all.Val[0] = ^all.Val[0]
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, nil); err != nil {
@@ -48,8 +48,8 @@ func placeMain(argv []string) error {
 	return send(Reply{Pid: pid}, nil)
 }
 
-// awaitWord waits for a byte from enter.Run.
-func awaitWord() error {
+// awaitByte waits for a byte from enter.Run.
+func awaitByte() error {
 	word := make([]byte, 1)
 	for {
 		n, err := unix.Read(FDReplies, word)
@@ -65,7 +65,7 @@ func awaitWord() error {
 	}
 }
 
-// spawn is a program to start, ready for a child that may do nothing but system calls.
+// spawn is a program to start, encoded for a child that can only make system calls.
 type spawn struct {
 	argv []*byte
 	envv []*byte
@@ -76,14 +76,14 @@ type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
-// cloneAndExec has the rules of the one of program.
+// cloneAndExec follows the same rules as program.cloneAndExec.
 //
 //go:noinline
 //go:norace
 //go:nocheckptr
 func (s *spawn) cloneAndExec() (pid int, errno syscall.Errno) {
 	var (
-		// CLONE_PARENT makes it the plugin's child; its signal is the one of ours.
+		// CLONE_PARENT makes it the plugin's child, with the same exit signal as ours.
 		args = cloneArgs{flags: unix.CLONE_INTO_CGROUP | unix.CLONE_PARENT, cgroup: FDGroup}
 		argv = unsafe.Pointer(&s.argv[0])
 		envv = unsafe.Pointer(&s.envv[0])
@@ -96,7 +96,7 @@ func (s *spawn) cloneAndExec() (pid int, errno syscall.Errno) {
 		return int(got), errno
 	}
 
-	// Here is the child.
+	// From here on, this is the child.
 	syscall.RawSyscall(unix.SYS_CLOSE, FDGroup, 0, 0)
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0)
 	syscall.RawSyscall(unix.SYS_EXECVE, file, uintptr(argv), uintptr(envv))

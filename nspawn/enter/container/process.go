@@ -13,20 +13,20 @@ import (
 // forkedProcess is the process before it executes its command.
 type forkedProcess struct {
 	pid      int
-	terminal *os.File // the end to be handed to enter.Run, nil without TTY
+	terminal *os.File // the end for enter.Run; nil without TTY
 	socket   int      // see fork
 }
 
-// enterAndFork makes the calling thread the container's, as far as a thread can be,
-// and forks. The order matters: files are opened and the user is looked up as
-// the container's root, before privileges go; descriptors go before the child
-// can be seen; filters come last, because they were made for what the payload
-// does and not for this.
+// enterAndFork moves the calling thread into the container as far as a thread can be
+// moved, and forks. The order matters. Files are opened and the user is looked up as the
+// container's root, so before privileges are dropped. File descriptors are closed before
+// the child becomes visible. Filters come last, because they were made for the payload,
+// and may forbid the system calls used here.
 func (todo *Instructions) enterAndFork() (forkedProcess, error) {
 	if err := joinFiles(); err != nil {
 		return forkedProcess{}, err
 	}
-	who, err := user.Lookup("/", todo.User)
+	identity, err := user.Lookup("/", todo.User)
 	if err != nil {
 		return forkedProcess{}, err
 	}
@@ -34,12 +34,12 @@ func (todo *Instructions) enterAndFork() (forkedProcess, error) {
 	var terminal *os.File
 	if todo.TTY {
 		var child int
-		if terminal, child, err = openTerminal(who.UID); err != nil {
+		if terminal, child, err = openTerminal(identity.UID); err != nil {
 			return forkedProcess{}, err
 		}
 		stdio = [3]int{child, child, child}
 	}
-	env := who.Environment(todo.Env)
+	env := identity.Environment(todo.Env)
 	if _, set := user.LookupEnv(env, "TERM"); todo.TTY && !set {
 		env = append(env, "TERM=xterm")
 	}
@@ -47,24 +47,24 @@ func (todo *Instructions) enterAndFork() (forkedProcess, error) {
 	if err != nil {
 		return forkedProcess{}, err
 	}
-	// The pid namespace is for children; this thread stays invisible.
+	// The pid namespace applies to children only; this thread stays invisible.
 	if err := unix.Setns(FDPidns, unix.CLONE_NEWPID); err != nil {
 		return forkedProcess{}, fmt.Errorf("join pid namespace: %w", err)
 	}
 	if err := isolate(stdio); err != nil {
 		return forkedProcess{}, err
 	}
-	if err := todo.confine(who); err != nil {
+	if err := todo.confine(identity); err != nil {
 		return forkedProcess{}, err
 	}
 	pid, socket, err := program.fork()
 	return forkedProcess{pid, terminal, socket}, err
 }
 
-// joinFiles gives the calling thread the leader's files.
+// joinFiles gives the calling thread the leader's mount namespace and root directory.
 func joinFiles() error {
-	// A mount namespace is joined only by who shares its root and working
-	// directory with no other thread.
+	// A thread can join a mount namespace only if it does not share its root and working
+	// directory with another thread.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare root directory: %w", err)
 	}
@@ -81,7 +81,7 @@ func joinFiles() error {
 	return nil
 }
 
-// isolate leaves the calling thread, and what it forks, nothing but stdio.
+// isolate leaves the calling thread, and its children, no descriptors but stdio.
 func isolate(stdio [3]int) error {
 	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
 		return fmt.Errorf("unshare descriptors: %w", err)
@@ -97,9 +97,9 @@ func isolate(stdio [3]int) error {
 	return nil
 }
 
-// openTerminal opens a terminal of the container's for its user uid, who can
-// then open it again. It returns the end for enter.Run, and the descriptor of the
-// other one.
+// openTerminal opens a terminal of the container and gives it to the user uid, who can
+// then open it again. It returns the end for enter.Run, and the descriptor of the other
+// end.
 func openTerminal(uid int) (*os.File, int, error) {
 	pts, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -110,7 +110,7 @@ func openTerminal(uid int) (*os.File, int, error) {
 	if err := unix.Fstatfs(pts, &fs); err != nil || fs.Type != unix.DEVPTS_SUPER_MAGIC {
 		return nil, -1, fmt.Errorf("open terminal: /dev/pts is not a devpts (%v)", err)
 	}
-	// Nobody can make files in a devpts, but mount something over its ptmx.
+	// A container cannot create files in a devpts, but it can mount over its ptmx.
 	fd, err := unix.Openat2(pts, "ptmx", &unix.OpenHow{
 		Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
@@ -131,7 +131,7 @@ func openTerminal(uid int) (*os.File, int, error) {
 	return os.NewFile(uintptr(fd), "terminal"), int(peer), nil
 }
 
-// candidates are the files that may be meant by a command, in order.
+// candidates returns the files that a command may refer to, in the order of PATH.
 func candidates(command string, env []string) []string {
 	if strings.Contains(command, "/") {
 		return []string{command}
@@ -139,7 +139,7 @@ func candidates(command string, env []string) []string {
 	path, _ := user.LookupEnv(env, "PATH")
 	var files []string
 	for dir := range strings.SplitSeq(path, ":") {
-		if dir != "" { // an empty one means the working directory: no
+		if dir != "" { // an empty entry would mean the working directory; it is ignored
 			files = append(files, dir+"/"+command)
 		}
 	}

@@ -2,9 +2,10 @@ package container
 
 import "golang.org/x/sys/unix"
 
-// Descriptors that package enter starts the shim with, above its own stdio. With TTY
-// the three of the process's stdio are closed. FDGroup is the cgroup that the shim is started
-// in, FDExecutable and those from FDJoins on are for nsenter(1) alone.
+// File descriptors with which package enter starts the shim, in addition to its own
+// stdio. With TTY, the three for the process's stdio are closed. FDGroup is the cgroup in
+// which the shim is started. FDExecutable, and FDJoins and following, are for nsenter(1)
+// only.
 const (
 	FDInstructions = 3 + iota
 	FDReplies
@@ -27,11 +28,11 @@ type Instructions struct {
 	Confinement Confinement
 }
 
-// Confinement is what a process of the machine has less than one of the host.
+// Confinement holds the restrictions of the machine's processes.
 type Confinement struct {
 	Bounding   uint64
 	NoNewPrivs bool
-	Filters    [][]byte // seccomp programs, oldest first, as the kernel has them
+	Filters    [][]byte // seccomp programs in the kernel's format, oldest first
 	Limits     []Limit
 }
 
@@ -41,9 +42,9 @@ type Limit struct {
 	Value    unix.Rlimit
 }
 
-// Reply is what the shim answers: first its own PID, then that of the process, with the
-// terminal attached, or an error; then, if need be, why the process cannot
-// execute the command.
+// Reply is a message of the shim. The first one has the shim's own PID. The second one
+// has the PID of the process, with the terminal attached, or an error. A third one is
+// sent only if the process cannot execute the command, and says why.
 type Reply struct {
 	Pid     int
 	Error   string

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Static reports whether the running executable needs no dynamic linker and so
-// can be run in any image.
+// Static reports whether the running executable needs no dynamic linker, so that it can
+// be run in any image.
 func Static() (bool, error) {
 	file, err := elf.Open("/proc/self/exe")
 	if err != nil {

@@ -1,11 +1,12 @@
-// Command shim is what packages launch, gate and enter run on the way into a machine. It is a
-// program of its own because a start of the plugin's takes longer than all else of
-// an exec: 50 of 65 ms, for the initialization of Nomad's packages.
+// Command shim runs the packages launch, gate and enter on the way into a machine.
 //
-// It has one thread that works, so the runtime need not find out for how many there is
-// time: for that it reads the list of all mounts.
+// It is a separate program because the plugin itself would take longer to start than
+// everything else of an exec: 50 of 65 ms, for the initialization of Nomad's packages.
 //
-// `make build` builds it and, with the build tag shim, puts it into the plugin.
+// Only one of its threads works, so the runtime need not determine how many CPUs it may
+// use. For that, the runtime would read the list of all mounts.
+//
+// `make build` builds it and, with the build tag shim, embeds it into the plugin.
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
@@ -28,5 +29,5 @@ func main() {
 	case container.Called(os.Args):
 		container.Main()
 	}
-	os.Exit(2) // nothing for people
+	os.Exit(2) // it is not meant to be run by hand
 }

@@ -1,4 +1,4 @@
-// Package user finds users and groups in a container's own files, so that an image
+// Package user looks up users and groups in a container's own files, so that an image
 // needs no getent(1).
 package user
 
@@ -17,43 +17,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxID is the largest uid or gid taken by number, as docker has it.
+// maxID is the largest UID or GID that may be given as a number, the same as in docker.
 const maxID = 1<<31 - 1
 
-// maxDatabase bounds what is read of a container's passwd and group files: it
-// may have put anything there.
+// maxDatabase limits how much of a container's passwd and group files is read, because
+// they may contain anything.
 const maxDatabase = 8 << 20
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Identity is a user as the container's own files describe it.
+// Identity is a user as described in the container's files.
 type Identity struct {
 	UID, GID int
 	Groups   []int
-	Name     string // "" where the files do not name the UID
+	Name     string // "" if the files do not name the UID
 	Home     string
 }
 
-// Lookup resolves USER or USER:GROUP, names or numbers, in the passwd and
-// group files below root. It has docker's rules: numbers need no entry, "" is
-// uid 0, and supplementary groups are looked up unless a group is given.
+// Lookup resolves USER or USER:GROUP, as names or numbers, in the passwd and group files
+// below root. It follows docker's rules: a number needs no entry, "" is UID 0, and
+// supplementary groups are looked up unless a group is given.
 func Lookup(root, user string) (Identity, error) {
 	owner, group, explicit := strings.Cut(user, ":")
 	if explicit && group == "" {
 		return Identity{}, fmt.Errorf("find user %q: no group after the colon", user)
 	}
-	who, err := lookupUser(root, owner)
+	identity, err := lookupUser(root, owner)
 	if err != nil {
 		return Identity{}, err
 	}
 	if explicit {
-		who.GID, err = lookupGroup(root, group)
-		return who, err
+		identity.GID, err = lookupGroup(root, group)
+		return identity, err
 	}
-	if who.Name != "" {
-		who.Groups, err = memberships(root, who.Name)
+	if identity.Name != "" {
+		identity.Groups, err = memberships(root, identity.Name)
 	}
-	return who, err
+	return identity, err
 }
 
 func lookupUser(root, user string) (Identity, error) {
@@ -61,7 +61,7 @@ func lookupUser(root, user string) (Identity, error) {
 		user = "0"
 	}
 	uid, numeric := parseID(user)
-	who := Identity{UID: uid, Home: "/"}
+	identity := Identity{UID: uid, Home: "/"}
 	found := false
 	err := eachEntry(root, "etc/passwd", func(f []string) bool {
 		id, okUID := parseID(field(f, 2))
@@ -73,16 +73,16 @@ func lookupUser(root, user string) (Identity, error) {
 			return true
 		}
 		found = true
-		who.UID, who.GID, who.Name = id, gid, f[0]
+		identity.UID, identity.GID, identity.Name = id, gid, f[0]
 		if home := field(f, 5); path.IsAbs(home) {
-			who.Home = home
+			identity.Home = home
 		}
 		return false
 	})
 	if err == nil && !found && !numeric {
 		err = fmt.Errorf("find user %q: not in the container's /etc/passwd; add it to the image or give its number", user)
 	}
-	return who, err
+	return identity, err
 }
 
 func lookupGroup(root, group string) (int, error) {
@@ -118,11 +118,12 @@ func memberships(root, user string) ([]int, error) {
 	return slices.Compact(groups), err
 }
 
-// Environment adds to env what a login would set and env lacks.
-func (who Identity) Environment(env []string) []string {
-	defaults := []string{"HOME=" + who.Home, "PATH=" + defaultPath}
-	if who.Name != "" {
-		defaults = append(defaults, "USER="+who.Name, "LOGNAME="+who.Name)
+// Environment returns env with the variables added that a login would set, unless env has
+// them.
+func (identity Identity) Environment(env []string) []string {
+	defaults := []string{"HOME=" + identity.Home, "PATH=" + defaultPath}
+	if identity.Name != "" {
+		defaults = append(defaults, "USER="+identity.Name, "LOGNAME="+identity.Name)
 	}
 	env = slices.Clone(env)
 	for _, entry := range defaults {
@@ -134,7 +135,7 @@ func (who Identity) Environment(env []string) []string {
 	return env
 }
 
-// LookupEnv returns the value of a variable of an environment.
+// LookupEnv returns the value of a variable in an environment.
 func LookupEnv(env []string, name string) (string, bool) {
 	for _, entry := range env {
 		if key, value, ok := strings.Cut(entry, "="); ok && key == name {
@@ -144,9 +145,9 @@ func LookupEnv(env []string, name string) (string, bool) {
 	return "", false
 }
 
-// eachEntry calls visit with the fields of each line of a passwd-like file
-// until it returns false. A file that does not exist has no lines, nor has one that
-// is hidden even from the container's root (--inaccessible=).
+// eachEntry calls visit with the fields of each line of a file in the format of passwd,
+// until visit returns false. It treats a missing file as empty, and also a file that is
+// hidden even from the container's root (--inaccessible=).
 func eachEntry(root, name string, visit func(fields []string) bool) error {
 	file, err := openRegular(path.Join(root, name))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
@@ -166,7 +167,7 @@ func scanEntries(r io.Reader, visit func(fields []string) bool) error {
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
 		if line == "" || strings.ContainsAny(line[:1], "#+-:") {
-			continue // comments and NIS markers name nobody
+			continue // comments and NIS markers are not users or groups
 		}
 		if !visit(strings.Split(line, ":")) {
 			return nil
@@ -181,8 +182,8 @@ func scanEntries(r io.Reader, visit func(fields []string) bool) error {
 	return nil
 }
 
-// openRegular opens a file that the container wrote: opening a FIFO there
-// would block, a device might do worse.
+// openRegular opens a file that the container may have made. It refuses other types:
+// opening a FIFO would block, and opening a device could have side effects.
 func openRegular(name string) (*os.File, error) {
 	file, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -206,7 +207,7 @@ func field(fields []string, n int) string {
 	return ""
 }
 
-// parseID reads a decimal uid or gid: digits only, so that "+1" is a name.
+// parseID parses a decimal UID or GID. It accepts only digits, so that "+1" is a name.
 func parseID(s string) (int, bool) {
 	if s == "" || strings.Trim(s, "0123456789") != "" {
 		return 0, false

@@ -47,7 +47,7 @@ bad:x:x:app
 		"app:video": {1000, 44, nil, "app", "/home/app"},
 		"app:4711":  {1000, 4711, nil, "app", "/home/app"},
 		":wheel":    {0, 10, nil, "root", "/root"},
-		"1234":      {1234, 0, nil, "", "/"}, // a number, not the user so named
+		"1234":      {1234, 0, nil, "", "/"}, // a number, not the user of that name
 		"4711:44":   {4711, 44, nil, "", "/"},
 		"padded":    {88, 89, nil, "padded", "/"},
 	} {
@@ -95,7 +95,7 @@ func FuzzLookup(f *testing.F) {
 		if user == "" && strings.HasPrefix(passwd, "root:x:0:0:") {
 			must.EqOp(t, 0, who.UID)
 		}
-		// The number found must lead back to the same user.
+		// The number that was found must lead back to the same user.
 		if who.Name != "" && !strings.Contains(user, ":") {
 			_, err := Lookup(root, who.Name)
 			must.NoError(t, err)

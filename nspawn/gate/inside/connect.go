@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAgain is the longest time in milliseconds between two tries to connect. A socket
-// that appears in the directory ends the wait, so it matters only where it cannot be
-// watched (sysctl fs.inotify.max_user_instances).
-const lookAgain = 500
+// retryInterval is the longest time in milliseconds between two attempts to connect. A
+// socket that appears in the directory ends the wait at once. So the interval matters
+// only if the directory cannot be watched (sysctl fs.inotify.max_user_instances).
+const retryInterval = 500
 
-// connect returns a connection to the plugin. While no plugin listens, it waits, as
-// long as it takes: a start or a reboot is delayed then, and the task does not end.
+// connect returns a connection to the plugin. If no plugin listens, it waits for one, for
+// as long as it takes: that delays a start or a reboot, but does not end the task.
 //
-// It watches the directory only if it has to wait: to end a watch takes the kernel many
-// milliseconds (synchronize_srcu).
+// The directory is watched only when connect has to wait, because removing a watch takes
+// the kernel many milliseconds (synchronize_srcu).
 func connect(dir string) int {
 	path := filepath.Join(dir, Socket)
 	if connection, err := dial(path); err == nil {
@@ -32,8 +32,9 @@ func connect(dir string) int {
 	}
 }
 
-// dial: a descriptor of 64 or above would take the kernel 10 ms (expand_fdtable), so
-// this one is closed on failure before the next is opened.
+// dial connects to a socket. On failure it closes its descriptor before the next attempt
+// opens another one: a descriptor of 64 or above would cost the kernel 10 ms
+// (expand_fdtable).
 func dial(path string) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -50,8 +51,8 @@ func dial(path string) (int, error) {
 	return fd, nil
 }
 
-// watchDirectory returns a descriptor that is readable when a socket has appeared in
-// the directory, or -1.
+// watchDirectory returns a descriptor that becomes readable when a socket appears in the
+// directory, or -1 if the directory cannot be watched.
 func watchDirectory(dir string) int {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -64,10 +65,11 @@ func watchDirectory(dir string) int {
 	return fd
 }
 
-// await waits for an event of the directory. Poll ignores a descriptor of -1.
+// await waits for an event in the directory, or for the retry interval. Poll ignores a
+// descriptor of -1.
 func await(watch int) {
 	fds := []unix.PollFd{{Fd: int32(watch), Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, lookAgain); err == nil && n > 0 {
+	if n, err := unix.Poll(fds, retryInterval); err == nil && n > 0 {
 		var events [4096]byte
 		_, _ = unix.Read(watch, events[:])
 	}

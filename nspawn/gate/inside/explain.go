@@ -15,26 +15,26 @@ import (
 	"nomad-driver-nspawn/nspawn/enter/user"
 )
 
-// Exit statuses of a command that cannot be run, as shells have them.
+// Exit statuses of a command that cannot be run, the same as in shells.
 const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
 )
 
-// refuse is a failure that is not of the command's file.
+// refuse returns a Failure whose cause is not the command's file.
 func refuse(format string, args ...any) *Failure {
 	return &Failure{Code: exitNotExecutable, Reason: fmt.Sprintf(format, args...)}
 }
 
-// explain says why none of the files that are meant by a command could be executed.
+// explain returns why none of the files that a command may refer to could be executed.
 func explain(command string, files []string, errno unix.Errno, env []string) *Failure {
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil {
-			return &Failure{Code: exitNotExecutable, Reason: file + ": " + explainFile(file, info, errno), Again: passes(errno)}
+			return &Failure{Code: exitNotExecutable, Reason: file + ": " + explainFile(file, info, errno), Again: isTemporary(errno)}
 		}
 	}
 	if errno != unix.ENOENT && errno != unix.ENOTDIR {
-		return &Failure{Code: exitNotExecutable, Reason: command + ": " + errno.Error(), Again: passes(errno)}
+		return &Failure{Code: exitNotExecutable, Reason: command + ": " + errno.Error(), Again: isTemporary(errno)}
 	}
 	where := ""
 	switch list, _ := user.LookupEnv(env, "PATH"); {
@@ -46,8 +46,8 @@ func explain(command string, files []string, errno unix.Errno, env []string) *Fa
 	return &Failure{Code: exitNotFound, Reason: command + ": not found in the container" + where}
 }
 
-// passes reports whether an error may be gone when it is tried again.
-func passes(errno unix.Errno) bool {
+// isTemporary reports whether another attempt may succeed despite this error.
+func isTemporary(errno unix.Errno) bool {
 	switch errno {
 	case unix.ETXTBSY, unix.ENOMEM, unix.EAGAIN, unix.EMFILE, unix.ENFILE, unix.EIO:
 		return true
@@ -89,16 +89,16 @@ func explainFormat(file string) string {
 	return "is not a program for this host, nor a script that begins with #! (exec format error)"
 }
 
-// native are the ELF machines of the architectures that the driver is built for.
+// native maps the architectures that the driver is built for to their ELF machines.
 var native = map[string]elf.Machine{
 	"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "arm": elf.EM_ARM, "386": elf.EM_386,
 	"riscv64": elf.EM_RISCV, "ppc64le": elf.EM_PPC64, "s390x": elf.EM_S390, "loong64": elf.EM_LOONGARCH,
 }
 
-// maxInterpreter is the longest path of an interpreter that is looked at.
+// maxInterpreter is the length of the longest interpreter path that is reported.
 const maxInterpreter = 256
 
-// interpreterOf returns the program that the kernel runs in place of the file, "" if
+// interpreterOf returns the program that the kernel runs to execute the file, or "" if
 // there is none.
 func interpreterOf(file string) string {
 	if program, err := open(file); err == nil {
@@ -120,12 +120,12 @@ func interpreterOf(file string) string {
 	line, _, _ := strings.Cut(string(head), "\n")
 	line, isScript := strings.CutPrefix(line, "#!")
 	if words := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' }); isScript && len(words) > 0 {
-		return fmt.Sprintf("%q", words[0]) // quoted: it may end in the carriage return that is the mistake
+		return fmt.Sprintf("%q", words[0]) // quoted, because a carriage return at its end is a common mistake
 	}
 	return ""
 }
 
-// open opens a program. The caller closes it.
+// open opens an ELF program. The caller closes it.
 func open(name string) (*program, error) {
 	file, err := openRegular(name)
 	if err != nil {
@@ -144,7 +144,8 @@ type program struct {
 	file *os.File
 }
 
-// Close closes the file, which elf.File leaves open if it has not opened it.
+// Close closes the file. The embedded elf.File would not, as it did not open the file
+// itself.
 func (p *program) Close() error { return p.file.Close() }
 
 func openRegular(name string) (*os.File, error) {

@@ -1,9 +1,8 @@
-// Package inside is the container's side of package gate: the shim, which
-// systemd-nspawn runs as the payload. The shim says hello to the plugin, waits for
-// its instructions, and becomes what they say.
+// Package inside is the container's side of package gate: the shim, which systemd-nspawn
+// runs as the payload. The shim sends a hello to the plugin, waits for its instructions,
+// and executes what they ask for.
 //
-// The package imports little, so that the program made of it starts within
-// milliseconds.
+// The package has few imports, so that the program made of it starts within milliseconds.
 package inside
 
 import (
@@ -19,23 +18,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Called reports, from the program's arguments, whether it was started as the shim.
+// Called reports whether the program's arguments ask it to run as the shim.
 func Called(args []string) bool { return len(args) > 1 && args[1] == GateArg }
 
-// Main is the shim. It never returns, and main calls it first thing.
+// Main runs the shim and never returns. main calls it before anything else.
 func Main() {
-	runtime.LockOSThread() // what a user may do is a thread's
+	runtime.LockOSThread() // user and group IDs are set per thread
 	resetSignals()
 	connection, todo := receive(GateDir)
-	failure := todo.become()
+	failure := todo.execute()
 	if err := answer(connection, failure); err != nil {
-		fmt.Fprintln(os.Stderr, failure.Reason) // the plugin has gone: the task's log is left
+		fmt.Fprintln(os.Stderr, failure.Reason) // the plugin has disconnected, so only the task's log is left
 	}
 	os.Exit(failure.Code)
 }
 
-// receive returns the plugin's instructions, and the connection they came by. A plugin
-// that goes away before it has sent them has started nothing: the shim waits for the next.
+// receive returns the plugin's instructions, and the connection over which they came. If
+// a plugin disconnects before it has sent them, nothing has started yet, and the shim
+// waits for the next plugin.
 func receive(dir string) (connection int, todo *Instructions) {
 	for {
 		connection := connect(dir)
@@ -46,7 +46,7 @@ func receive(dir string) (connection int, todo *Instructions) {
 	}
 }
 
-// exchange says hello and waits for the instructions.
+// exchange sends a hello and waits for the instructions.
 func exchange(connection int) (*Instructions, error) {
 	hello, err := json.Marshal(Hello{Version: Version})
 	if err != nil {
@@ -63,7 +63,7 @@ func exchange(connection int) (*Instructions, error) {
 }
 
 func answer(connection int, failure *Failure) error {
-	failure.Reason = failure.Reason[:min(len(failure.Reason), MaxFailure/8)] // a character is up to 6 bytes of JSON
+	failure.Reason = failure.Reason[:min(len(failure.Reason), MaxFailure/8)] // a character can take up to 6 bytes in JSON
 	message, err := json.Marshal(failure)
 	if err != nil {
 		return fmt.Errorf("encode failure: %w", err)
@@ -71,8 +71,8 @@ func answer(connection int, failure *Failure) error {
 	return send(connection, message)
 }
 
-// stream reads from a descriptor. Unlike os.File it needs no poller, which would
-// add descriptors and threads.
+// stream reads from a descriptor. Unlike os.File it needs no poller, which would add
+// descriptors and threads.
 type stream int
 
 func (s stream) Read(buffer []byte) (int, error) {
@@ -104,9 +104,10 @@ func send(connection int, message []byte) error {
 	return nil
 }
 
-// resetSignals gives up the handlers of the Go runtime, as far as it can do without
-// them. A signal that stops the task has then the effect that it has on a process that
-// does not know it. With the handlers, SIGRTMIN+3 would seem to be taken and be lost.
+// resetSignals removes the signal handlers of the Go runtime, except those that the
+// runtime cannot work without. A signal that stops the task then has the same effect as
+// on a process without handlers. With Go's handlers, a signal such as SIGRTMIN+3 would be
+// accepted and have no effect.
 func resetSignals() {
 	var action [4]uint64 // struct sigaction with SIG_DFL
 	for number := uintptr(1); number <= 64; number++ {

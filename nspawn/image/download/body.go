@@ -7,11 +7,11 @@ import (
 	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
-// body is the body of an answer. Its errors are explained, and io.EOF comes only
-// after as many bytes as were announced.
+// body is the body of a response. It explains errors, and returns io.EOF only after the
+// announced number of bytes.
 type body struct {
 	io.ReadCloser
-	ctx   context.Context // of the request
+	ctx   context.Context // context of the request
 	watch *fetch.Watchdog
 }
 

@@ -1,7 +1,7 @@
-// Package download fetches the file of an image over HTTP or from a local path
-// and verifies it by its SHA-256 before anybody may use it. What the sum must be
-// comes from the job, or from a list beside the file, which may be signed: files
-// are published as for systemd-importd (importctl(1), "pull-tar").
+// Package download fetches the file of an image over HTTP or from a local path, and
+// verifies its SHA-256 before the file may be used. The expected checksum comes from the
+// job, or from a list beside the file, which may be signed. Files are published in the
+// same way as for systemd-importd (importctl(1), "pull-tar").
 package download
 
 import (
@@ -17,67 +17,65 @@ import (
 	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
-// Verify says what must vouch for a file that the job gives no checksum of. The
-// values are those of importctl(1), --verify=; empty is VerifySignature, as
-// there.
+// Verify selects how a file is verified if the job gives no checksum. The values, and the
+// default VerifySignature, are those of importctl(1), --verify=.
 type Verify string
 
 const (
-	// VerifySignature takes the checksum from a list that is signed by a key of
-	// the keyring.
+	// VerifySignature takes the checksum from a list that is signed with a key of the
+	// keyring.
 	VerifySignature Verify = "signature"
 
-	// VerifyChecksum takes the checksum from a list as the server gives it. With
-	// https that is as trustworthy as the server; with http it shows damage only,
-	// not an attack.
+	// VerifyChecksum takes the checksum from an unsigned list on the server. With https,
+	// it is as trustworthy as the server. With http, it detects only damage, not attacks.
 	VerifyChecksum Verify = "checksum"
 
-	// VerifyNo takes the file as the server gives it.
+	// VerifyNo accepts any file.
 	VerifyNo Verify = "no"
 )
 
-// Request is a file and how to verify it.
+// Request describes a file and how to verify it.
 type Request struct {
-	// URL is http://, https://, file:///PATH or /PATH. A user and password in it
-	// are sent by Basic authentication (RFC 7617) to its host and what is below
-	// that in DNS, not where else a redirect leads, and are in no error. Which
-	// local paths are allowed is for the caller to say.
+	// URL is http://…, https://…, file:///PATH or /PATH. A user and password in it are
+	// sent by Basic authentication (RFC 7617) to its host and subdomains of it, but to no
+	// other host to which a redirect leads. No error contains them. The caller checks
+	// which local paths are allowed.
 	URL string
 
 	Verify Verify
 
-	// SHA256 is what the file must have, 64 hexadecimal digits with or without
-	// "sha256:" before them. It alone decides then, and Verify is not looked at
-	// further. It may be empty.
+	// SHA256 is the file's checksum, 64 hexadecimal digits with or without "sha256:"
+	// before them. If it is set, Verify is ignored. It may be empty.
 	SHA256 string
 }
 
-// Client fetches files. Proxies are taken from the environment
-// (net/http.ProxyFromEnvironment). Its zero value has no limits.
+// Client fetches files. It uses the proxies of the environment
+// (net/http.ProxyFromEnvironment). The zero value has no limits.
 type Client struct {
-	Total      time.Duration // for all that one call does; 0: no limit
-	Inactivity time.Duration // for the server to send something; 0: no limit
-	MaxBytes   int64         // how large a file may be; 0: no limit
+	Total      time.Duration // time limit of one call; 0: no limit
+	Inactivity time.Duration // how long the server may send nothing; 0: no limit
+	MaxBytes   int64         // maximum size of a file; 0: no limit
 
-	// Tee is given what Fetch writes, if it is not nil. Its error ends Fetch.
+	// Tee, if not nil, also receives what Fetch writes. If it returns an error, Fetch
+	// fails.
 	Tee io.Writer
 
-	// Progress is told how many bytes of a file have come, of total, which is -1
-	// while it is not known. It is called within Fetch: with 0 at first, never
-	// with less than before, and with done equal to total in the end if all has
-	// come. It may be nil.
+	// Progress is called by Fetch with the number of bytes that have arrived and the
+	// total, which is -1 while it is unknown. The first call has done 0, done never
+	// decreases, and after a complete download the last call has done equal to total.
+	// Progress may be nil.
 	Progress func(done, total int64)
 
-	CAFile  string   // PEM certificates trusted besides the system's; may be empty
-	Keyring []string // paths of OpenPGP keyrings; the first that exists is used; nil: those of systemd
+	CAFile  string   // PEM certificates to trust in addition to the system's; may be empty
+	Keyring []string // paths of OpenPGP keyrings, of which the first existing one is used; nil: systemd's paths
 }
 
-// Resolve returns the digest, "sha256:" and 64 hexadecimal digits, that Fetch
-// would demand of the file, without downloading that. With VerifyNo and no
-// checksum from the job it is empty. Given to Fetch as Request.SHA256, it spares
-// a second look at the list, and what is fetched is what was resolved.
+// Resolve returns the digest, "sha256:" and 64 hexadecimal digits, that Fetch would
+// require of the file, without downloading the file. The digest is empty with VerifyNo
+// and no checksum in the job. Passing it to Fetch as Request.SHA256 avoids reading the
+// list twice, and ensures that the fetched file is the resolved one.
 //
-// Errors are as of Fetch.
+// Resolve returns the same errors as Fetch.
 func (c Client) Resolve(ctx context.Context, r Request) (digest string, err error) {
 	err = c.with(ctx, r, func(ctx context.Context, s *source) error {
 		digest, err = c.expect(ctx, s, r)
@@ -89,14 +87,14 @@ func (c Client) Resolve(ctx context.Context, r Request) (digest string, err erro
 	return digest, nil
 }
 
-// Fetch downloads the file into to, which must be empty, and returns its digest,
-// "sha256:" and 64 hexadecimal digits, after it was found to be as demanded. A
-// connection that breaks on the way is made again, a few times, for the rest of
-// the file, if the server can tell that it is still the same.
+// Fetch downloads the file into to, which must be empty. It returns the file's digest,
+// "sha256:" and 64 hexadecimal digits, after verifying it. If the connection breaks,
+// Fetch requests the rest of the file, a limited number of times, provided that the
+// server can tell whether the file is still the same.
 //
-// If the error matches ErrTemporary, another call may succeed, with an empty file
-// again. Once ctx is done, it is the cause of that instead. Upon an error what is
-// in the file must not be used.
+// If the error matches ErrTemporary, another call, with an empty file, may succeed. If
+// ctx is done, its cause is returned. After an error, the content of the file must not be
+// used.
 func (c Client) Fetch(ctx context.Context, r Request, to *os.File) (digest string, err error) {
 	err = c.with(ctx, r, func(ctx context.Context, s *source) error {
 		digest, err = c.fetch(ctx, s, r, to)
@@ -108,8 +106,8 @@ func (c Client) Fetch(ctx context.Context, r Request, to *os.File) (digest strin
 	return digest, nil
 }
 
-// with does work on the source of a request, within the time for it. Errors
-// begin with what the source is.
+// with calls work with the source of a request, within the time limit. Errors begin with
+// the name of the source.
 func (c Client) with(ctx context.Context, r Request, work func(context.Context, *source) error) error {
 	s, err := newSource(c, r.URL)
 	if err != nil {
@@ -145,7 +143,7 @@ func (c Client) fetch(ctx context.Context, s *source, r Request, to *os.File) (s
 	return got, nil
 }
 
-// checkEmpty makes sure that nothing stays in a file that was not verified.
+// checkEmpty ensures that the file contains nothing that is not verified.
 func checkEmpty(file *os.File) error {
 	info, err := file.Stat()
 	if err == nil && info.Size() != 0 {
@@ -154,8 +152,8 @@ func checkEmpty(file *os.File) error {
 	return err
 }
 
-// expect returns the digest that the file must have, or an empty one if any
-// will do.
+// expect returns the digest that the file must have, or an empty one if any file is
+// accepted.
 func (c Client) expect(ctx context.Context, s *source, r Request) (string, error) {
 	if r.SHA256 != "" {
 		sum, ok := parseSum(strings.TrimPrefix(r.SHA256, algorithm))

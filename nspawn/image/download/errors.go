@@ -13,19 +13,18 @@ import (
 	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
-// ErrTemporary is matched by errors after which another try may succeed: a
-// connection that could not be made or broke, a file that came truncated, a busy
-// or broken server (408, 425, 429, 5xx), the time limits of Client. All others are
-// permanent.
+// ErrTemporary is matched by errors after which another attempt may succeed: the
+// connection failed or broke, the file was truncated, the server is busy or broken (408,
+// 425, 429, 5xx), or a time limit of Client has passed. All other errors are permanent.
 var ErrTemporary = fetch.ErrTemporary
 
-// errAbsent is matched by errors that say that a file is not there.
+// errAbsent is matched by errors that mean that a file does not exist.
 var errAbsent = errors.New("file is not there")
 
 // errRedirect marks a redirect that is not followed.
 var errRedirect = errors.New("redirect refused")
 
-// status is that of an answer other than the one asked for.
+// status is the status of an unexpected response.
 type status int
 
 func (s status) Error() string {
@@ -41,8 +40,8 @@ func (s status) Error() string {
 	return text
 }
 
-// Is takes 403 for a file that is not there: it is what S3 says of one to those
-// who may not list the bucket (GetObject, "Permissions").
+// Is also treats 403 as a missing file: S3 returns it for a missing file if the client
+// may not list the bucket (GetObject, "Permissions").
 func (s status) Is(target error) bool {
 	switch target {
 	case errAbsent:
@@ -53,24 +52,24 @@ func (s status) Is(target error) bool {
 	return false
 }
 
-// explain returns why a request, or the reading of its answer, came to an end.
+// explain returns the reason why a request, or reading its response, has failed.
 func explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	// It names the URL a redirect led to, which may have a secret in it.
+	// A url.Error contains the URL, and after a redirect it may contain a secret.
 	var outer *url.Error
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
-	if lasting(err) {
+	if isPermanent(err) {
 		return err
 	}
 	return fetch.Temporary(err)
 }
 
-// lasting tells whether a request cannot succeed however often it is tried.
-func lasting(err error) bool {
+// isPermanent reports whether a request would fail however often it is repeated.
+func isPermanent(err error) bool {
 	var name *net.DNSError
 	return errors.Is(err, errRedirect) || fetch.Untrusted(err) || errors.As(err, &name) && name.IsNotFound
 }

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// Kind is what an image file holds.
+// Kind is the content type of an image file.
 type Kind string
 
 const (
 	Tar   Kind = "tar"   // a tree of files
-	Raw   Kind = "raw"   // a disk, byte by byte
-	QCOW2 Kind = "qcow2" // a disk in the format of QEMU
+	Raw   Kind = "raw"   // a raw disk
+	QCOW2 Kind = "qcow2" // a disk in QEMU's format
 )
 
-// Compression is how an image file is compressed; empty is not at all.
+// Compression is the compression of an image file; empty means none.
 type Compression string
 
 const (
@@ -24,10 +24,10 @@ const (
 	Zstd  Compression = "zstd"
 )
 
-// Format tells kind and compression of an image file by the end of its name, the
-// last element of a path or URL without query: .tar, .raw or .qcow2, which may be
-// followed by .gz, .bz2, .xz or .zst; .tgz is .tar.gz. Any other name is an
-// error.
+// Format returns kind and compression of an image file according to the end of its name:
+// .tar, .raw or .qcow2, which may be followed by .gz, .bz2, .xz or .zst; .tgz means
+// .tar.gz. name is the last element of a path or URL, without a query. Any other name is
+// an error.
 func Format(name string) (Kind, Compression, error) {
 	base, compression := cutCompression(name)
 	for _, kind := range []Kind{Tar, Raw, QCOW2} {
@@ -38,8 +38,9 @@ func Format(name string) (Kind, Compression, error) {
 	return "", "", fmt.Errorf("image file %q ends in none of .tar, .raw and .qcow2, with or without .gz, .bz2, .xz or .zst", name)
 }
 
-// KindOf is the kind that Format tells, which a kind that is named must not
-// differ from; a name that tells nothing may have any.
+// KindOf returns the kind of a file, given its name and the kind that the job names, if
+// any. The two must not contradict each other. A name without a known ending can be of
+// any kind that the job names.
 func KindOf(name string, named Kind) (Kind, error) {
 	kind, _, err := Format(name)
 	switch {

@@ -25,7 +25,7 @@ func TestFormat(t *testing.T) {
 		{"a.raw.zst", Raw, Zstd},
 		{"a.qcow2", QCOW2, ""},
 		{"a.qcow2.xz", QCOW2, Xz},
-		{"a.tar.raw", Raw, ""}, // the last one counts
+		{"a.tar.raw", Raw, ""}, // the last ending counts
 		{"debian-13.1_amd64.root.tar.xz", Tar, Xz},
 	} {
 		kind, compression, err := Format(c.name)

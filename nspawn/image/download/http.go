@@ -11,11 +11,11 @@ import (
 
 const maxRedirects = 10
 
-// newHTTP returns a client that trusts the certificates in caFile, if not empty,
-// besides the system's.
+// newHTTP returns a client that trusts the certificates in caFile, if it is not empty, in
+// addition to the system's.
 func newHTTP(caFile string) (*http.Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DisableCompression = true // checksums are those of the file as it is stored
+	transport.DisableCompression = true // checksums apply to the file as it is stored
 	var err error
 	if transport.TLSClientConfig, err = fetch.TLS(caFile); err != nil {
 		return nil, err
@@ -23,7 +23,7 @@ func newHTTP(caFile string) (*http.Client, error) {
 	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}, nil
 }
 
-// checkRedirect decides whether req is made, after those in via.
+// checkRedirect decides whether to follow a redirect to req, after the requests in via.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	from, to := via[len(via)-1].URL.Scheme, req.URL.Scheme
 	switch {
@@ -35,7 +35,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// get asks for u. The body of the answer must be closed.
+// get requests u. The caller closes the body of the response.
 func (s *source) get(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
 	ctx, watch := fetch.Watch(ctx, s.inactivity)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -48,8 +48,8 @@ func (s *source) get(ctx context.Context, u *url.URL, header http.Header) (*http
 	}
 	req.Header.Set("User-Agent", "nomad-driver-nspawn")
 	if s.user != nil {
-		// As a header and not in the URL, so that net/http gives it to no other
-		// host upon a redirect, and has nothing to quote in an error.
+		// The credentials are sent in a header and are not part of the URL. So net/http
+		// does not send them to other hosts after a redirect, nor quote them in errors.
 		password, _ := s.user.Password()
 		req.SetBasicAuth(s.user.Username(), password)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// answer returns a URL where every request is answered with a status.
+// answer returns a URL for which every request is answered with a status.
 func answer(t *testing.T, code int, header ...string) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -34,7 +34,7 @@ func TestStatus(t *testing.T) {
 	}{
 		{204, false, "the server answered 204 No Content"},
 		{206, false, "the server answered 206 Partial Content"},
-		{301, false, "the server answered 301 Moved Permanently"}, // without Location
+		{301, false, "the server answered 301 Moved Permanently"}, // without a Location header
 		{400, false, "the server answered 400 Bad Request"},
 		{401, false, "the server answered 401 Unauthorized: it wants a user and password"},
 		{403, false, "the server answered 403 Forbidden: it wants other credentials"},
@@ -88,8 +88,8 @@ func TestCertificate(t *testing.T) {
 	must.ErrorContains(t, err, "read CA file: no certificate in ")
 }
 
-// redirecting makes a site of one image, at /9.tar, to which /0.tar leads by
-// nine redirects.
+// redirecting makes a site with one image, /9.tar, to which /0.tar leads by nine
+// redirects.
 func redirecting(t *testing.T) *site {
 	site := newSite(t, map[string][]byte{"/9.tar": image})
 	site.before = func(w http.ResponseWriter, r *http.Request, _ int) bool {
@@ -112,7 +112,7 @@ func TestRedirect(t *testing.T) {
 		want string
 	}{
 		{0, ""},
-		{-1, ""}, // ten
+		{-1, ""}, // ten redirects
 		{-2, "redirect refused: there were 10 before it"},
 	} {
 		content, _, err := get(t, Client{CAFile: ca}, Request{URL: fmt.Sprintf("%s/%d.tar", site.URL, c.from), Verify: VerifyNo})
@@ -196,8 +196,7 @@ func TestCredentials(t *testing.T) {
 	must.NoError(t, err)
 }
 
-// TestNoSecretInErrors asks for what cannot be had, in every way there is an
-// error for.
+// TestNoSecretInErrors makes requests that fail, for every kind of error.
 func TestNoSecretInErrors(t *testing.T) {
 	refused := answer(t, 404)
 	server, err := url.Parse(refused)

@@ -15,9 +15,9 @@ import (
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
-// systemKeyrings are those that systemd-importd looks for, of which one in /etc
-// stands in for that of the distribution. The .pgp of newer versions comes first
-// (importctl(1) of systemd 262).
+// systemKeyrings lists the keyrings of systemd-importd. A keyring in /etc replaces the
+// one of the distribution. The .pgp files of newer versions come first (importctl(1) of
+// systemd 262).
 var systemKeyrings = []string{
 	"/etc/systemd/import-pubring.pgp",
 	"/etc/systemd/import-pubring.gpg",
@@ -25,7 +25,7 @@ var systemKeyrings = []string{
 	"/usr/lib/systemd/import-pubring.gpg",
 }
 
-// keyring has the keys that may sign.
+// keyring holds the keys whose signatures are accepted.
 type keyring struct {
 	path string
 	keys openpgp.EntityList
@@ -56,8 +56,8 @@ func openKeyring(paths []string) (keyring, error) {
 	return keyring{}, fmt.Errorf("no keyring: none of %s exists; make one by gpg --export, or give sha256 in the job", strings.Join(paths, ", "))
 }
 
-// verify checks that one of the signatures of text is good, and made by a key
-// that is valid, then and now.
+// verify checks that text has a good signature, made with a key that was valid then and
+// is valid now.
 func (k keyring) verify(text, signature []byte) error {
 	packets, err := dearmor(signature)
 	if err != nil {
@@ -74,14 +74,14 @@ func (k keyring) verify(text, signature []byte) error {
 		return k.explain(details)
 	}
 	if err := checkNow(details.SignedBy); err != nil {
-		return fmt.Errorf("it is by key %016X of keyring %s: %w; get a newer keyring, or give sha256 in the job",
+		return fmt.Errorf("it was made with key %016X of keyring %s: %w; get a newer keyring, or give sha256 in the job",
 			details.SignedBy.PublicKey.KeyId, k.path, err)
 	}
 	return nil
 }
 
-// dearmor returns the packets of a signature, which may be armored (RFC 9580,
-// 6.2) or not, whatever its file is called.
+// dearmor returns the packets of a signature, which may be armored (RFC 9580, 6.2) or
+// not, whatever the name of its file is.
 func dearmor(signature []byte) (io.Reader, error) {
 	if !bytes.HasPrefix(bytes.TrimSpace(signature), []byte("-----BEGIN ")) {
 		return bytes.NewReader(signature), nil
@@ -96,7 +96,7 @@ func dearmor(signature []byte) (io.Reader, error) {
 	return block.Body, nil
 }
 
-// explain tells what is wrong with a signature.
+// explain returns what is wrong with a signature.
 func (k keyring) explain(details *openpgp.MessageDetails) error {
 	var issuers []string
 	for _, candidate := range details.SignatureCandidates {
@@ -104,14 +104,14 @@ func (k keyring) explain(details *openpgp.MessageDetails) error {
 	}
 	by := strings.Join(issuers, ", ")
 	if errors.Is(details.SignatureError, pgperrors.ErrUnknownIssuer) {
-		return fmt.Errorf("it is by key %s, which is not in keyring %s; if you trust it, add it there, or give sha256 in the job", by, k.path)
+		return fmt.Errorf("it was made with key %s, which is not in keyring %s; if you trust it, add it there, or give sha256 in the job", by, k.path)
 	}
-	return fmt.Errorf("it is by key %s, with keyring %s: %w; what it signs was changed, or the key must not sign; do not use the image", by, k.path, details.SignatureError)
+	return fmt.Errorf("it was made with key %s, with keyring %s: %w; the signed list has been changed, or the key is not allowed to sign; do not use the image", by, k.path, details.SignatureError)
 }
 
-// checkNow refuses a key that has expired or was revoked since it signed. The
-// date of a signature is the word of who made it: with a stolen key one can
-// always be made that was good then.
+// checkNow refuses a key that has expired or has been revoked since the signature was
+// made. The signer chooses the date of a signature, so a thief of an expired key could
+// backdate one.
 func checkNow(key *openpgp.Key) error {
 	now := time.Now()
 	if _, err := key.Entity.VerifyPrimaryKey(now, nil); err != nil {

@@ -18,7 +18,7 @@ import (
 
 var signed = []byte("this was signed\n")
 
-// newKey makes a key that is an hour old and expires after lifetime; 0 is never.
+// newKey makes a key that is an hour old and expires after lifetime; 0 means never.
 func newKey(t *testing.T, lifetime time.Duration) *openpgp.Entity {
 	t.Helper()
 	key, err := openpgp.NewEntity("A Publisher", "", "images@example.com", &packet.Config{
@@ -30,8 +30,8 @@ func newKey(t *testing.T, lifetime time.Duration) *openpgp.Entity {
 	return key
 }
 
-// addSubkey gives an hour old key a subkey to sign with, which expires after
-// lifetime.
+// addSubkey adds a signing subkey, which expires after lifetime, to a key that is an hour
+// old.
 func addSubkey(t *testing.T, key *openpgp.Entity, lifetime time.Duration) {
 	t.Helper()
 	must.NoError(t, key.AddSigningSubkey(&packet.Config{
@@ -46,7 +46,7 @@ func ago(d time.Duration) func() time.Time {
 	return func() time.Time { return when }
 }
 
-// sign makes a signature that says it is half an hour old.
+// sign makes a signature that is dated half an hour ago.
 func sign(t *testing.T, text []byte, keys ...*openpgp.Entity) []byte {
 	t.Helper()
 	var signature bytes.Buffer
@@ -80,7 +80,7 @@ func publicKeys(t *testing.T, keys ...*openpgp.Entity) []byte {
 	return ring.Bytes()
 }
 
-// check verifies a signature of the text that was signed.
+// check verifies a signature of the signed text.
 func check(t *testing.T, keyring string, signature []byte) error {
 	t.Helper()
 	keys, err := openKeyring([]string{keyring})
@@ -103,7 +103,7 @@ func TestVerify(t *testing.T) {
 
 func TestVerifyRefuses(t *testing.T) {
 	key, other := newKey(t, 0), newKey(t, 0)
-	expired := newKey(t, 45*time.Minute) // between the signature and now
+	expired := newKey(t, 45*time.Minute) // it expired between the signature and now
 	expiredSubkey := newKey(t, 0)
 	addSubkey(t, expiredSubkey, 45*time.Minute)
 	revoked := newKey(t, 0)
@@ -123,10 +123,10 @@ func TestVerifyRefuses(t *testing.T) {
 		{"armored something", armored(t, openpgp.PublicKeyType, publicKeys(t, key)), `it is a "PGP PUBLIC KEY BLOCK", not a detached signature`},
 		{"armor without end", []byte("-----BEGIN PGP SIGNATURE-----\n"), "read it: "},
 		{"key in place of signature", publicKeys(t, key), "unsupported signature type"},
-		{"of another text", sign(t, []byte("something else"), key), "what it signs was changed"},
-		{"damaged", damaged, "what it signs was changed"},
+		{"of another text", sign(t, []byte("something else"), key), "the signed list has been changed"},
+		{"damaged", damaged, "the signed list has been changed"},
 		{"truncated", signature[:len(signature)-1], "read it: "},
-		{"of unknown key", sign(t, signed, other), "by key " + keyID(other) + ", which is not in keyring " + ring},
+		{"of unknown key", sign(t, signed, other), "with key " + keyID(other) + ", which is not in keyring " + ring},
 		{"of expired key", sign(t, signed, expired), keyID(expired) + " of keyring " + ring + ": openpgp: key expired"},
 		{"of expired subkey", sign(t, signed, expiredSubkey), "the subkey has expired"},
 		{"of revoked key", ofRevoked, "openpgp: signature made by revoked key"},
@@ -152,7 +152,7 @@ func TestOpenKeyring(t *testing.T) {
 	_, err = openKeyring([]string{absent, absent + "2"})
 	must.ErrorContains(t, err, "none of "+absent+", "+absent+"2 exists")
 
-	unreadable := t.TempDir() // being a directory
+	unreadable := t.TempDir() // a directory
 	_, err = openKeyring([]string{unreadable, writeKeyring(t, first)})
 	must.ErrorContains(t, err, "read keyring: read "+unreadable)
 
@@ -164,7 +164,7 @@ func TestOpenKeyring(t *testing.T) {
 	}
 }
 
-// TestVerifyGPG takes what GnuPG makes, as most publishers do.
+// TestVerifyGPG verifies signatures that GnuPG has made, as most publishers use it.
 func TestVerifyGPG(t *testing.T) {
 	if _, err := exec.LookPath("gpg"); err != nil {
 		if os.Getenv("CI") == "true" {

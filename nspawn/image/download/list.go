@@ -6,15 +6,15 @@ import (
 	"fmt"
 )
 
-// trust decides whether a list of checksums, whose name is given, is to be
-// believed. The error matches errAbsent if what would tell is not there.
+// trust decides whether to trust the list of checksums with the given name. The error
+// matches errAbsent if the signature is missing.
 type trust func(ctx context.Context, name string, list []byte) error
 
-// trustServer believes what the server says.
+// trustServer trusts every list of the server.
 func trustServer(context.Context, string, []byte) error { return nil }
 
-// listedSum returns the digest of the file according to the first list that is
-// there, of those that systemd-importd looks for, in its order.
+// listedSum returns the file's digest from the first list that exists. It tries the same
+// lists as systemd-importd, in the same order.
 func (s *source) listedSum(ctx context.Context, believe trust) (string, error) {
 	own, err1 := s.sumFrom(ctx, s.name+".sha256", believe)
 	if !errors.Is(err1, errAbsent) {
@@ -24,7 +24,7 @@ func (s *source) listedSum(ctx context.Context, believe trust) (string, error) {
 	if !errors.Is(err2, errAbsent) {
 		return shared, err2
 	}
-	return "", fmt.Errorf("nothing to verify the file by (%w; %w); give sha256 in the job, or set verify to less", err1, err2)
+	return "", fmt.Errorf("there is nothing to verify the file with (%w; %w); give sha256 in the job, or set verify to less", err1, err2)
 }
 
 func (s *source) sumFrom(ctx context.Context, name string, believe trust) (string, error) {
@@ -42,8 +42,8 @@ func (s *source) sumFrom(ctx context.Context, name string, believe trust) (strin
 	return algorithm + sum, nil
 }
 
-// trustSigned believes a list with a detached signature by a key of the keyring.
-// systemd-importd, too, looks for both names, whatever is armored.
+// trustSigned trusts a list with a detached signature by a key of the keyring. Like
+// systemd-importd, it tries both file names, whether the signature is armored or not.
 func (c Client) trustSigned(s *source) trust {
 	return func(ctx context.Context, name string, list []byte) error {
 		signature, err := s.readBeside(ctx, name+".asc")

@@ -15,18 +15,18 @@ import (
 
 func isTemporary(err error) bool { return errors.Is(err, ErrTemporary) }
 
-// The image that sites of these tests have, as the URL of a request has it.
+// The image of the sites in these tests, as in the URL of a request.
 const imagePath = "/img/x y.tar.xz"
 
 var image = bytes.Repeat([]byte("image "), 20_000)
 
-// verifyCase is what lies beside the image, and what comes of it.
+// verifyCase describes the files beside the image, and the expected result.
 type verifyCase struct {
 	name   string
 	verify Verify
 	sha256 string
 	beside map[string][]byte
-	want   string // of the error; empty is success
+	want   string // expected error; empty means success
 }
 
 func verifyCases(t *testing.T, key *openpgp.Entity) []verifyCase {
@@ -50,8 +50,8 @@ func verifyCases(t *testing.T, key *openpgp.Entity) []verifyCase {
 		{"own list", VerifyChecksum, "", files{"x y.tar.xz.sha256": list}, ""},
 		{"own list first", VerifyChecksum, "", files{"x y.tar.xz.sha256": list, "SHA256SUMS": wrong}, ""},
 		{"wrong list", VerifyChecksum, "", files{"SHA256SUMS": wrong}, "instead of sha256:" + sumOf([]byte("another image"))},
-		{"no list", VerifyChecksum, "", nil, "nothing to verify the file by (read x y.tar.xz.sha256: "},
-		{"list of others", VerifyChecksum, "", files{"SHA256SUMS": listOf(files{"y": nil})}, "read SHA256SUMS: none of its 1 checksums is that of"},
+		{"no list", VerifyChecksum, "", nil, "there is nothing to verify the file with (read x y.tar.xz.sha256: "},
+		{"list of others", VerifyChecksum, "", files{"SHA256SUMS": listOf(files{"y": nil})}, "read SHA256SUMS: none of its 1 checksums is for"},
 		{"contradicting list", VerifyChecksum, "", files{"SHA256SUMS": append(bytes.Clone(list), wrong...)}, "read SHA256SUMS: two checksums"},
 		{"huge list", VerifyChecksum, "", files{"SHA256SUMS": huge}, "read SHA256SUMS: it has more than 1048576 bytes"},
 
@@ -65,8 +65,8 @@ func verifyCases(t *testing.T, key *openpgp.Entity) []verifyCase {
 			"",
 		},
 		{"not signed", "", "", files{"SHA256SUMS": list}, "SHA256SUMS has no signature, neither SHA256SUMS.asc nor SHA256SUMS.gpg"},
-		{"neither list nor signature", "", "", nil, "nothing to verify the file by (read x y.tar.xz.sha256: "},
-		{"signature of what was there before", "", "", files{"SHA256SUMS": list, "SHA256SUMS.gpg": sign(t, wrong, key)}, "verify signature of SHA256SUMS: it is by key"},
+		{"neither list nor signature", "", "", nil, "there is nothing to verify the file with (read x y.tar.xz.sha256: "},
+		{"signature of what was there before", "", "", files{"SHA256SUMS": list, "SHA256SUMS.gpg": sign(t, wrong, key)}, "verify signature of SHA256SUMS: it was made with key"},
 		{"signed by a stranger", "", "", files{"SHA256SUMS": list, "SHA256SUMS.gpg": sign(t, list, stranger)}, "not in keyring"},
 		{"signed, but wrong", "", "", files{"SHA256SUMS": wrong, "SHA256SUMS.gpg": sign(t, wrong, key)}, "instead of"},
 
@@ -129,13 +129,14 @@ func (c verifyCase) check(t *testing.T, client Client, url string) {
 	}
 }
 
-// TestResolveDownloadsNothing, and nor does Fetch when nothing vouches.
+// TestResolveDownloadsNothing checks that neither Resolve nor a failing Fetch downloads
+// the file.
 func TestResolveDownloadsNothing(t *testing.T) {
 	site := newSite(t, map[string][]byte{"/x.tar": image})
 	site.Start()
 	r := Request{URL: site.URL + "/x.tar", Verify: VerifyChecksum}
 	_, _, err := get(t, Client{}, r)
-	must.ErrorContains(t, err, "nothing to verify the file by")
+	must.ErrorContains(t, err, "there is nothing to verify the file with")
 	site.files["/SHA256SUMS"] = listOf(site.files)
 	digest, err := Client{}.Resolve(t.Context(), r)
 	must.NoError(t, err)
@@ -143,7 +144,8 @@ func TestResolveDownloadsNothing(t *testing.T) {
 	must.SliceEmpty(t, site.asked("/x.tar"))
 }
 
-// TestListTemporarilyAway must not lead to a lesser list.
+// TestListTemporarilyAway checks that a weaker list is not used if the better one is
+// temporarily unavailable.
 func TestListTemporarilyAway(t *testing.T) {
 	site := newSite(t, map[string][]byte{"/x.tar": image})
 	site.files["/SHA256SUMS"] = listOf(site.files)

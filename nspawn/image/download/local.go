@@ -10,17 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// localFile is read until its context is done.
+// localFile is a local file that can be read until its context is done.
 type localFile struct {
 	ctx  context.Context
-	file *os.File // not embedded: io.Copy would call its WriteTo, past Read
+	file *os.File // not embedded, because io.Copy would call its WriteTo instead of Read
 	size int64
 }
 
-// openLocal opens a regular file. O_NONBLOCK: to open a FIFO would wait for a
+// openLocal opens a regular file. Without O_NONBLOCK, opening a FIFO would wait for a
 // writer.
 func openLocal(ctx context.Context, path string) (*localFile, error) {
-	// Who has checked where the path leads has resolved it: no link comes later.
+	// The caller has resolved and checked the path, so a symbolic link in it is new.
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_SYMLINKS,

@@ -19,23 +19,23 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// published is long before now, so that Last-Modified may validate.
+// published is long before now, so that Last-Modified is a strong validator.
 var published = time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC)
 
-// site serves files over HTTP, and remembers what it was asked for.
+// site serves files over HTTP and records the requests.
 type site struct {
 	*httptest.Server
 	files map[string][]byte // by path
 
-	// before may answer instead, by returning true. It is told how many requests
-	// for the path came before.
+	// before may answer a request itself, by returning true. It receives the number of
+	// earlier requests for the path.
 	before func(w http.ResponseWriter, r *http.Request, earlier int) bool
 
 	mu       sync.Mutex
 	requests []*http.Request
 }
 
-// newSite makes a site, to be started with Start or StartTLS.
+// newSite makes a site, which the caller starts with Start or StartTLS.
 func newSite(t *testing.T, files map[string][]byte) *site {
 	s := &site{files: files}
 	s.Server = httptest.NewUnstartedServer(s)
@@ -85,7 +85,7 @@ func tempFile(t *testing.T, content []byte) string {
 	return name
 }
 
-// fetch returns what Fetch wrote, its digest and its error.
+// fetch returns what Fetch has written, its digest and its error.
 func get(t *testing.T, c Client, r Request) (string, string, error) {
 	t.Helper()
 	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
@@ -102,7 +102,7 @@ func sumOf(content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// listOf is what sha256sum prints of files.
+// listOf returns the output of sha256sum for files.
 func listOf(files map[string][]byte) []byte {
 	var list []byte
 	for name, content := range files {

@@ -14,8 +14,8 @@ import (
 // step is a number of bytes after which a connection is cut.
 const step = 200_000
 
-// cutting makes a site that cuts every connection for /x.tar after step bytes.
-// Before that, it does as tamper, if that is not nil, has done.
+// cutting makes a site that cuts every connection for /x.tar after step bytes. If tamper
+// is not nil, it is called first.
 func cutting(t *testing.T, tamper func(w http.ResponseWriter, r *http.Request, earlier int) bool) *site {
 	t.Helper()
 	site := newSite(t, map[string][]byte{"/x.tar": big})
@@ -30,7 +30,7 @@ func cutting(t *testing.T, tamper func(w http.ResponseWriter, r *http.Request, e
 	return site
 }
 
-// cutWriter lets only some bytes pass; then the server breaks the connection.
+// cutWriter writes only some bytes, and then the server cuts the connection.
 type cutWriter struct {
 	http.ResponseWriter
 	left int
@@ -80,8 +80,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestResumePieces is about a server that gives less than the range asked for,
-// as it may (RFC 9110, 15.3.7).
+// TestResumePieces uses a server that returns less than the requested range, as it may
+// (RFC 9110, 15.3.7).
 func TestResumePieces(t *testing.T) {
 	site := cutting(t, func(w http.ResponseWriter, r *http.Request, earlier int) bool {
 		if earlier > 0 {
@@ -95,7 +95,7 @@ func TestResumePieces(t *testing.T) {
 	must.SliceLen(t, 6, site.asked("/x.tar"))
 }
 
-// TestResumeGivesUp is about how many requests there are.
+// TestResumeGivesUp checks the number of requests.
 func TestResumeGivesUp(t *testing.T) {
 	site := cutting(t, nil)
 	content := strings.Repeat(string(big), 2)
@@ -109,7 +109,7 @@ func TestResumeGivesUp(t *testing.T) {
 	must.SliceLen(t, 6, site.asked("/x.tar"))
 }
 
-// TestResumeAfterBusy is about a server that restarts.
+// TestResumeAfterBusy uses a server that restarts.
 func TestResumeAfterBusy(t *testing.T) {
 	site := cutting(t, func(w http.ResponseWriter, r *http.Request, earlier int) bool {
 		switch earlier {
@@ -129,9 +129,9 @@ func TestResumeAfterBusy(t *testing.T) {
 	must.GreaterEq(t, resumePause, time.Since(began))
 }
 
-// TestNotResumed is about answers to the second request, after step bytes.
+// TestNotResumed checks answers to the second request, after step bytes.
 func TestNotResumed(t *testing.T) {
-	since := fmt.Sprintf("the connection broke after %d of %d bytes, and the server has another file since, or cannot resume", step, len(big))
+	since := fmt.Sprintf("the connection broke after %d of %d bytes, and the server now has another file, or cannot resume the download", step, len(big))
 	for _, c := range []struct {
 		name      string
 		tamper    func(w http.ResponseWriter, r *http.Request) bool
@@ -178,8 +178,8 @@ func TestNotResumed(t *testing.T) {
 	}
 }
 
-// TestTruncated is a file that nothing strong identifies, so that the rest of it
-// cannot be asked for.
+// TestTruncated uses a file without a strong validator, so that its rest cannot be
+// requested.
 func TestTruncated(t *testing.T) {
 	for _, header := range []http.Header{
 		{},

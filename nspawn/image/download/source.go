@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// maxBeside is how large a list of checksums or a signature may be, in bytes.
-// systemd-importd has the same limit.
+// maxBeside is the maximum size of a list of checksums or of a signature in bytes, the
+// same as in systemd-importd.
 const maxBeside = 1 << 20
 
-// source is where a file is, and what vouches for it beside it.
+// source is the location of a file and of the files beside it that verify it.
 type source struct {
-	url  *url.URL // without user; scheme http, https or file
+	url  *url.URL // without user; the scheme is http, https or file
 	user *url.Userinfo
-	name string // of the file
+	name string // name of the file
 
 	http       *http.Client // nil with scheme file
 	inactivity time.Duration
@@ -42,8 +42,8 @@ func newSource(c Client, location string) (*source, error) {
 	return s, err
 }
 
-// parseURL quotes nothing in its errors: where a URL is wrong, anything in it
-// may be a password.
+// parseURL never quotes the URL in its errors, because any part of a malformed URL may be
+// a password.
 func parseURL(location string) (*url.URL, error) {
 	if strings.HasPrefix(location, "/") {
 		return &url.URL{Scheme: "file", Path: location}, nil
@@ -69,8 +69,8 @@ func (s *source) close() {
 
 func (s *source) String() string { return shown(s.url) }
 
-// String is the request's URL without what may be a secret: the user, and the
-// query, in which object stores have signatures.
+// String returns the request's URL without possible secrets: the user, and the query,
+// which contains signatures for object stores.
 func (r Request) String() string {
 	u, err := parseURL(r.URL)
 	if err != nil {
@@ -79,7 +79,8 @@ func (r Request) String() string {
 	return shown(u)
 }
 
-// Server is the host[:port] that the request goes to; empty for a local file.
+// Server returns the host[:port] to which the request is sent; it is empty for a local
+// file.
 func (r Request) Server() string {
 	u, err := parseURL(r.URL)
 	if err != nil {
@@ -95,9 +96,9 @@ func shown(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }
 
-// readBeside returns the content of a small file in the same directory. The
-// query is not that file's, and left out (so import_url_change_last_component()
-// of systemd).
+// readBeside returns the content of a small file in the same directory. It drops the
+// query, which belongs to the image file, as systemd does
+// (import_url_change_last_component()).
 func (s *source) readBeside(ctx context.Context, name string) ([]byte, error) {
 	content, err := s.read(ctx, s.url.ResolveReference(&url.URL{Path: "./" + name}))
 	if err == nil && len(content) > maxBeside {

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// algorithm is what a digest begins with.
+// algorithm is the prefix of every digest.
 const algorithm = "sha256:"
 
-// findSum returns the SHA-256 of the file name, in lower case, from a list that
-// sha256sum(1) wrote, with --tag or without. Lines of another form are ignored,
-// so that the list may have a header.
+// findSum returns the SHA-256 of a file, in lower case, from a list in the format of
+// sha256sum(1), with or without --tag. It ignores other lines, so the list may have a
+// header.
 func findSum(list []byte, name string) (string, error) {
 	found, entries := "", 0
 	for line := range strings.Lines(string(list)) {
@@ -29,13 +29,13 @@ func findSum(list []byte, name string) (string, error) {
 		found = sum
 	}
 	if found == "" {
-		return "", fmt.Errorf("none of its %d checksums is that of %q; give sha256 in the job", entries, name)
+		return "", fmt.Errorf("none of its %d checksums is for %q; give sha256 in the job", entries, name)
 	}
 	return found, nil
 }
 
-// parseLine takes "SHA256 (NAME) = SUM", "SUM  NAME", "SUM *NAME" and, as
-// systemd-importd does for linuxcontainers.org, "SUM NAME".
+// parseLine parses "SHA256 (NAME) = SUM", "SUM  NAME", "SUM *NAME" and "SUM NAME". The
+// last form is used by linuxcontainers.org, and systemd-importd accepts it as well.
 func parseLine(line string) (sum, name string, ok bool) {
 	if rest, tagged := strings.CutPrefix(line, "SHA256 ("); tagged {
 		if i := strings.LastIndex(rest, ") = "); i >= 0 {
@@ -48,7 +48,7 @@ func parseLine(line string) (sum, name string, ok bool) {
 	return sum, name, ok && name != ""
 }
 
-// parseSum takes 64 hexadecimal digits and returns them in lower case.
+// parseSum checks that text has 64 hexadecimal digits, and returns them in lower case.
 func parseSum(text string) (string, bool) {
 	_, err := hex.DecodeString(text)
 	return strings.ToLower(text), err == nil && len(text) == 64

@@ -41,7 +41,7 @@ func TestFindSum(t *testing.T) {
 
 func TestFindSumFails(t *testing.T) {
 	for _, c := range []struct{ name, list, want string }{
-		{"empty", "", "none of its 0 checksums is that of \"x.raw\"; give sha256"},
+		{"empty", "", "none of its 0 checksums is for \"x.raw\"; give sha256"},
 		{"others only", sumA + "  y.raw\n", "none of its 1 checksums"},
 		{"longer name", sumA + "  x.raw.xz\n" + sumA + "  ax.raw\n", "none of its 2 checksums"},
 		{"in a directory", sumA + "  ./x.raw\n" + sumA + "  images/x.raw\n", "none of its 2 checksums"},
@@ -62,8 +62,7 @@ func TestFindSumFails(t *testing.T) {
 	}
 }
 
-// TestFindSumOfTool reads what the tool writes, also of names that could be
-// mistaken.
+// TestFindSumOfTool reads the output of the tool, also for names that could be misread.
 func TestFindSumOfTool(t *testing.T) {
 	tool, err := exec.LookPath("sha256sum")
 	must.NoError(t, err)
@@ -83,8 +82,8 @@ func TestFindSumOfTool(t *testing.T) {
 	}
 }
 
-// FuzzFindSum holds for every list: what is found is a checksum, is in the list
-// with the name, and is not found any more if the list contradicts itself.
+// FuzzFindSum checks properties that hold for every list: the result is a checksum, it is
+// in the list with the name, and there is no result if the list contradicts itself.
 func FuzzFindSum(f *testing.F) {
 	f.Add([]byte(sumA+"  x.raw\n"), "x.raw")
 	f.Add([]byte(sumA+" *x.raw\r\n"+sumB+" y"), "y")

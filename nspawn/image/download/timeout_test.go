@@ -35,7 +35,7 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// TestCancel is when the caller has had enough.
+// TestCancel cancels the caller's context.
 func TestCancel(t *testing.T) {
 	for _, body := range []string{"", "half"} {
 		cause := errors.New("job stopped")
@@ -47,8 +47,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// stalling returns the URL of a server that answers with body and no more, and
-// calls stalled then.
+// stalling returns the URL of a server that sends body and nothing else, and then calls
+// stalled.
 func stalling(t *testing.T, body string, stalled func()) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if body != "" {

@@ -21,22 +21,22 @@ import (
 const (
 	maxResumes = 5
 
-	// resumePause is made before a request that follows one which brought
-	// nothing: a server that restarts is away for a moment.
+	// resumePause is the pause after a request that brought no bytes: a server that
+	// restarts is unavailable for a moment.
 	resumePause = time.Second
 )
 
-// transfer brings a file from its source to the disk.
+// transfer copies a file from its source to the disk.
 type transfer struct {
 	source   *source
 	to       io.Writer
 	max      int64
 	progress func(done, total int64)
 
-	hash      hash.Hash // of what came
-	done      int64     // bytes that came
-	total     int64     // bytes announced, or -1
-	validator string    // for If-Range; empty if the file cannot be resumed
+	hash      hash.Hash // hash of the bytes that have arrived
+	done      int64     // number of bytes that have arrived
+	total     int64     // number of bytes announced, or -1
+	validator string    // for If-Range; empty if the download cannot be resumed
 }
 
 func newTransfer(c Client, s *source, to *os.File) *transfer {
@@ -78,8 +78,7 @@ func (t *transfer) copyLocal(ctx context.Context) error {
 	return t.copy(file)
 }
 
-// download asks for the file, and for the rest of it as long as that makes
-// sense.
+// download requests the file, and then the rest of it as often as that can help.
 func (t *transfer) download(ctx context.Context) error {
 	for resumes := 0; ; resumes++ {
 		before := t.done
@@ -118,7 +117,7 @@ func (t *transfer) attempt(ctx context.Context) error {
 	return t.copy(resp.Body)
 }
 
-// rest returns the header of a request for what has not come yet (RFC 9110, 14.2
+// rest returns the header of a request for the missing part of the file (RFC 9110, 14.2
 // and 13.1.5).
 func (t *transfer) rest() http.Header {
 	if t.done == 0 {
@@ -148,11 +147,12 @@ func (t *transfer) resume(resp *http.Response) error {
 		return status(resp.StatusCode)
 	}
 	t.validator = ""
-	return fetch.Temporary(fmt.Errorf("the connection broke after %d of %d bytes, and the server has another file since, or cannot resume", t.done, t.total))
+	return fetch.Temporary(fmt.Errorf("the connection broke after %d of %d bytes, and the server now has another file, or cannot resume the download", t.done, t.total))
 }
 
-// validator returns what tells that a file is still the same, which only a
-// strong validator may (RFC 9110, 8.8.1 and 8.8.2.2), or an empty string.
+// validator returns a value with which the server can tell whether the file is still the
+// same, or an empty string. Only a strong validator can be used (RFC 9110, 8.8.1 and
+// 8.8.2.2).
 func validator(header http.Header) string {
 	if tag := header.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		return tag
@@ -165,7 +165,7 @@ func validator(header http.Header) string {
 	return ""
 }
 
-// begin takes the size of the file, -1 if not known.
+// begin checks and stores the size of the file; -1 means that it is unknown.
 func (t *transfer) begin(size int64) error {
 	if size > t.max {
 		return fmt.Errorf("the file has %d bytes, more than the %d allowed", size, t.max)
@@ -186,7 +186,7 @@ func (t *transfer) copy(from io.Reader) error {
 	return nil
 }
 
-// Write takes what has come.
+// Write processes bytes that have arrived.
 func (t *transfer) Write(p []byte) (int, error) {
 	if int64(len(p)) > t.max-t.done {
 		return 0, fmt.Errorf("the file has more than the %d bytes allowed", t.max)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// big is an image that comes in many pieces, no two of which are alike.
+// big is an image that arrives in many pieces, which all differ.
 var big = func() []byte {
 	content := make([]byte, 1<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(content)
@@ -36,8 +36,8 @@ func TestMaxBytes(t *testing.T) {
 	size := int64(len(big))
 	for _, c := range []struct {
 		url  string
-		want string // of the error
-		come int    // bytes at most, when it is given up
+		want string // expected error
+		come int    // maximum number of bytes that arrive before the end
 	}{
 		{announced.URL + "/x.tar", fmt.Sprintf("the file has %d bytes, more than the %d allowed", size, size-1), 0},
 		{local, fmt.Sprintf("the file has %d bytes, more than the %d allowed", size, size-1), 0},
@@ -54,14 +54,14 @@ func TestMaxBytes(t *testing.T) {
 	}
 }
 
-// progress remembers what was reported.
+// progress records the reports.
 type progress struct{ done, total []int64 }
 
 func (p *progress) add(done, total int64) {
 	p.done, p.total = append(p.done, done), append(p.total, total)
 }
 
-// check holds for every file that has come.
+// check checks properties of the reports for every file that has arrived.
 func (p *progress) check(t *testing.T, size int64) {
 	t.Helper()
 	must.SliceNotEmpty(t, p.done)
@@ -83,7 +83,7 @@ func TestProgress(t *testing.T) {
 	site.Start()
 	for _, c := range []struct {
 		url   string
-		total int64 // as told at first
+		total int64 // from the first report
 		size  int
 	}{
 		{site.URL + "/x.tar", int64(len(big)), len(big)},
@@ -137,7 +137,7 @@ func TestLocalCancelled(t *testing.T) {
 	must.Less(t, int64(len(big)), info.Size())
 }
 
-// TestTarget is about the file to download into.
+// TestTarget tests the file into which Fetch writes.
 func TestTarget(t *testing.T) {
 	r := Request{URL: tempFile(t, big), Verify: VerifyNo}
 	used, err := os.OpenFile(tempFile(t, []byte("used")), os.O_RDWR, 0)

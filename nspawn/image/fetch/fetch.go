@@ -1,6 +1,6 @@
-// Package fetch has what registries and web servers have in common: which
-// certificates are trusted, which errors may be gone at the next try, and how slow a
-// server may be.
+// Package fetch contains what downloads from registries and web servers have in common:
+// the trusted certificates, the distinction of temporary errors, and a limit for slow
+// servers.
 package fetch
 
 import (
@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// ErrTemporary is matched by errors after which another try may succeed.
+// ErrTemporary is matched by errors after which another attempt may succeed.
 var ErrTemporary = errors.New("temporary")
 
-// Temporary returns err so that it matches ErrTemporary.
+// Temporary wraps err so that it matches ErrTemporary.
 func Temporary(err error) error { return temporary{err} }
 
 type temporary struct{ error }
@@ -27,16 +27,16 @@ func (t temporary) Unwrap() error { return t.error }
 
 func (temporary) Is(target error) bool { return target == ErrTemporary }
 
-// Untrusted reports whether err says that no TLS connection can be made, however often
-// it is tried.
+// Untrusted reports whether err means that no attempt to make a TLS connection will
+// succeed.
 func Untrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
-	var noTLS tls.RecordHeaderError // http.ErrSchemeMismatch above the client
+	var noTLS tls.RecordHeaderError // an http.Client returns http.ErrSchemeMismatch instead
 	return errors.As(err, &certificate) || errors.As(err, &noTLS) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
-// TLS returns the configuration of a client that trusts the PEM certificates in caFile
-// besides the system's. It is nil without a file.
+// TLS returns the configuration of a client that trusts the PEM certificates in caFile in
+// addition to the system's. It returns nil if caFile is empty.
 func TLS(caFile string) (*tls.Config, error) {
 	if caFile == "" {
 		return nil, nil
@@ -55,42 +55,42 @@ func TLS(caFile string) (*tls.Config, error) {
 	return &tls.Config{RootCAs: roots}, nil
 }
 
-// Enough is what a server has to send within the time limit of a Watchdog, in bytes,
-// unless it has less. A server that sends a byte now and then would keep a pull for as
-// long as it likes.
+// Enough is the number of bytes that a server must send within the time limit of a
+// Watchdog, unless fewer are left. Without it, a server could delay a pull as long as it
+// likes by sending a byte now and then.
 const Enough = 64 << 10
 
-// Watchdog ends a context when a server sends too little. Only the time counts in which
-// somebody waits for the server: a slow disk is not the server's fault.
+// Watchdog cancels a context when a server sends too little. It counts only the time in
+// which the caller waits for the server, because a slow disk is not the server's fault.
 //
-// It is used by one goroutine.
+// A Watchdog must be used by one goroutine only.
 type Watchdog struct {
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
 	limit   time.Duration
-	waiting time.Time     // since when; zero if nobody waits
-	left    time.Duration // to wait for Enough bytes
-	got     int           // of them
+	waiting time.Time     // start of the current wait
+	left    time.Duration // remaining time in which Enough bytes must arrive
+	got     int           // number of bytes that have arrived
 }
 
-// Watch returns a context that ends when the server has sent less than Enough bytes
-// while it was waited for as long as limit, or never for that reason if limit is 0.
-// The cause matches ErrTemporary. The watchdog must be stopped.
+// Watch returns a context that ends if the server has sent fewer than Enough bytes while
+// the caller has waited for limit in total. If limit is 0, it never ends for that reason.
+// The cause of the end matches ErrTemporary. The caller must stop the watchdog.
 func Watch(ctx context.Context, limit time.Duration) (context.Context, *Watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &Watchdog{cancel: cancel, limit: limit, left: limit}
 	if limit > 0 {
-		w.timer = time.AfterFunc(limit, w.bark)
+		w.timer = time.AfterFunc(limit, w.expire)
 		w.timer.Stop()
 	}
 	return ctx, w
 }
 
-func (w *Watchdog) bark() {
+func (w *Watchdog) expire() {
 	w.cancel(Temporary(fmt.Errorf("the server has sent nothing for %s, or less than %d kB in that time", w.limit, Enough>>10)))
 }
 
-// Wait says that the server is waited for from now on.
+// Wait starts the clock: the caller waits for the server from now on.
 func (w *Watchdog) Wait() {
 	if w.timer != nil {
 		w.waiting = time.Now()
@@ -98,7 +98,7 @@ func (w *Watchdog) Wait() {
 	}
 }
 
-// Got says that n bytes have come, or all that was asked for, and that nobody waits.
+// Got stops the clock. n bytes have arrived; all says that this was everything requested.
 func (w *Watchdog) Got(n int, all bool) {
 	if w.timer == nil {
 		return
@@ -110,7 +110,7 @@ func (w *Watchdog) Got(n int, all bool) {
 	}
 }
 
-// Stop ends the context.
+// Stop stops the watchdog and cancels its context.
 func (w *Watchdog) Stop() {
 	if w.timer != nil {
 		w.timer.Stop()
@@ -118,7 +118,7 @@ func (w *Watchdog) Stop() {
 	w.cancel(nil)
 }
 
-// Reader returns a reader that waits for the server when it reads from r.
+// Reader returns a reader from r that runs the clock while it reads.
 func (w *Watchdog) Reader(r io.Reader) io.Reader { return &watchedReader{r, w} }
 
 type watchedReader struct {

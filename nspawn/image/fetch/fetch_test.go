@@ -14,14 +14,14 @@ import (
 
 const limit = time.Minute
 
-// send writes pieces until the reader or the test has had enough.
+// send writes pieces until the reader or the test stops it.
 func send(ctx context.Context, w *io.PipeWriter, piece int, pause time.Duration, pieces int) {
 	defer w.Close()
 	for range pieces {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			w.CloseWithError(context.Cause(ctx)) // as net/http does
+			w.CloseWithError(context.Cause(ctx)) // net/http does the same
 			return
 		}
 		if _, err := w.Write(make([]byte, piece)); err != nil {
@@ -35,7 +35,7 @@ func TestWatchdog(t *testing.T) {
 		piece  int
 		pause  time.Duration
 		pieces int
-		want   time.Duration // until it is cut off; 0: it is not
+		want   time.Duration // time until it is cut off; 0: it is not
 	}{
 		"nothing":                      {0, time.Hour, 1, limit},
 		"one byte in time, and again":  {1, limit - 1, 100, limit},
@@ -68,7 +68,7 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
-// TestWatchdogOfSlowReader is about a disk slower than the network.
+// TestWatchdogOfSlowReader uses a disk that is slower than the network.
 func TestWatchdogOfSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, watch := Watch(t.Context(), limit)

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxID is the highest UID and GID in a machine (range of 65536).
+// maxID is the highest UID and GID in a machine, whose range has 65536 of them.
 const maxID = 65535
 
-// setAttributes gives what has been made its owner, mode, extended attributes
-// and time. The order matters: a change of the owner takes away setuid and
-// setgid bits and security.capability (chown(2), capabilities(7)).
+// setAttributes sets owner, mode, extended attributes and time of an entry. The order
+// matters: changing the owner clears setuid and setgid bits and security.capability
+// (chown(2), capabilities(7)).
 func setAttributes(at entryAt, hdr *tar.Header) error {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return fmt.Errorf("owner %d:%d is not in the range of a machine, 0 to %d "+
@@ -38,8 +38,8 @@ func setAttributes(at entryAt, hdr *tar.Header) error {
 	return setTime(at, hdr.ModTime)
 }
 
-// setDefaults gives a directory that has no entry its owner and mode, whatever
-// the umask is and a setgid directory above would have it be.
+// setDefaults sets owner and mode of a directory without an entry of its own, regardless
+// of the umask and of a setgid parent directory.
 func setDefaults(dir entryAt) error {
 	if err := chown(dir, 0, 0); err != nil {
 		return err
@@ -54,7 +54,7 @@ func chown(at entryAt, uid, gid int) error {
 	return nil
 }
 
-// chmod changes the mode of what is no symbolic link.
+// chmod changes the mode of an entry that is not a symbolic link.
 func chmod(at entryAt, mode uint32) error {
 	if err := unix.Fchmodat(at.dir, at.name, mode, 0); err != nil {
 		return fmt.Errorf("change mode to %04o: %w", mode, err)
@@ -74,8 +74,8 @@ func setTime(at entryAt, t time.Time) error {
 	return nil
 }
 
-// xattrRecord is how PAX records of extended attributes begin, a convention of
-// star that GNU tar and all image builders follow.
+// xattrRecord is the prefix of PAX records for extended attributes, a convention of star
+// that GNU tar and all image builders follow.
 const xattrRecord = "SCHILY.xattr."
 
 func setXattrs(at entryAt, hdr *tar.Header) error {
@@ -92,8 +92,8 @@ func setXattrs(at entryAt, hdr *tar.Header) error {
 	return nil
 }
 
-// refusesUserXattr tells whether the file system has no user.* attributes, or
-// the kind of file (xattr(7): only regular files and directories).
+// refusesUserXattr reports whether user.* attributes are refused by the file system, or
+// for this type of file (xattr(7): only regular files and directories can have them).
 func refusesUserXattr(err error) bool {
 	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)
 }

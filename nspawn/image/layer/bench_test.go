@@ -21,8 +21,8 @@ func manyFiles(n int) []entry {
 	return all
 }
 
-// image returns entries like those of an image: size bytes in files of 1 B to
-// 1 MB, most of them small, of text that packs about as well as programs do.
+// image returns entries like those of an image: size bytes in files of 1 B to 1 MB, most
+// of them small, of text that compresses about as well as programs.
 func image(size int) []entry {
 	random := rand.New(rand.NewPCG(1, 2))
 	words := make([]byte, 1<<20)
@@ -76,7 +76,7 @@ func BenchmarkMillionEntries(b *testing.B) {
 			out := tar.NewWriter(w)
 			for i := range limit + 1 {
 				if out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(i), Mode: 0o644}) != nil {
-					return // The reader has had enough.
+					return // the reader has stopped
 				}
 			}
 		}()

@@ -13,35 +13,34 @@ import (
 	"github.com/xi2/xz"
 )
 
-// Windows of Decompress, in bytes. A compressed stream asks for a window: memory
-// for what the decompressor may have to look back at.
+// Windows of Decompress, in bytes. A compressed stream needs a window, which is memory
+// for the earlier output to which the stream may refer.
 const (
-	// Window is enough for what gzip, bzip2, zstd up to level 19, and xz up to
-	// level 7 write.
+	// Window is enough for streams that gzip and bzip2 write, zstd up to level 19, and xz
+	// up to level 7.
 	Window = 16 << 20
 
-	// LargeWindow is enough for everything that the tools write unless they are
-	// told to use more. The zstd tool itself refuses larger ones (zstd(1),
-	// --memory), and `xz -9` has half of it.
+	// LargeWindow is enough for everything that these tools write, unless they are told
+	// to use more. The zstd tool itself refuses larger windows (zstd(1), --memory), and
+	// `xz -9` uses half of it.
 	LargeWindow = 128 << 20
 )
 
-// ErrWindow is matched by the error of a stream that asks for a larger window than
-// it may have.
-var ErrWindow = errors.New("it asks for more memory than is allowed")
+// ErrWindow is matched by the error for a stream that needs a larger window than allowed.
+var ErrWindow = errors.New("it needs more memory than is allowed")
 
-// Decompress returns what the stream r holds. The stream is gzip, zstd, xz or bzip2;
-// one that begins like none of them is taken as it is. Work and reading of r are done
-// in a goroutine of their own, up to a megabyte ahead.
+// Decompress returns the decompressed content of r. r can be a gzip, zstd, xz or bzip2
+// stream; a stream that begins like none of them is returned unchanged. A goroutine reads
+// and decompresses up to a megabyte ahead.
 //
-// The decompressor uses at most window bytes of memory, and some megabytes. A stream
-// that asks for more, anywhere in it, ends in an error that matches ErrWindow.
+// The decompressor uses at most window bytes of memory, plus some megabytes. If the
+// stream needs more at any point, reading returns an error that matches ErrWindow.
 //
-// The caller must close what is returned. Close waits for a call of r.Read under
-// way, so if that may block, cut it off first; r is not used afterwards.
+// The caller must close the result. Close waits for a call of r.Read that is in progress,
+// so if that may block, end it first. After Close, r is not used any more.
 func Decompress(r io.Reader, window int64) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
-	// An error or a short stream shows when it is read.
+	// An error or a short stream is reported when the stream is read.
 	head, _ := in.Peek(10)
 	name, open := recognise(head)
 	out, err := open(in, window)
@@ -51,7 +50,7 @@ func Decompress(r io.Reader, window int64) (io.ReadCloser, error) {
 	return newReadAhead(windowed{out, window}), nil
 }
 
-// windowed explains errors about the window, which each format has its own of.
+// windowed explains errors about the window, because each format has errors of its own.
 type windowed struct {
 	io.ReadCloser
 	window int64
@@ -72,7 +71,7 @@ func limited(err error, window int64) error {
 
 type opener func(r io.Reader, window int64) (io.ReadCloser, error)
 
-// recognise tells the format of a stream by its first ten bytes.
+// recognise returns the format of a stream with the given first ten bytes.
 func recognise(head []byte) (name string, open opener) {
 	switch {
 	case bytes.HasPrefix(head, []byte("\x1f\x8b")): // RFC 1952, 2.3.1
@@ -82,7 +81,7 @@ func recognise(head []byte) (name string, open opener) {
 		return "zstd", openZstd
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")): // The .xz File Format, 2.1.1.1
 		return "xz", openXz
-	case len(head) == 10 && bytes.HasPrefix(head, []byte("BZh")) && // a name in a tar may begin like that
+	case len(head) == 10 && bytes.HasPrefix(head, []byte("BZh")) && // the name of a file in a tar may begin like this
 		(bytes.HasSuffix(head, []byte("1AY&SY")) || bytes.HasSuffix(head, []byte("\x17rE8P\x90"))): // first block; end of an empty stream
 		return "bzip2", openBzip2
 	}
@@ -92,7 +91,7 @@ func recognise(head []byte) (name string, open opener) {
 func openGzip(r io.Reader, _ int64) (io.ReadCloser, error) { return gzip.NewReader(r) }
 
 func openZstd(r io.Reader, window int64) (io.ReadCloser, error) {
-	// Without WithDecoderLowmem it takes twice the window.
+	// Without WithDecoderLowmem, it uses twice the window.
 	d, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(uint64(window)), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err
@@ -100,8 +99,8 @@ func openZstd(r io.Reader, window int64) (io.ReadCloser, error) {
 	return d.IOReadCloser(), nil
 }
 
-// openXz uses xi2/xz, the XZ Embedded decoder in Go, because ulikunitz/xz has no limit
-// for the dictionary, which may be 4 GiB. It also knows the filters for machine code.
+// openXz uses xi2/xz, the XZ Embedded decoder in Go. ulikunitz/xz cannot limit the
+// dictionary, which may have 4 GiB. xi2/xz also supports the filters for machine code.
 func openXz(r io.Reader, window int64) (io.ReadCloser, error) {
 	d, err := xz.NewReader(r, uint32(window))
 	if err != nil {

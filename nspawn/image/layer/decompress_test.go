@@ -17,7 +17,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// tools are the commands whose output is to be understood.
+// tools lists the commands whose output must be readable.
 var tools = map[string][]string{
 	"plain": {"cat"},
 	"gzip":  {"gzip", "-c"},
@@ -26,7 +26,7 @@ var tools = map[string][]string{
 	"bzip2": {"bzip2", "-c"},
 }
 
-// compress returns what a command makes of data.
+// compress returns data compressed by a command.
 func compress(t testing.TB, command []string, data []byte) []byte {
 	t.Helper()
 	tool := exec.Command(command[0], command[1:]...)
@@ -46,7 +46,7 @@ func decompress(r io.Reader) ([]byte, error) {
 }
 
 func TestDecompress(t *testing.T) {
-	// More than all the buffers, and nothing at all.
+	// More than all buffers hold, and nothing at all.
 	long := archive(t, file("a", strings.Repeat("0123456789", 120_000)), file("b", "x"))
 	for name, command := range tools {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +57,7 @@ func TestDecompress(t *testing.T) {
 					must.NoError(t, err)
 					must.True(t, bytes.Equal(data, got))
 				}
-				// Streams may follow one another, as pigz and pzstd have it.
+				// Streams may follow each other, as pigz and pzstd write them.
 				got, err := decompress(bytes.NewReader(bytes.Repeat(packed, 2)))
 				must.NoError(t, err)
 				must.True(t, bytes.Equal(bytes.Repeat(data, 2), got))
@@ -73,7 +73,7 @@ func TestDecompressSkippableFrame(t *testing.T) {
 	must.Eq(t, "data", string(got))
 }
 
-// TestDecompressNames has archives that begin like compressed streams.
+// TestDecompressNames uses archives that begin like compressed streams.
 func TestDecompressNames(t *testing.T) {
 	for _, name := range []string{"BZh", "BZh91AY", "\xfd7zX", "7zXZ"} {
 		data := archive(t, file(name, ""))
@@ -83,9 +83,9 @@ func TestDecompressNames(t *testing.T) {
 	}
 }
 
-// TestDamage unpacks compressed archives that have been cut off or changed: that
-// is an error, or has done no harm, as with the index at the end of an xz stream
-// or a Huffman table of bzip2 that no symbol uses.
+// TestDamage unpacks compressed archives that have been truncated or changed. Each must
+// end in an error, unless the damage is harmless, for example in the index at the end of
+// an xz stream or in a Huffman table of bzip2 that no symbol uses.
 func TestDamage(t *testing.T) {
 	whole := archive(t, file("a", strings.Repeat("some text ", 50)), file("b", "x"))
 	want := details(t, mustUnpack(t, Options{}, file("a", strings.Repeat("some text ", 50)), file("b", "x")))
@@ -107,7 +107,7 @@ func TestDamage(t *testing.T) {
 				check(packed[:n])
 			}
 			must.LessEq(t, 2, unharmed)
-			if name == "plain" { // has no checksum of content
+			if name == "plain" { // it has no checksum of its content
 				return
 			}
 			for n := len(packed) / 4; n < len(packed); n++ {
@@ -130,8 +130,8 @@ func decompressAndUnpack(t *testing.T, data []byte, dir string) error {
 	return err
 }
 
-// withDictionary changes the size of the dictionary in the block header of an xz
-// stream (The .xz File Format, 3.1 and 5.3.1). The data does not need as much.
+// withDictionary changes the size of the dictionary in the block header of an xz stream
+// (The .xz File Format, 3.1 and 5.3.1). The data does not need such a size.
 func withDictionary(t testing.TB, packed []byte, size byte) []byte {
 	t.Helper()
 	packed = bytes.Clone(packed)
@@ -142,13 +142,13 @@ func withDictionary(t testing.TB, packed []byte, size byte) []byte {
 	return packed
 }
 
-// TestWindowIsLimited has streams that want more memory than they may have, at
-// their beginning or further on. The memory is not asked for in vain: it is never
-// taken.
+// TestWindowIsLimited uses streams that need more memory than allowed, at their beginning
+// or later. That memory must never be allocated.
 func TestWindowIsLimited(t *testing.T) {
 	small := func(name string) []byte { return compress(t, tools[name], []byte("data")) }
 	large := compress(t, []string{"zstd", "-qc", "--ultra", "--long=30"}, []byte("data"))
-	// A frame of one segment has no window, but the size of its content (RFC 8878, 3.1.1.1.1).
+	// A frame with a single segment has no window, but the size of its content (RFC 8878,
+	// 3.1.1.1.1).
 	segment := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x80, 1, 0, 0}
 	for name, c := range map[string]struct {
 		data   []byte
@@ -182,8 +182,7 @@ func TestWindowIsLimited(t *testing.T) {
 	}
 }
 
-// TestWindowsOfTheTools has what the tools write at each level, which must be
-// readable.
+// TestWindowsOfTheTools reads what the tools write at each level.
 func TestWindowsOfTheTools(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	for _, c := range []struct {
@@ -208,18 +207,18 @@ func TestWindowsOfTheTools(t *testing.T) {
 	}
 }
 
-// TestReadsAhead writes into a pipe no one reads from but the goroutine.
+// TestReadsAhead writes into a pipe from which only the goroutine reads.
 func TestReadsAhead(t *testing.T) {
 	r, w := io.Pipe()
 	begun := make(chan struct{})
 	go func() {
-		_, _ = w.Write(make([]byte, 1000)) // For Decompress to look at.
+		_, _ = w.Write(make([]byte, 1000)) // for Decompress to detect the format
 		close(begun)
 	}()
 	in, err := Decompress(r, LargeWindow)
 	must.NoError(t, err)
 	<-begun
-	_, err = w.Write(make([]byte, 512<<10)) // Would block for ever.
+	_, err = w.Write(make([]byte, 512<<10)) // without the goroutine, this would block forever
 	must.NoError(t, err)
 	must.NoError(t, w.CloseWithError(errors.New("broken")))
 	data, err := io.ReadAll(in)
@@ -228,10 +227,10 @@ func TestReadsAhead(t *testing.T) {
 	must.NoError(t, in.Close())
 }
 
-// TestClose closes after none, some and all has been read.
+// TestClose closes the stream after nothing, a part, or everything has been read.
 func TestClose(t *testing.T) {
 	for _, n := range []int64{0, 1, aheadSize, 3 << 20, 20 << 20} {
-		var reads int // The race detector sees whether the goroutine is done.
+		var reads int // the race detector sees whether the goroutine has ended
 		data := make([]byte, 10<<20)
 		source := bytes.NewReader(data)
 		in, err := Decompress(readerFunc(func(p []byte) (int, error) {

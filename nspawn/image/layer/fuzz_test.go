@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzUnpack unpacks whatever comes along. Nothing outside of the directory may
-// change, the limits must hold, and there must be no overlayfs metadata but that
-// of whiteouts. Interesting input is not worth a minute of making it smaller:
+// FuzzUnpack unpacks arbitrary streams. Nothing outside of the directory may change, the
+// limits must hold, and there must be no overlayfs metadata except for whiteouts.
+// Minimizing interesting input is not worth a minute:
 //
 //	go test -run - -fuzz FuzzUnpack -fuzzminimizetime 10x ./nspawn/image/layer
 func FuzzUnpack(f *testing.F) {
-	memory := f.TempDir() // Many times as fast as a disk.
+	memory := f.TempDir() // this is many times as fast as a disk
 	must.NoError(f, unix.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
 	f.Cleanup(func() { must.NoError(f, unix.Unmount(memory, unix.MNT_DETACH)) })
 	f.Setenv("TMPDIR", memory)
@@ -43,7 +43,7 @@ func FuzzUnpack(f *testing.F) {
 	})
 }
 
-// checkMetadata looks for what only whiteouts may bring.
+// checkMetadata looks for metadata that only whiteouts may create.
 func checkMetadata(t *testing.T, dir string, whiteouts bool) {
 	t.Helper()
 	count := int64(-1)
@@ -63,7 +63,7 @@ func checkMetadata(t *testing.T, dir string, whiteouts bool) {
 	must.LessEq(t, 200, count)
 }
 
-// FuzzDecompress decompresses whatever comes along, within its window of memory.
+// FuzzDecompress decompresses arbitrary streams, within the window of memory.
 func FuzzDecompress(f *testing.F) {
 	for _, command := range tools {
 		packed := compress(f, command, []byte("some text some text some text"))
@@ -82,9 +82,10 @@ func FuzzDecompress(f *testing.F) {
 			return
 		}
 		_, _ = io.Copy(io.Discard, io.LimitReader(in, most))
-		_ = in.Close() // of a gzip stream that was cut, it fails again
+		_ = in.Close() // a truncated gzip stream fails again
 		runtime.ReadMemStats(&after)
-		// Whatever was taken, freed or not. Each frame may make some tables anew.
+		// Everything that was allocated, whether it was freed or not. Each frame may
+		// create some tables again.
 		must.Less(t, 64<<20+uint64(len(data))<<10, after.TotalAlloc-before.TotalAlloc)
 	})
 }

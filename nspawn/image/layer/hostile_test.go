@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guarded returns a directory to unpack into, with things around it that no
-// archive may reach.
+// guarded returns a directory to unpack into. Around it are files that no archive may
+// reach.
 func guarded(t testing.TB) (guard, dir string) {
 	t.Helper()
 	guard = t.TempDir()
@@ -28,7 +28,7 @@ func guarded(t testing.TB) (guard, dir string) {
 	return guard, dir
 }
 
-// around lists what is in guard, but for what is in dir.
+// around lists the files in guard, except for those in dir.
 func around(t testing.TB, guard string) []string {
 	t.Helper()
 	var all []string
@@ -40,9 +40,8 @@ func around(t testing.TB, guard string) []string {
 	return all
 }
 
-// hostile returns archives meant to harm the host. The error is what is to be
-// found in it, "" for none: the archive is harmless when unpacked as it should
-// be.
+// hostile returns archives that try to harm the host, with the expected error. "" means
+// that the archive is harmless if it is unpacked correctly.
 func hostile(t testing.TB, outside string) map[string]struct {
 	data []byte
 	want string
@@ -54,10 +53,10 @@ func hostile(t testing.TB, outside string) map[string]struct {
 		want string
 	}{
 		"absolute":                   {pack(file(outside+"/secret", "x")), ""},
-		"dotdot":                     {pack(file("../outside/secret", "x")), `name has a ".."`},
-		"dotdot inside":              {pack(dir("a"), file("a/../b", "x")), `name has a ".."`},
-		"dotdot last":                {pack(dir("a/..")), `name has a ".."`},
-		"dotdot absolute":            {pack(file("/../outside/x", "x")), `name has a ".."`},
+		"dotdot":                     {pack(file("../outside/secret", "x")), `name contains ".."`},
+		"dotdot inside":              {pack(dir("a"), file("a/../b", "x")), `name contains ".."`},
+		"dotdot last":                {pack(dir("a/..")), `name contains ".."`},
+		"dotdot absolute":            {pack(file("/../outside/x", "x")), `name contains ".."`},
 		"dots":                       {pack(file("...", "x")), ""},
 		"no name":                    {pack(file("", "x")), "name is empty"},
 		"root a file":                {pack(file(".", "x")), `entry "."`},
@@ -80,7 +79,7 @@ func hostile(t testing.TB, outside string) map[string]struct {
 		"file as directory":          {pack(file("a", ""), file("a/b", "")), "not a directory"},
 		"device as directory":        {pack(node(tar.TypeChar, "a", 1, 3), file("a/b", "")), "not a directory"},
 		"hard link out":              {pack(link("a", outside+"/secret")), `entry "a": make hard link`},
-		"hard link dotdot":           {pack(link("a", "../outside/secret")), `name has a ".."`},
+		"hard link dotdot":           {pack(link("a", "../outside/secret")), `name contains ".."`},
 		"hard link to link":          {pack(symlink("l", outside+"/secret"), link("a", "l"), file("a", "x")), ""},
 		"hard link through link":     {pack(symlink("l", outside), link("a", "l/secret")), "no such file"},
 		"hard link to nothing":       {pack(link("a", "b")), `entry "a": make hard link to "b": stat: no such file`},
@@ -107,11 +106,11 @@ func hostile(t testing.TB, outside string) map[string]struct {
 		"many directories":           {pack(file(strings.Repeat("d/", 1500)+"e", "")), "more than 1000 entries"},
 		"unknown kind":               {pack(entry{Header: tar.Header{Typeflag: 'V', Name: "label"}}), "type 'V' are not supported"},
 		"no archive":                 {[]byte(strings.Repeat("<html>", 1000)), "invalid tar header"},
-		"nothing":                    {nil, "cut off"},
+		"nothing":                    {nil, "truncated"},
 	}
 }
 
-// chain returns links to one another, the last to a directory that is missing.
+// chain returns links to one another, the last one to a missing directory.
 func chain(n int) []entry {
 	var all []entry
 	for i := range n {
@@ -120,7 +119,7 @@ func chain(n int) []entry {
 	return all
 }
 
-// truncated returns the beginning of an archive of one large file.
+// truncated returns the beginning of an archive with one large file.
 func truncated(t testing.TB, size int64) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -128,15 +127,15 @@ func truncated(t testing.TB, size int64) []byte {
 	return append(out.Bytes(), make([]byte, 5000)...)
 }
 
-// sparse returns an archive of a file that is a single hole (GNU tar manual,
-// "PAX Format, Version 1.0").
+// sparse returns an archive with a file that is a single hole (GNU tar manual, "PAX
+// Format, Version 1.0").
 func sparse(t testing.TB, size int64) []byte {
 	t.Helper()
 	sparseMap := "0\n" + strings.Repeat("\x00", 510)
 	h := file("sparse", sparseMap).with(func(h *tar.Header) {
 		h.PAXRecords = map[string]string{"@@@.sparse.major": "1", "@@@.sparse.minor": "0", "@@@.sparse.name": "sparse", "@@@.sparse.realsize": fmt.Sprint(size)}
 	})
-	// The writer of archive/tar does not let these records pass.
+	// The writer of archive/tar refuses these records.
 	return bytes.ReplaceAll(archive(t, h), []byte("@@@.sparse"), []byte("GNU.sparse"))
 }
 
@@ -148,7 +147,7 @@ func TestHostileArchives(t *testing.T) {
 				dir := filepath.Join(guard, "dir")
 				must.NoError(t, os.RemoveAll(dir))
 				must.NoError(t, os.Mkdir(dir, 0o755))
-				// The parent's time changes with dir itself, not later.
+				// The parent's time changes together with dir itself, but not later.
 				before := around(t, guard)
 				opts := Options{Whiteouts: whiteouts, MaxBytes: 1 << 20, MaxEntries: 1000}
 				_, err := Unpack(t.Context(), bytes.NewReader(c.data), dir, opts)
@@ -169,10 +168,10 @@ func TestHostileWhiteouts(t *testing.T) {
 		entries []entry
 		want    string
 	}{
-		"nothing":           {[]entry{file(".wh.", "")}, `can not hide ""`},
-		"dot":               {[]entry{file("a/.wh..", "")}, `can not hide "."`},
-		"dotdot":            {[]entry{file(".wh...", "")}, `can not hide ".."`},
-		"dotdot before":     {[]entry{file("../.wh.outside", "")}, `name has a ".."`},
+		"nothing":           {[]entry{file(".wh.", "")}, `cannot hide ""`},
+		"dot":               {[]entry{file("a/.wh..", "")}, `cannot hide "."`},
+		"dotdot":            {[]entry{file(".wh...", "")}, `cannot hide ".."`},
+		"dotdot before":     {[]entry{file("../.wh.outside", "")}, `name contains ".."`},
 		"through link":      {[]entry{symlink("l", "../outside"), file("l/.wh.secret", "")}, ""},
 		"opaque by link":    {[]entry{symlink("l", "../outside"), file("l/.wh..wh..opq", "")}, ""},
 		"opaque a file":     {[]entry{file("f", ""), file("f/.wh..wh..opq", "")}, "not a directory"},
@@ -193,14 +192,14 @@ func TestHostileWhiteouts(t *testing.T) {
 	}
 }
 
-// TestSparseWithoutLimit has a file larger than any file system takes.
+// TestSparseWithoutLimit uses a file that is larger than any file system supports.
 func TestSparseWithoutLimit(t *testing.T) {
 	_, err := Unpack(t.Context(), bytes.NewReader(sparse(t, 1<<62)), t.TempDir(), Options{})
 	must.ErrorContains(t, err, "extend file to 4611686018427387904 bytes: file too large")
 }
 
-// TestChainOfMissingDirectories has a chain of links the kernel never sees more
-// than one of, as each leads through a directory that is missing still.
+// TestChainOfMissingDirectories uses a chain of links. The kernel never sees more than
+// one of them, because each leads through a directory that does not exist yet.
 func TestChainOfMissingDirectories(t *testing.T) {
 	var entries []entry
 	for i := range 100 {
@@ -212,8 +211,8 @@ func TestChainOfMissingDirectories(t *testing.T) {
 	must.DirNotExists(t, filepath.Join(dir, "m50"))
 }
 
-// TestManyLongPaths has a directory with a long path again and again: what is
-// remembered of each is limited, however few files it makes.
+// TestManyLongPaths uses a directory with a long path again and again: the memory for the
+// paths is limited, even if few files are created.
 func TestManyLongPaths(t *testing.T) {
 	one := archive(t, dir(strings.Repeat(strings.Repeat("d", 250)+"/", 15)))
 	one = one[:len(one)-2*512]
@@ -230,7 +229,7 @@ func TestManyLongPaths(t *testing.T) {
 	must.Between(t, fits, times, 2*fits)
 }
 
-// TestPathTooLong has paths that no file system takes.
+// TestPathTooLong uses paths that no file system supports.
 func TestPathTooLong(t *testing.T) {
 	for _, name := range []string{strings.Repeat("d/", 500_000) + "f", strings.Repeat("n", 256)} {
 		_, _, err := unpack(t, Options{}, file(name, ""))

@@ -1,13 +1,12 @@
-// Package layer unpacks tar streams into directories that become lower layers
-// of an overlayfs, or whole root file systems.
+// Package layer unpacks tar streams into directories that become lower layers of an
+// overlayfs, or complete root file systems.
 //
-// The stream is not trusted. Whatever it holds, nothing outside of the directory
-// is read, made or changed, and no overlayfs metadata other than that of the
-// layer's own whiteouts comes into being. What runs on the tree later is as
-// trustworthy as the image: setuid files, file capabilities and device nodes are
-// kept.
+// The stream is not trusted. Whatever it contains, nothing outside of the directory is
+// read, created or changed, and no overlayfs metadata is created except for the layer's
+// own whiteouts. Programs on the tree are as trustworthy as the image: setuid files, file
+// capabilities and device nodes are kept.
 //
-// It needs to be root, and Linux 5.6 with /proc (openat2).
+// The package needs root privileges, and Linux 5.6 with /proc (openat2).
 package layer
 
 import (
@@ -21,55 +20,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options says how to unpack.
+// Options control how a stream is unpacked.
 type Options struct {
-	// Whiteouts makes the stream an OCI layer: an entry `.wh.NAME` hides NAME of
-	// the layers below, by the character device 0/0 of that name, and
-	// `.wh..wh..opq` hides all that is in its directory there, by the extended
-	// attribute trusted.overlay.opaque=y (OCI image specification, layer.md,
-	// "Whiteouts"). What the layer itself brings is not hidden. Without, these
-	// are ordinary files.
+	// Whiteouts treats the stream as an OCI layer. An entry `.wh.NAME` hides NAME in the
+	// layers below; it becomes a character device 0/0 named NAME. An entry `.wh..wh..opq`
+	// hides everything in its directory in the layers below; the directory gets the
+	// extended attribute trusted.overlay.opaque=y (OCI image specification, layer.md,
+	// "Whiteouts"). Entries of the layer itself are not hidden. If Whiteouts is false,
+	// these are ordinary files.
 	//
-	// overlayfs ignores the attribute on the root of a layer: if it is there,
-	// leave the layers below out of the overlay.
+	// overlayfs ignores the attribute on the root of a layer. If the root has it, do not
+	// use the layers below in the overlay.
 	Whiteouts bool
 
-	// Unmarked takes a stream that ends without its two blocks of zeros. Who
-	// asks for it has another way to see that nothing is cut off, as the digest
-	// of an OCI layer: umoci insert writes such layers.
+	// Unmarked accepts a stream that ends without its two blocks of zeros. The caller
+	// must then detect a truncated stream in another way, such as by the digest of an OCI
+	// layer. umoci insert writes such layers.
 	Unmarked bool
 
-	MaxBytes   int64 // how much content of files is written at most, holes included; 0: no limit
-	MaxEntries int64 // how many entries are made at most; 0: no limit
+	MaxBytes   int64 // maximum size of all files, holes included; 0: no limit
+	MaxEntries int64 // maximum number of entries that are created; 0: no limit
 }
 
-// Stats tells what a stream held.
+// Stats describes the content of a stream.
 type Stats struct {
-	Bytes   int64 // content of regular files, holes included
-	Entries int64 // entries, and directories made for want of an entry of their own
+	Bytes   int64 // size of all regular files, holes included
+	Entries int64 // number of entries, including directories that are created without an entry of their own
 }
 
-// Unpack writes the tar stream r into dir, an empty directory on a local file
-// system that no one else writes to, and returns what it held. It reads r to its
-// end, so a checksum at the end of a compressed stream is looked at, and
-// whatever reads along, say to compute a digest, gets all of it.
+// Unpack writes the tar stream r into dir, and returns statistics. dir must be an empty
+// directory on a local file system to which no one else writes. Unpack reads r to its
+// end. So a checksum at the end of a compressed stream is verified, and a reader that
+// computes a digest sees the complete stream.
 //
-// Names are taken as inside of a chroot to dir: absolute ones are relative to
-// dir, and so are symbolic links in the path of an entry. `..` in a name is an
-// error. The last component is never followed; what is there already is
-// replaced, unless both are directories. Missing directories, and dir itself,
-// are made or become mode 0755 of root.
+// Names are resolved as in a chroot to dir: absolute names, and symbolic links in the
+// path of an entry, are relative to dir. `..` in a name is an error. The last component
+// is never followed; an existing file is replaced, unless the old and the new one are
+// both directories. Missing directories are created with mode 0755 and owned by root, and
+// dir itself gets the same attributes.
 //
-// Owner (both IDs below 65536, as a machine has no others), mode and
-// modification time are those of the entry, and so are the extended attributes
-// security.capability and user.*, the latter where file and file system take
-// them. All others are dropped: trusted.overlay.* would be metadata of the
-// overlay, and security labels belong to the host. A character device 0/0 is an
-// error, as overlayfs takes it for a whiteout. Runs of zeros become holes.
+// Owner, mode and modification time are those of the entry. Both owner IDs must be below
+// 65536, because a machine has no others. Of the extended attributes, security.capability
+// and user.* are set, the latter if the file and the file system support them. All others
+// are dropped: trusted.overlay.* would be metadata of the overlay, and security labels
+// belong to the host. A character device 0/0 is an error, because overlayfs would
+// interpret it as a whiteout. Runs of zeros become holes.
 //
-// A stream that is damaged or, unless opts.Unmarked, ends before its two blocks of
-// zeros (POSIX pax, "ustar Interchange Format") is an error. Nothing is synced to disk. Upon
-// an error dir is left as it is then; the caller removes it.
+// A damaged stream is an error, and unless opts.Unmarked is set, so is a stream that ends
+// before its two blocks of zeros (POSIX pax, "ustar Interchange Format"). Nothing is
+// synced to disk. After an error, dir remains as it is; the caller removes it.
 func Unpack(ctx context.Context, r io.Reader, dir string, opts Options) (Stats, error) {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -96,12 +95,12 @@ type unpacker struct {
 	opts  Options
 	stats Stats
 	times []dirTime
-	paths int    // bytes of memory that times takes
-	buf   []byte // content on its way
+	paths int    // bytes of memory for the paths in times
+	buf   []byte // buffer for content
 }
 
-// dirTime is the modification time a directory gets when nothing is made in it
-// any more.
+// dirTime is the modification time of a directory. It is set when nothing is created in
+// the directory any more.
 type dirTime struct {
 	path string
 	time time.Time
@@ -130,7 +129,7 @@ func (u *unpacker) unpack(ctx context.Context, in *stream) error {
 }
 
 func (u *unpacker) entry(hdr *tar.Header) error {
-	if hdr.Typeflag == tar.TypeXGlobalHeader { // a comment, as of git archive
+	if hdr.Typeflag == tar.TypeXGlobalHeader { // a comment, for example of git archive
 		return nil
 	}
 	if err := u.count(); err != nil {
@@ -156,13 +155,13 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 	return nil
 }
 
-// maxPaths limits the memory for the paths of directories, in bytes. An image with
-// a hundred thousand directories has 8 MB of them.
+// maxPaths limits the memory for the paths of directories, in bytes. An image with a
+// hundred thousand directories has 8 MB of them.
 const maxPaths = 64 << 20
 
-// remember keeps the time of a directory.
+// remember stores the time of a directory.
 func (u *unpacker) remember(path string, at time.Time) error {
-	const perEntry = 64 // dirTime, and what the allocator adds
+	const perEntry = 64 // a dirTime, and overhead of the allocator
 	u.paths += len(path) + perEntry
 	if u.paths > maxPaths {
 		return fmt.Errorf("the paths of its %d directories have more than the limit of %d bytes", len(u.times)+1, maxPaths)
@@ -171,7 +170,7 @@ func (u *unpacker) remember(path string, at time.Time) error {
 	return nil
 }
 
-// count counts an entry that is about to be made.
+// count counts an entry that is about to be created.
 func (u *unpacker) count() error {
 	if u.opts.MaxEntries > 0 && u.stats.Entries >= u.opts.MaxEntries {
 		return fmt.Errorf("more than %d entries, which is the limit", u.opts.MaxEntries)
@@ -180,8 +179,8 @@ func (u *unpacker) count() error {
 	return nil
 }
 
-// setTimes sets the times of directories, in the order of the entries. One that
-// is not there any more has been replaced by a later entry.
+// setTimes sets the times of directories, in the order of the entries. A directory that
+// does not exist any more has been replaced by a later entry.
 func (u *unpacker) setTimes(ctx context.Context) error {
 	for _, d := range u.times {
 		if err := ctx.Err(); err != nil {

@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pingCapability is security.capability of a file with cap_net_raw=ep
-// (struct vfs_cap_data, revision 2).
+// pingCapability is the security.capability of a file with cap_net_raw=ep (struct
+// vfs_cap_data, revision 2).
 const pingCapability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 func TestKindsAndAttributes(t *testing.T) {
-	old := unix.Umask(0o077) // must not matter
+	old := unix.Umask(0o077) // this must not have an effect
 	defer unix.Umask(old)
 	root := mustUnpack(t, Options{},
 		dir("./").with(owner(1, 2, 0o750)),
@@ -74,7 +74,7 @@ func TestXattrsThatAreDropped(t *testing.T) {
 			must.Eq(t, "", xattrs(t, root+"/e"), must.Sprint(name))
 		}
 	}
-	// user.* is for files and directories only.
+	// Only files and directories can have user.* attributes.
 	root := mustUnpack(t, Options{}, symlink("e", "t").with(xattr("user.tag", "y")), node(tar.TypeFifo, "f", 0, 0).with(xattr("user.tag", "y")))
 	must.Eq(t, "", xattrs(t, root+"/e")+xattrs(t, root+"/f"))
 }
@@ -120,7 +120,7 @@ func TestTrees(t *testing.T) {
 	}
 }
 
-// TestDirectoryTimes has things made in directories after their entry.
+// TestDirectoryTimes creates files in directories after the directories' own entries.
 func TestDirectoryTimes(t *testing.T) {
 	at := func(year int) func(*tar.Header) {
 		return func(h *tar.Header) { h.ModTime = time.Date(year, 1, 2, 3, 4, 5, 6, time.UTC) }
@@ -145,7 +145,7 @@ func TestDirectoryTimes(t *testing.T) {
 	}
 }
 
-// TestMissingDirectoriesAreRoots makes them below a setgid directory.
+// TestMissingDirectoriesAreRoots creates them below a setgid directory.
 func TestMissingDirectoriesAreRoots(t *testing.T) {
 	old := unix.Umask(0o027)
 	defer unix.Umask(old)
@@ -160,7 +160,7 @@ func TestStatsAndLimits(t *testing.T) {
 	entries := []entry{
 		dir("a"), file("a/b", strings.Repeat("x", 1000)), file("c/d/e", strings.Repeat("y", 500)), symlink("l", "a"), link("h", "a/b"),
 	}
-	const bytes, count = 1500, 7 // c and c/d count
+	const bytes, count = 1500, 7 // c and c/d count as well
 	_, stats, err := unpack(t, Options{MaxBytes: bytes, MaxEntries: count}, entries...)
 	must.NoError(t, err)
 	must.Eq(t, Stats{Bytes: bytes, Entries: count}, stats)
@@ -180,7 +180,7 @@ func TestOwnersOutOfRange(t *testing.T) {
 	}
 }
 
-// TestEveryCutIsSeen cuts a stream at every block and many other places.
+// TestEveryCutIsSeen cuts a stream at every block, and at many other places.
 func TestEveryCutIsSeen(t *testing.T) {
 	whole := archive(t, dir("a"), file("a/b", strings.Repeat("x", 600)), file("zeros", strings.Repeat("\x00", 1024)))
 	for n := range len(whole) {
@@ -203,15 +203,15 @@ func TestEveryCutIsSeen(t *testing.T) {
 	}
 }
 
-// TestReadsToTheEnd expects an error that comes after the end of the archive, as
-// that of a wrong checksum does.
+// TestReadsToTheEnd expects an error that follows the end of the archive, such as a wrong
+// checksum.
 func TestReadsToTheEnd(t *testing.T) {
 	r := io.MultiReader(bytes.NewReader(archive(t, file("a", ""))), bytes.NewReader(make([]byte, 5000)), iotest.ErrReader(unix.EBADMSG))
 	_, err := Unpack(t.Context(), r, t.TempDir(), Options{})
 	must.ErrorIs(t, err, unix.EBADMSG)
 }
 
-// TestContext ends the context while something is read.
+// TestContext ends the context while something is being read.
 func TestContext(t *testing.T) {
 	for name, entries := range map[string][]entry{
 		"large file":   {file("large", strings.Repeat("x", 64<<20))},
@@ -228,7 +228,7 @@ func TestContext(t *testing.T) {
 			}))
 			_, err := Unpack(ctx, r, t.TempDir(), Options{})
 			must.ErrorIs(t, err, context.Canceled)
-			must.Greater(t, whole.Size()-4<<20, int64(whole.Len())) // It read no more than 4 MiB.
+			must.Greater(t, whole.Size()-4<<20, int64(whole.Len())) // at most 4 MiB were read
 		})
 	}
 }

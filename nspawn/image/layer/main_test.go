@@ -27,10 +27,10 @@ func TestMain(m *testing.M) {
 	hosttest.RunPrivate(m, unix.CLONE_NEWNS)
 }
 
-// stamp is the time of entries that say nothing of it.
+// stamp is the time of entries without a time of their own.
 var stamp = time.Unix(1_700_000_000, 123456789)
 
-// entry is one entry of an archive.
+// entry is an entry of an archive.
 type entry struct {
 	tar.Header
 	content string
@@ -102,7 +102,7 @@ func mustUnpack(t testing.TB, opts Options, entries ...entry) string {
 	return dir
 }
 
-// listing lists what is in dir: names and kinds, with content or target.
+// listing lists the files in dir: names and types, with content or target.
 //
 //	etc/
 //	etc/os-release = ID=debian
@@ -134,8 +134,7 @@ func listing(t testing.TB, dir string) []string {
 	return lines
 }
 
-// details lists every attribute of everything in dir that an archive can hold,
-// and of dir itself.
+// details lists every attribute that an archive can hold, of dir and everything in it.
 func details(t testing.TB, dir string) []string {
 	t.Helper()
 	var lines []string
@@ -190,7 +189,7 @@ func xattrs(t testing.TB, path string) string {
 	return strings.Join(all, " ")
 }
 
-// mode returns "uid:gid mode" of what is at path.
+// mode returns "uid:gid mode" of the file at path.
 func mode(t testing.TB, path string) string {
 	t.Helper()
 	stat := lstat(t, path)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// make makes what the entry describes, with all its attributes but the times of
-// a directory.
+// make creates the file of an entry, with all attributes except for the time of a
+// directory.
 func (u *unpacker) make(at entryAt, hdr *tar.Header) error {
 	var err error
 	switch hdr.Typeflag {
@@ -23,7 +23,7 @@ func (u *unpacker) make(at entryAt, hdr *tar.Header) error {
 		err = u.makeSymlink(at, hdr.Linkname)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		err = u.makeNode(at, hdr)
-	case tar.TypeLink: // has the attributes of the file
+	case tar.TypeLink: // a hard link has the attributes of its file
 		return u.makeLink(at, hdr.Linkname)
 	default:
 		err = fmt.Errorf("entries of type %q are not supported", hdr.Typeflag)
@@ -39,7 +39,7 @@ func (u *unpacker) makeFile(at entryAt, size int64) error {
 		return fmt.Errorf("its %d bytes make the tree larger than the limit of %d", size, limit)
 	}
 	file := -1
-	err := u.makeWay(at, func() (err error) {
+	err := u.makeReplacing(at, func() (err error) {
 		// With O_EXCL, a symbolic link is not followed.
 		file, err = unix.Openat(at.dir, at.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 		return err
@@ -54,10 +54,10 @@ func (u *unpacker) makeFile(at entryAt, size int64) error {
 	return err
 }
 
-// write copies the content of the entry to file. It leaves out buffers of
-// nothing but zeros, so sparse files stay sparse.
+// write copies the content of the entry to file. It skips buffers that contain only
+// zeros, so sparse files remain sparse.
 func (u *unpacker) write(file int, size int64) error {
-	if size > int64(len(u.buf)) { // Else there are no holes.
+	if size > int64(len(u.buf)) { // Smaller files have no holes.
 		if err := unix.Ftruncate(file, size); err != nil {
 			return fmt.Errorf("extend file to %d bytes: %w", size, err)
 		}
@@ -93,8 +93,8 @@ func writeAt(file int, data []byte, offset int64) error {
 	return nil
 }
 
-// makeDirectory makes a directory, or keeps the one that is there. In place of a
-// whiteout, it hides what the layers below have in theirs.
+// makeDirectory creates a directory, or keeps an existing one. A directory that replaces
+// a whiteout hides the contents of the same directory in the layers below.
 func (u *unpacker) makeDirectory(at entryAt) error {
 	err := unix.Mkdirat(at.dir, at.name, 0o700)
 	if err == nil {
@@ -120,14 +120,14 @@ func (u *unpacker) makeDirectory(at entryAt) error {
 }
 
 func (u *unpacker) makeSymlink(at entryAt, target string) error {
-	err := u.makeWay(at, func() error { return unix.Symlinkat(target, at.dir, at.name) })
+	err := u.makeReplacing(at, func() error { return unix.Symlinkat(target, at.dir, at.name) })
 	if err != nil {
 		return fmt.Errorf("make symbolic link to %.200q: %w", target, err)
 	}
 	return nil
 }
 
-// makeNode makes a device node or a FIFO.
+// makeNode creates a device node or a FIFO.
 func (u *unpacker) makeNode(at entryAt, hdr *tar.Header) error {
 	mode, device := uint32(unix.S_IFIFO), uint64(0)
 	if hdr.Typeflag != tar.TypeFifo {
@@ -143,14 +143,15 @@ func (u *unpacker) makeNode(at entryAt, hdr *tar.Header) error {
 	if mode == unix.S_IFCHR && device == 0 {
 		return errors.New("a character device 0:0 would be a whiteout of overlayfs")
 	}
-	err := u.makeWay(at, func() error { return unix.Mknodat(at.dir, at.name, mode|0o600, int(device)) })
+	err := u.makeReplacing(at, func() error { return unix.Mknodat(at.dir, at.name, mode|0o600, int(device)) })
 	if err != nil {
 		return fmt.Errorf("make device node or FIFO: %w", err)
 	}
 	return nil
 }
 
-// makeLink makes a hard link. If target is a symbolic link, it is to that.
+// makeLink creates a hard link. If target is a symbolic link, the new name is a link to
+// the symbolic link itself.
 func (u *unpacker) makeLink(at entryAt, target string) error {
 	if err := u.link(at, target); err != nil {
 		return fmt.Errorf("make hard link to %.200q: %w", target, err)
@@ -180,5 +181,5 @@ func (u *unpacker) link(at entryAt, target string) error {
 	if there, err := at.stat(); err == nil && there.Ino == file.Ino {
 		return nil // Removing at could remove the file itself.
 	}
-	return u.makeWay(at, func() error { return unix.Linkat(old.dir, old.name, at.dir, at.name, 0) })
+	return u.makeReplacing(at, func() error { return unix.Linkat(old.dir, old.name, at.dir, at.name, 0) })
 }

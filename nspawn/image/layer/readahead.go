@@ -5,25 +5,25 @@ import (
 	"io/fs"
 )
 
-// A few large buffers: fewer hand-overs than a pipe has, and enough to keep both
-// sides busy over a large file here or a slow block there.
+// There are a few large buffers. They need fewer hand-overs than a pipe, and keep both
+// sides busy while one of them processes a large file or a slow block.
 const (
 	aheadBuffers = 4
 	aheadSize    = 256 << 10
 )
 
-// readAhead reads a source ahead of its reader, in a goroutine. Buffers go
-// around: empty ones to the goroutine, full ones back.
+// readAhead reads a source ahead of its reader, in a goroutine. Empty buffers are passed
+// to the goroutine, and full ones are passed back.
 type readAhead struct {
 	source io.Closer
 	empty  chan []byte
 	full   chan block
 
-	now  block  // being read
-	rest []byte // of now
+	now  block  // the block that is being read
+	rest []byte // unread part of now
 }
 
-// block is a buffer with data and what came after.
+// block is a buffer with data, and the error that followed.
 type block struct {
 	data []byte
 	err  error
@@ -42,7 +42,7 @@ func newReadAhead(source io.ReadCloser) *readAhead {
 	return a
 }
 
-// run never waits to send: the channels hold all the buffers there are.
+// run never blocks on sending, because the channels have room for all buffers.
 func (a *readAhead) run(source io.Reader) {
 	defer close(a.full)
 	for buf := range a.empty {
@@ -54,8 +54,8 @@ func (a *readAhead) run(source io.Reader) {
 	}
 }
 
-// fill is io.ReadFull, but tells the end of the source from an unexpected one,
-// which is what a cut compressed stream fails with.
+// fill works like io.ReadFull, but it passes errors on unchanged: io.EOF differs from the
+// io.ErrUnexpectedEOF of a truncated compressed stream.
 func fill(source io.Reader, buf []byte) block {
 	var n int
 	var err error
@@ -90,9 +90,9 @@ func (a *readAhead) Close() error {
 	}
 	a.now, a.rest = block{err: fs.ErrClosed}, nil
 	close(a.empty)
-	for range a.empty { // so that run finds none
+	for range a.empty { // so that run receives none
 	}
-	for range a.full { // until run ends
+	for range a.full { // until run has ended
 	}
 	return a.source.Close()
 }

@@ -6,12 +6,12 @@ import (
 	"io"
 )
 
-// stream is the tar stream as archive/tar gets to see it. It ends early with its
-// context, which is thus looked at between entries and within large files.
+// stream is the tar stream that archive/tar reads. It ends early with its context, so the
+// context is checked between entries and within large files.
 type stream struct {
 	ctx context.Context
 	r   io.Reader
-	eof bool // r has come to its end
+	eof bool // r has reached its end
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -22,20 +22,20 @@ func (s *stream) Read(p []byte) (int, error) {
 	if err != io.EOF {
 		return n, err
 	}
-	if n > 0 { // The end comes with the next call then.
+	if n > 0 { // the next call reports the end
 		return n, nil
 	}
 	s.eof = true
 	return 0, io.EOF
 }
 
-// finish reads what follows the end of the archive, usually padding of zeros.
-// archive/tar stops reading after the two blocks of zeros at the end. Without
-// them it goes on to the end of the stream, and takes a cut between two entries
-// for the end of the archive.
+// finish reads everything after the end of the archive, which usually is padding with
+// zeros. archive/tar stops reading after the two blocks of zeros at the end. If they are
+// missing, it reads to the end of the stream, and cannot tell a stream that was cut
+// between two entries from a complete archive.
 func (s *stream) finish(unmarked bool) error {
 	if s.eof && !unmarked {
-		return errors.New("it ends without the mark of its end, so it has probably been cut off")
+		return errors.New("it ends without its end mark, so it has probably been truncated")
 	}
 	_, err := io.Copy(io.Discard, s)
 	return err

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLikeTar has GNU tar pack a tree, and judge what becomes of it: it unpacks
-// the same stream.
+// TestLikeTar lets GNU tar pack a tree, unpacks it, and compares the result with what GNU
+// tar itself unpacks.
 func TestLikeTar(t *testing.T) {
 	source := sourceTree(t)
 	for name, flags := range map[string][]string{
@@ -45,13 +45,13 @@ func TestLikeTar(t *testing.T) {
 	}
 }
 
-// find returns what find(1) has to say of a tree.
+// find returns the output of find(1) for a tree.
 func find(t *testing.T, dir string) []string {
 	t.Helper()
 	out := run(t, "find", dir, "-printf", `%P %y %m %U:%G %s links %n %T@ %l\0`)
 	lines := strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
 	for i, line := range lines {
-		if strings.Contains(line, " d ") { // The size of a directory is up to the file system.
+		if strings.Contains(line, " d ") { // the size of a directory depends on the file system
 			kept := strings.Fields(line)
 			lines[i] = strings.Join(append(kept[:len(kept)-4], kept[len(kept)-3:]...), " ")
 		}
@@ -66,8 +66,7 @@ func run(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-// sourceTree makes a tree with something of everything, and some hundreds of
-// files of all sizes.
+// sourceTree makes a tree with every type of file, and hundreds of files of all sizes.
 func sourceTree(t testing.TB) string {
 	t.Helper()
 	top := t.TempDir()
@@ -112,7 +111,7 @@ func sourceTree(t testing.TB) string {
 	return top
 }
 
-// setTimes sets times of all in top, with nanoseconds, some before 1970.
+// setTimes sets the times of everything in top, with nanoseconds, some before 1970.
 func setTimes(t testing.TB, top string, random *rand.Rand) {
 	t.Helper()
 	var all []string

@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is the directory unpacked into. Every path is resolved by the kernel as
-// in a chroot to it (openat2(2), RESOLVE_IN_ROOT), up to the last component but
-// one; entries are made by their name in the directory this leads to.
+// tree is the directory into which a stream is unpacked. The kernel resolves the parent
+// of every path as in a chroot to the tree (openat2(2), RESOLVE_IN_ROOT). Entries are
+// created by name in the directory that this returns.
 type tree struct {
 	root int
 
-	// Entries of one directory usually follow one another, so the last one stays
-	// open. Nothing is ever renamed, so it can not have moved out of the tree.
+	// Entries of one directory usually follow one another, so the last directory stays
+	// open. Nothing is ever renamed, so it cannot have moved out of the tree.
 	dir     int
-	dirPath string // "": none is open
-	stale   bool   // dirPath may lead elsewhere by now
+	dirPath string // "": no directory is open
+	stale   bool   // dirPath may lead to another directory by now
 }
 
 // entryAt is a name in an open directory.
@@ -30,11 +30,11 @@ type entryAt struct {
 	name string
 }
 
-// cleanName returns the name of an entry as a path relative to the tree, "."
-// for the tree itself.
+// cleanName returns the name of an entry as a path relative to the tree, which is "." for
+// the tree itself.
 func cleanName(name string) (string, error) {
 	if slices.Contains(strings.Split(name, "/"), "..") {
-		return "", errors.New(`its name has a ".."`)
+		return "", errors.New(`its name contains ".."`)
 	}
 	if name == "" {
 		return "", errors.New("its name is empty")
@@ -42,8 +42,8 @@ func cleanName(name string) (string, error) {
 	return path.Join(".", name), nil
 }
 
-// split cuts a path before its last component. The parent of one component is
-// ".". It does not touch what comes before, which symbolic links may give a
+// split splits a path before its last component. The parent of a single component is ".".
+// split does not clean the parent, because symbolic links may give its components a
 // meaning.
 func split(p string) (parent, name string) {
 	p = strings.TrimRight(p, "/")
@@ -54,7 +54,7 @@ func split(p string) (parent, name string) {
 	return parent, p[cut+1:]
 }
 
-// locate returns the place of the entry at p. It makes the directories above.
+// locate returns the place of the entry at p. It creates missing parent directories.
 func (u *unpacker) locate(p string) (entryAt, error) {
 	parent, name := split(p)
 	if u.stale || u.dirPath != parent {
@@ -75,8 +75,9 @@ func (t *tree) forget() {
 	t.dirPath, t.stale = "", false
 }
 
-// maxTries is how often a path with `..`, from a symbolic link, is tried while
-// things are moved or mounted elsewhere on the host, see EAGAIN in openat2(2).
+// maxTries limits the attempts to open a path with `..`, which comes from a symbolic
+// link. An attempt fails while files are moved or mounted elsewhere on the host (EAGAIN
+// in openat2(2)).
 const maxTries = 1000
 
 // open opens the directory at p.
@@ -93,13 +94,13 @@ func (t *tree) open(p string, flags uint64) (fd int, err error) {
 	return fd, err
 }
 
-// maxLinks is how many symbolic links to missing directories are followed one
-// after the other, as many as the kernel follows (path_resolution(7)).
+// maxLinks is the number of symbolic links to missing directories that are followed in a
+// row, the same as in the kernel (path_resolution(7)).
 const maxLinks = 40
 
-// openAll opens the directory at p and makes what is missing on the way, where
-// symbolic links lead, as mkdir -p in a chroot would. links have been followed
-// to come to p.
+// openAll opens the directory at p and creates missing directories on the way, like mkdir
+// -p in a chroot, also where symbolic links lead. links is the number of links that have
+// been followed to reach p.
 func (u *unpacker) openAll(p string, links int) (int, error) {
 	dir, err := u.open(p, 0)
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
@@ -117,8 +118,8 @@ func (u *unpacker) openAll(p string, links int) (int, error) {
 	return u.open(p, 0)
 }
 
-// makeMissing makes a directory that has no entry, or not yet. parent is the path
-// of the directory above.
+// makeMissing creates a directory that has no entry, or whose entry follows later. parent
+// is the path of its parent directory.
 func (u *unpacker) makeMissing(at entryAt, parent string, links int) error {
 	there, err := at.stat()
 	switch {
@@ -133,10 +134,10 @@ func (u *unpacker) makeMissing(at entryAt, parent string, links int) error {
 	case err == nil && there.Mode&unix.S_IFMT == unix.S_IFLNK:
 		return u.followMissing(at, parent, links+1)
 	}
-	return err // of anything else the caller gets to know when it opens it
+	return err // the caller sees other problems when it opens the directory
 }
 
-// followMissing makes the directory a symbolic link leads to.
+// followMissing creates the directory to which a symbolic link leads.
 func (u *unpacker) followMissing(link entryAt, parent string, links int) error {
 	if links > maxLinks {
 		return unix.ELOOP
@@ -166,13 +167,14 @@ func (s entryAt) stat() (unix.Stat_t, error) {
 	return stat, err
 }
 
-// path returns a path for system calls that take no directory and name.
+// path returns a path for system calls that do not accept a directory and a name.
 func (s entryAt) path() string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", s.dir, s.name)
 }
 
-// makeWay makes something at s, and again with what was there out of the way.
-func (u *unpacker) makeWay(s entryAt, makeIt func() error) error {
+// makeReplacing calls makeIt, which creates a file at s. If there is a file already, makeReplacing
+// removes it and calls makeIt again.
+func (u *unpacker) makeReplacing(s entryAt, makeIt func() error) error {
 	err := makeIt()
 	if !errors.Is(err, unix.EEXIST) {
 		return err
@@ -183,7 +185,7 @@ func (u *unpacker) makeWay(s entryAt, makeIt func() error) error {
 	return makeIt()
 }
 
-// remove removes what is at s, a directory with all that is in it.
+// remove removes the file at s, or a directory with all of its contents.
 func (t *tree) remove(s entryAt) error {
 	if s.name == "." {
 		return errors.New("the top of the tree can only be a directory")

@@ -18,25 +18,25 @@ func isWhiteoutName(name string) bool {
 	return strings.HasPrefix(name, whiteoutPrefix)
 }
 
-// isWhiteout tells whether overlayfs takes a file for a whiteout. In the tree,
-// only whiteout makes such.
+// isWhiteout reports whether overlayfs interprets a file as a whiteout. In the tree, only
+// the function whiteout creates such files.
 func isWhiteout(file unix.Stat_t) bool {
 	return file.Mode&unix.S_IFMT == unix.S_IFCHR && file.Rdev == 0
 }
 
-// whiteout makes the whiteout that the entry at stands for. A whiteout is about
-// the layers below only, so what this layer has of that name stays, wherever in
-// the stream it is; but if it is a directory, nothing from below may show in it.
+// whiteout creates the whiteout for the entry at. A whiteout applies only to the layers
+// below, so a file of this layer with that name is kept, wherever it is in the stream. If
+// it is a directory, its contents in the layers below are hidden.
 func whiteout(at entryAt) error {
 	if at.name == opaqueName {
 		return setOpaque(entryAt{at.dir, "."})
 	}
 	hidden := entryAt{at.dir, strings.TrimPrefix(at.name, whiteoutPrefix)}
-	if isWhiteoutName(hidden.name) { // AUFS keeps its own things under such names
+	if isWhiteoutName(hidden.name) { // AUFS uses such names for its own purposes
 		return nil
 	}
 	if hidden.name == "" || hidden.name == "." || hidden.name == ".." {
-		return fmt.Errorf("a whiteout can not hide %q", hidden.name)
+		return fmt.Errorf("a whiteout cannot hide %q", hidden.name)
 	}
 	err := unix.Mknodat(hidden.dir, hidden.name, unix.S_IFCHR, 0)
 	if err == nil {
@@ -52,7 +52,8 @@ func whiteout(at entryAt) error {
 	return err
 }
 
-// setOpaque has a directory hide what the layers below have in theirs.
+// setOpaque makes a directory hide the contents of the same directory in the layers
+// below.
 func setOpaque(dir entryAt) error {
 	if err := unix.Lsetxattr(dir.path(), "trusted.overlay.opaque", []byte("y"), 0); err != nil {
 		return fmt.Errorf("make directory opaque: %w", err)

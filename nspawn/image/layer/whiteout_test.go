@@ -11,8 +11,7 @@ import (
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
-// merge returns the merged tree of layers, the topmost last, as a machine gets
-// it.
+// merge returns the merged tree of layers, the topmost last, as a machine gets it.
 func merge(t *testing.T, layers ...[]entry) string {
 	t.Helper()
 	top := t.TempDir()
@@ -42,7 +41,7 @@ func TestWhiteoutsInOverlay(t *testing.T) {
 		"opaque only":       {[]entry{file("a/.wh..wh..opq", "")}, []string{"a/", "f = below"}},
 		"opaque deeper":     {[]entry{file("a/sub/.wh..wh..opq", "")}, []string{"a/", "a/1 = below", "a/2 = below", "a/sub/", "f = below"}},
 
-		// What the layer brings itself wins, in either order.
+		// The layer's own entries win, in either order.
 		"then file":        {[]entry{file(".wh.f", ""), file("f", "above"), file(".wh.a", "")}, []string{"f = above"}},
 		"file then":        {[]entry{file("f", "above"), file(".wh.f", ""), file(".wh.a", "")}, []string{"f = above"}},
 		"then directory":   {[]entry{file(".wh.a", ""), dir("a"), file("a/4", "above")}, []string{"a/", "a/4 = above", "f = below"}},
@@ -70,7 +69,7 @@ func TestLayersShowOwnersOfTheTopmost(t *testing.T) {
 	must.Eq(t, "1048577:1048577 104755", mode(t, root+"/a/su"))
 }
 
-// TestOpaqueRoot is about what the documentation of Whiteouts says of it.
+// TestOpaqueRoot checks the behavior that the documentation of Whiteouts describes.
 func TestOpaqueRoot(t *testing.T) {
 	opaque := []entry{file(".wh..wh..opq", ""), file("b", "above")}
 	must.Eq(t, []string{"a = below", "b = above"}, listing(t, merge(t, []entry{file("a", "below")}, opaque)))

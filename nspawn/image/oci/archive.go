@@ -14,21 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of an archive's table of contents. The images with the most layers
-// have a few hundred entries.
+// Limits of an archive's table of contents. The images with the most layers have a few
+// hundred entries.
 const (
 	maxEntries    = 10_000
 	maxNameLength = 1024 // bytes
 )
 
-// archive is a tar of which files are read where they lie.
+// archive is a tar file whose files are read in place.
 type archive struct {
 	path  string
 	files map[string]extent
-	links map[string]string // symbolic links and their targets, cleaned
+	links map[string]string // symbolic links with their cleaned targets
 }
 
-// extent is where in the archive a file is, in bytes.
+// extent is the position of a file in the archive, in bytes.
 type extent struct{ offset, size int64 }
 
 // readArchive reads the table of contents.
@@ -50,7 +50,7 @@ func readArchive(ctx context.Context, path string) (*archive, error) {
 		if err != nil {
 			return nil, explainTar(err)
 		}
-		// The reader takes no more from the file than the header.
+		// The reader has read nothing from the file after the header.
 		offset, err := file.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, err
@@ -62,11 +62,11 @@ func readArchive(ctx context.Context, path string) (*archive, error) {
 }
 
 func openArchive(path string) (*os.File, int64, error) {
-	return regular(openPlain(path, unix.O_NONBLOCK)) // O_NONBLOCK: opening a FIFO would wait
+	return regular(openPlain(path, unix.O_NONBLOCK)) // without O_NONBLOCK, opening a FIFO would wait
 }
 
-// openPlain opens a path that whoever has checked it has resolved: no symbolic
-// link may have come since.
+// openPlain opens a path that the caller has resolved and checked. It refuses symbolic
+// links, which must be new.
 func openPlain(path string, flags uint64) (*os.File, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
 		Flags:   flags | unix.O_RDONLY | unix.O_CLOEXEC,
@@ -85,7 +85,7 @@ func explainTar(err error) error {
 	return fmt.Errorf("read archive: %w", err)
 }
 
-// add records an entry of an archive of total bytes.
+// add records an entry of an archive with a size of total bytes.
 func (a *archive) add(header *tar.Header, offset, total int64) error {
 	name := path.Clean(header.Name)
 	if len(name) > maxNameLength || !filepath.IsLocal(name) {
@@ -116,9 +116,8 @@ func (a *archive) addOnce(name string, add func()) error {
 	return nil
 }
 
-// open opens a file of the archive. One symbolic link is followed, within the
-// archive: docker save, before Docker 25, has one for each layer that another
-// image has too.
+// open opens a file of the archive. It follows one symbolic link within the archive:
+// before Docker 25, docker save writes a link for each layer that another image also has.
 func (a *archive) open(name string) (io.ReadCloser, int64, error) {
 	name = path.Clean(name)
 	if target, ok := a.links[name]; ok {
@@ -135,7 +134,7 @@ func (a *archive) open(name string) (io.ReadCloser, int64, error) {
 	return section{io.NewSectionReader(file, at.offset, at.size), file}, at.size, nil
 }
 
-// section is a part of a file, which it closes.
+// section is a part of a file. Closing it closes the file.
 type section struct {
 	*io.SectionReader
 	io.Closer

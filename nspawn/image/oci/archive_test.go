@@ -21,7 +21,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// newLayout writes images to a layout directory, each with a tag if not empty.
+// newLayout writes images to a layout directory. Each has a tag, unless that is empty.
 func newLayout(t *testing.T, images map[string]v1.ImageIndex) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -72,7 +72,7 @@ func TestLayouts(t *testing.T) {
 	requireFailure(t, err, false, "no image for platform linux/arm64, only for linux/amd64")
 }
 
-// skopeo and Podman put an image straight into index.json, without platform.
+// skopeo and Podman put an image directly into index.json, without a platform.
 func TestLayoutOfSingleImage(t *testing.T) {
 	image := newImage(t, "linux/amd64", newLayer(t, "one"))
 	dir := newLayout(t, nil)
@@ -120,7 +120,7 @@ func TestHostileLayouts(t *testing.T) {
 		}, false, "read index.json: larger than 4194304 bytes"},
 		"no index": {func(dir string) {
 			must.NoError(t, os.WriteFile(filepath.Join(dir, "index.json"), []byte(marshal(t, manifestOf(t, image))), 0o600))
-		}, false, "index.json is no index"},
+		}, false, "index.json is not an index"},
 		"other size": {func(dir string) { must.NoError(t, os.Truncate(blob(dir, digest), 3)) }, false, "has 3 bytes, not"},
 		"other bytes": {func(dir string) {
 			raw, err := os.ReadFile(blob(dir, digest))
@@ -141,7 +141,7 @@ func TestHostileLayouts(t *testing.T) {
 	}
 }
 
-// newDockerArchive writes images with the library, whose layers are gzipped.
+// newDockerArchive writes images with the library, whose layers are compressed with gzip.
 func newDockerArchive(t *testing.T, images map[string]v1.Image) string {
 	t.Helper()
 	refs := map[name.Reference]v1.Image{}
@@ -180,8 +180,8 @@ func tarLink(name, target string) tarEntry {
 	return tarEntry{tar.Header{Name: name, Linkname: target, Typeflag: tar.TypeSymlink, Mode: 0o777}, ""}
 }
 
-// savedTar is what docker save writes, before Docker 25: plain layers, and links
-// for those that are there twice.
+// savedTar returns what docker save writes before Docker 25: plain layers, and links for
+// layers that occur twice.
 func savedTar(t *testing.T, image v1.Image, extra ...tarEntry) []byte {
 	t.Helper()
 	config, err := image.RawConfigFile()
@@ -214,7 +214,7 @@ func TestDockerArchiveWithPlainLayersAndLinks(t *testing.T) {
 	}
 }
 
-// The layers are read from the archive as it is then.
+// The layers are read from the archive as it is at that time.
 func TestDockerArchiveChangedMeanwhile(t *testing.T) {
 	image := newImage(t, "linux/amd64", newLayer(t, "one"))
 	raw := savedTar(t, image)

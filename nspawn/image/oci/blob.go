@@ -14,16 +14,16 @@ import (
 	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
-// maxDocument bounds JSON documents, in bytes. It is what registries accept at
-// most (OCI distribution spec 1.1, "Pushing manifests").
+// maxDocument limits the size of JSON documents, in bytes. Registries accept no larger
+// ones (OCI distribution spec 1.1, "Pushing manifests").
 const maxDocument = 4 << 20
 
-// content is where an image's manifests and blobs are.
+// content gives access to the manifests and blobs of an image.
 type content interface {
-	// manifest returns a manifest or index of the descriptor's digest.
+	// manifest returns the manifest or index with the descriptor's digest.
 	manifest(ctx context.Context, d v1.Descriptor) ([]byte, error)
 
-	// blob opens a blob that ends in an error if it is not of the descriptor's
+	// blob opens a blob. Reading it ends in an error if it does not have the descriptor's
 	// size and digest.
 	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
 }
@@ -43,7 +43,7 @@ func document(ctx context.Context, from content, d v1.Descriptor) ([]byte, error
 
 var errTooLarge = fmt.Errorf("larger than %d bytes", maxDocument)
 
-// readDocument reads a JSON document whose size nobody has told.
+// readDocument reads a JSON document of unknown size.
 func readDocument(r io.ReadCloser) ([]byte, error) {
 	raw, err := io.ReadAll(http.MaxBytesReader(nil, r, maxDocument))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
@@ -61,7 +61,7 @@ type verifyingReader struct {
 	hash hash.Hash // nil if ReadCloser compares the digest
 }
 
-// sized returns a reader that compares the size; the digest is compared below.
+// sized returns a reader that compares the size. The blob itself compares the digest.
 func sized(ctx context.Context, blob io.ReadCloser, want v1.Descriptor) io.ReadCloser {
 	return &verifyingReader{ReadCloser: blob, ctx: ctx, want: want}
 }
@@ -82,7 +82,7 @@ func (e *verifyingReader) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.size += int64(n)
 	if e.size > e.want.Size {
-		return 0, fmt.Errorf("longer than the %d bytes its manifest tells", e.want.Size)
+		return 0, fmt.Errorf("longer than the %d bytes in its manifest", e.want.Size)
 	}
 	if e.hash != nil {
 		e.hash.Write(p[:n])
@@ -90,7 +90,7 @@ func (e *verifyingReader) Read(p []byte) (int, error) {
 	switch {
 	case err == nil, isTemporary(err), e.ctx.Err() != nil:
 		return n, err
-	case e.size < e.want.Size && (err == io.EOF || e.hash == nil): // the library calls it a wrong digest
+	case e.size < e.want.Size && (err == io.EOF || e.hash == nil): // the library would report a wrong digest
 		return n, fetch.Temporary(fmt.Errorf("truncated: got %d of %d bytes: %w", e.size, e.want.Size, io.ErrUnexpectedEOF))
 	case err == io.EOF && e.hash != nil:
 		return n, e.compare()

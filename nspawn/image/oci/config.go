@@ -9,8 +9,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// configFile is the part of an image's config that is used (OCI image spec,
-// config.md). The rest may be malformed.
+// configFile holds the fields of an image's config that are used (OCI image spec,
+// config.md). The others may be malformed.
 type configFile struct {
 	Architecture string    `json:"architecture"`
 	OS           string    `json:"os"`
@@ -35,8 +35,8 @@ func parseConfig(raw []byte) (configFile, error) {
 	return c, nil
 }
 
-// check looks whether the config belongs to an image of so many layers for a
-// platform. One chosen from an index by its platform may say another, as some
+// check checks that the config fits the number of layers and the platform. If the image
+// was chosen from an index by its platform, the config may name another one: some images
 // that were built across architectures do.
 func (c configFile) check(on v1.Platform, chosen bool, layers int) error {
 	if n := len(c.RootFS.DiffIDs); n != layers {
@@ -61,7 +61,7 @@ func (c configFile) image() Config {
 		config.WorkingDir = inRoot(c.Config.WorkingDir)
 	}
 	for volume := range c.Config.Volumes {
-		// A volume at the root would be the root itself.
+		// A volume at the root would replace the root itself.
 		if path := inRoot(volume); path != "/" {
 			config.Volumes = append(config.Volumes, path)
 		}
@@ -71,14 +71,14 @@ func (c configFile) image() Config {
 	return config
 }
 
-// inRoot returns a path of the image as an absolute one. A relative path is relative to
-// the root, as for docker, and none leads out of it.
+// inRoot returns a path of the image as an absolute path. As in docker, a relative path
+// is relative to the root, and no path leads out of it.
 func inRoot(name string) string { return path.Join("/", name) }
 
-// Command returns the whole command of a task, by docker's rules. entrypoint is nil if
-// the job does not set one. One that it sets, even an empty one, replaces the image's and
-// drops the image's Cmd, which belongs to the image's entrypoint. A command of the job
-// replaces Cmd.
+// Command returns the whole command of a task according to docker's rules. entrypoint is
+// nil if the job does not set one. If the job sets it, even to an empty list, it replaces
+// the image's entrypoint, and the image's Cmd is dropped, because Cmd belongs to that
+// entrypoint. A command of the job replaces Cmd.
 func (c Config) Command(entrypoint, command []string) []string {
 	if entrypoint == nil {
 		entrypoint = c.Entrypoint

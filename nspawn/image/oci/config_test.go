@@ -11,7 +11,7 @@ func TestConfigPaths(t *testing.T) {
 	for in, want := range map[string]string{
 		"":            "",
 		"/srv":        "/srv",
-		"app":         "/app", // as of buildah config --workingdir app
+		"app":         "/app", // for example, of buildah config --workingdir app
 		"./app/":      "/app",
 		"../../etc":   "/etc",
 		"/srv/../..":  "/",
@@ -32,7 +32,7 @@ func quote(s string) string {
 	return string(text)
 }
 
-// TestCommand has docker's table of ENTRYPOINT and CMD.
+// TestCommand checks docker's table of ENTRYPOINT and CMD.
 func TestCommand(t *testing.T) {
 	list := func(words ...string) []string { return words }
 	for name, c := range map[string]struct {

@@ -17,14 +17,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// credentials finds what to log in with. It is an [authn.ContextKeychain].
+// credentials looks up credentials. It implements [authn.ContextKeychain].
 type credentials struct {
 	task   *Auth
 	config string // path of a docker config.json, or empty
 	soft   bool
 }
 
-// dockerConfig is the part of a docker config.json that is used.
+// dockerConfig holds the fields of a docker config.json that are used.
 type dockerConfig struct {
 	Auths       map[string]authn.AuthConfig `json:"auths"`
 	CredHelpers map[string]string           `json:"credHelpers"`
@@ -49,8 +49,8 @@ func (c credentials) ResolveContext(ctx context.Context, target authn.Resource) 
 	return auth, err
 }
 
-// configured returns what a docker config.json has for a repository: an entry
-// of its own first, else what a helper says.
+// configured returns the credentials for a repository according to a docker config.json:
+// an entry of the file itself, or otherwise the output of a helper.
 func configured(ctx context.Context, file string, target authn.Resource) (authn.Authenticator, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -76,9 +76,9 @@ func configured(ctx context.Context, file string, target authn.Resource) (authn.
 	return authn.Anonymous, nil
 }
 
-// keys returns the names a docker config may have credentials of a repository
-// under, the most specific first: the repository and the paths above it, as
-// Podman writes (containers-auth.json(5)), the registry, and the URLs of old.
+// keys returns the names under which a docker config may have credentials for a
+// repository, the most specific first: the repository and the paths above it, as Podman
+// writes them (containers-auth.json(5)), the registry, and the historical URLs.
 func keys(target authn.Resource) []string {
 	var keys []string
 	for p := target.String(); p != "."; p = path.Dir(p) {
@@ -91,9 +91,9 @@ func keys(target authn.Resource) []string {
 	return append(keys, "https://"+registry, "https://"+registry+"/", "https://"+registry+"/v1/", "https://"+registry+"/v2/")
 }
 
-// askHelper runs a credential helper (docker-credential-helpers,
-// "Development"): the name of the server goes in, JSON comes out. Its output is
-// in no error, as it may hold the secret.
+// askHelper runs a credential helper (docker-credential-helpers, "Development"). The
+// helper reads the name of the server and writes JSON. Errors never contain its output,
+// which may include the secret.
 func askHelper(ctx context.Context, program, registry string) (authn.Authenticator, error) {
 	if registry == name.DefaultRegistry {
 		registry = authn.DefaultAuthKey
@@ -102,8 +102,8 @@ func askHelper(ctx context.Context, program, registry string) (authn.Authenticat
 	cmd := exec.CommandContext(ctx, program, "get")
 	cmd.Stdin = strings.NewReader(registry)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with its children
-	cmd.WaitDelay = time.Second                                                          // one that got away must not hold us
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // also kills its children
+	cmd.WaitDelay = time.Second                                                          // a child that survives must not block us
 	out, err := cmd.Output()
 	if err != nil {
 		if helper.IsErrCredentialsNotFoundMessage(string(out)) {
@@ -121,8 +121,8 @@ func askHelper(ctx context.Context, program, registry string) (authn.Authenticat
 	return &authn.Basic{Username: found.Username, Password: found.Secret}, nil
 }
 
-// explainHelper says how to see what went wrong. A helper that is there may
-// have failed because of the network.
+// explainHelper adds advice on finding the cause. A helper that exists may have failed
+// because of the network.
 func explainHelper(ctx context.Context, program, registry string, err error) error {
 	if ctx.Err() != nil {
 		err = ctx.Err()

@@ -17,7 +17,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// demandAuth answers what has not the right credentials.
+// demandAuth answers requests that do not have the right credentials.
 func demandAuth(user, password string) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		u, p, _ := r.BasicAuth()
@@ -49,8 +49,8 @@ func TestTaskAuth(t *testing.T) {
 	}
 }
 
-// demandToken is a registry with a token server (distribution spec, "Token
-// Authentication") that gives one to user, or to nobody.
+// demandToken simulates a registry with a token server (distribution spec, "Token
+// Authentication"), which gives a token to user, or to nobody.
 func demandToken(user, password string) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		u, p, sent := r.BasicAuth()
@@ -120,7 +120,7 @@ func TestAuthSoftFail(t *testing.T) {
 	must.NoError(t, err)
 	requireSame(t, image, got)
 
-	// What is not about credentials is not tried again.
+	// Failures without relation to credentials are not tried again.
 	_, err = client(s).Resolve(t.Context(), s.ref(t, "none:1"), nil, true)
 	requireFailure(t, err, false, "404")
 	must.Eq(t, 1, s.seen("/none/"))
@@ -176,7 +176,7 @@ func TestDockerConfig(t *testing.T) {
 	}
 }
 
-// installHelper puts docker-credential-NAME on PATH.
+// installHelper installs docker-credential-NAME on PATH.
 func installHelper(t *testing.T, name, script string) {
 	t.Helper()
 	path := writeFile(t, "docker-credential-"+name, []byte("#!/bin/sh\n"+script), 0o755)
@@ -206,7 +206,7 @@ func TestCredentialHelper(t *testing.T) {
 	must.StrNotContains(t, err.Error(), "hunter2")
 
 	_, err = c.Resolve(t.Context(), s.ref(t, "app:1"), &Auth{"me", "hunter2"}, false)
-	must.NoError(t, err) // those of the task come first
+	must.NoError(t, err) // the task's own credentials come first
 }
 
 func TestCredentialHelperToken(t *testing.T) {
@@ -218,7 +218,7 @@ func TestCredentialHelperToken(t *testing.T) {
 	must.Eq(t, &authn.AuthConfig{IdentityToken: "refresh"}, got)
 }
 
-// A helper that hangs ends with the context, and so does what it has started.
+// A helper that hangs ends with the context, and so do its children.
 func TestCredentialHelperHangs(t *testing.T) {
 	started, alive := filepath.Join(t.TempDir(), "started"), filepath.Join(t.TempDir(), "alive")
 	must.NoError(t, syscall.Mkfifo(started, 0o600))
@@ -230,7 +230,7 @@ func TestCredentialHelperHangs(t *testing.T) {
 		_, err := askHelper(ctx, "slow", "example.org")
 		ended <- err
 	}()
-	child, err := os.Open(alive) // waits for the child
+	child, err := os.Open(alive) // this waits for the child
 	must.NoError(t, err)
 	defer child.Close()
 	_, err = os.ReadFile(started)
@@ -240,6 +240,6 @@ func TestCredentialHelperHangs(t *testing.T) {
 	err = <-ended
 	must.ErrorIs(t, err, context.Canceled)
 	must.False(t, errors.Is(fail("x", err), ErrTemporary))
-	_, err = io.ReadAll(child) // ends with the child
+	_, err = io.ReadAll(child) // this ends with the child
 	must.NoError(t, err)
 }

@@ -32,7 +32,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestRealRegistry speaks with the registry of the CNCF as Debian has it.
+// TestRealRegistry uses the registry of the CNCF, packaged by Debian.
 func TestRealRegistry(t *testing.T) {
 	host, ca := startRegistry(t, "me", "hunter2")
 	image := newImage(t, "linux/amd64", newLayer(t, "one"), newZstdLayer(t, "two"))
@@ -83,8 +83,8 @@ func pushToRegistry(t *testing.T, ref, ca string, index v1.ImageIndex) {
 		remote.WithAuth(&authn.Basic{Username: "me", Password: "hunter2"})))
 }
 
-// startRegistry runs docker-registry with TLS and htpasswd until the end of the
-// test. It returns its host:port and the file of its certificate.
+// startRegistry runs docker-registry with TLS and htpasswd until the end of the test. It
+// returns the registry's host:port and the file with its certificate.
 func startRegistry(t *testing.T, user, password string) (host, ca string) {
 	t.Helper()
 	program := hosttest.Program(t, "docker-registry", "docker-registry")
@@ -102,7 +102,7 @@ auth: {htpasswd: {realm: test, path: %[1]s/htpasswd}}
 `, dir), 0o600))
 
 	cmd := exec.Command(program, "serve", config)
-	runtime.LockOSThread() // Pdeathsig is about this thread.
+	runtime.LockOSThread() // Pdeathsig refers to this thread
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := cmd.StderrPipe()
 	must.NoError(t, err)
@@ -126,7 +126,7 @@ auth: {htpasswd: {realm: test, path: %[1]s/htpasswd}}
 
 var listening = regexp.MustCompile(`listening on ([0-9.:]+)`)
 
-// readAddress sends the address the registry says it listens on, and reads on.
+// readAddress sends the address on which the registry reports to listen, and reads on.
 func readAddress(log io.Reader, address chan<- string) {
 	lines := bufio.NewScanner(log)
 	for lines.Scan() {
@@ -138,7 +138,7 @@ func readAddress(log io.Reader, address chan<- string) {
 	_, _ = io.Copy(io.Discard, log)
 }
 
-// writeCertificate makes key.pem and cert.pem for 127.0.0.1, which is its own
+// writeCertificate writes key.pem and cert.pem for 127.0.0.1. The certificate is its own
 // CA.
 func writeCertificate(t *testing.T, dir string) (path string) {
 	t.Helper()

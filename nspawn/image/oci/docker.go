@@ -13,8 +13,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// savedImage is an entry of manifest.json in a docker-archive (Docker image
-// spec 1.2, "Combined Image JSON + Filesystem Changeset Format").
+// savedImage is an entry of manifest.json in a docker-archive (Docker image spec 1.2,
+// "Combined Image JSON + Filesystem Changeset Format").
 type savedImage struct {
 	Config   string
 	RepoTags []string
@@ -46,7 +46,7 @@ func resolveDockerArchive(ctx context.Context, a *archive, name string, platform
 		return nil, err
 	}
 	if len(saved.Layers) > maxLayers {
-		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs takes", len(saved.Layers), maxLayers)
+		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs supports", len(saved.Layers), maxLayers)
 	}
 	digest, _, err := v1.SHA256(bytes.NewReader(raw))
 	if err != nil {
@@ -66,8 +66,8 @@ func resolveDockerArchive(ctx context.Context, a *archive, name string, platform
 	return image, nil
 }
 
-// selectName returns the image of a name in full, or the only one if it is
-// empty.
+// selectName returns the image with the given full name. If the name is empty, it returns
+// the only image.
 func selectName(all []savedImage, name string) (savedImage, error) {
 	if name == "" && len(all) == 1 {
 		return all[0], nil
@@ -92,9 +92,9 @@ func selectName(all []savedImage, name string) (savedImage, error) {
 	return savedImage{}, fmt.Errorf("no image %s, only %q", name, has)
 }
 
-// layer returns the layer in a file of the archive. Docker and Podman write
-// plain tars, whose digest is the diff ID. Compressed ones, as of other tools,
-// are read once to know theirs.
+// layer returns the layer in a file of the archive. Docker and Podman write plain tars,
+// whose digest is the diff ID. Compressed layers, which other tools write, are read once
+// to compute their digest.
 func (a *archive) layer(ctx context.Context, name string, diffID v1.Hash) (Layer, error) {
 	file, size, err := a.open(name)
 	if err != nil {
@@ -123,7 +123,7 @@ func (a *archive) layer(ctx context.Context, name string, diffID v1.Hash) (Layer
 	return Layer{Digest: digest.String(), DiffID: diffID.String(), Size: size, open: open}, nil
 }
 
-// compressed tells whether a file begins as gzip (RFC 1952) or zstd (RFC 8878).
+// compressed reports whether a file begins like gzip (RFC 1952) or zstd (RFC 8878).
 func compressed(start []byte) bool {
 	return bytes.HasPrefix(start, []byte{0x1f, 0x8b}) || bytes.HasPrefix(start, []byte{0x28, 0xb5, 0x2f, 0xfd})
 }

@@ -13,12 +13,12 @@ import (
 	"nomad-driver-nspawn/nspawn/image/fetch"
 )
 
-// ErrTemporary is matched by errors after which another try may succeed: of the
-// network, a busy or broken registry (408, 429, 5xx), a deadline, a truncated
-// blob. All others are permanent.
+// ErrTemporary is matched by errors after which another attempt may succeed: network
+// errors, a busy or broken registry (408, 429, 5xx), a deadline, a truncated blob. All
+// other errors are permanent.
 var ErrTemporary = fetch.ErrTemporary
 
-// maxErrorText bounds what a registry can put into an error, in bytes.
+// maxErrorText limits the text that a registry can add to an error, in bytes.
 const maxErrorText = 1000
 
 // failure is the type of all errors of this package.
@@ -28,7 +28,7 @@ type failure struct {
 	err       error
 }
 
-// fail says that op has failed because of err.
+// fail returns the error that op has failed because of err.
 func fail(op string, err error) error {
 	return &failure{text: op + ": " + describe(err), temporary: isTemporary(err), err: err}
 }
@@ -50,27 +50,25 @@ func isTemporary(err error) bool {
 	return errors.Is(err, ErrTemporary) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// busy tells whether an HTTP status is one that may change soon.
+// busy reports whether an HTTP status is one that may change soon.
 func busy(status int) bool {
 	return status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500
 }
 
-// refused tells whether the registry or its token server wants other
-// credentials.
+// refused reports whether the registry or its token server requires other credentials.
 func refused(err error) bool {
 	var answer *transport.Error
 	return errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden)
 }
 
-// describe returns the text of an error in one line, without secrets and with
-// what to do about it.
+// describe returns the text of an error on one line, without secrets and with advice.
 func describe(err error) string {
 	text := err.Error()
 	var answer *transport.Error
 	if errors.As(err, &answer) && answer.Request != nil {
 		text = scrub(text, secretsOf(answer.Request))
 	}
-	// The transport puts the whole answer of a token server below a first line.
+	// The transport appends the whole response of a token server after the first line.
 	text, _, _ = strings.Cut(text, "\n")
 	if len(text) > maxErrorText {
 		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
@@ -78,8 +76,7 @@ func describe(err error) string {
 	return text + advice(err)
 }
 
-// scrub takes secrets out of a text, in which a registry may have echoed what it
-// was sent.
+// scrub removes secrets from a text, because a registry may echo what it has received.
 func scrub(text string, secrets []string) string {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -89,8 +86,8 @@ func scrub(text string, secrets []string) string {
 	return text
 }
 
-// secretsOf returns the credentials in a request: a password or token in the
-// header, or a refresh token in the form that is sent to a token server.
+// secretsOf returns the credentials in a request: a password or token in the header, or a
+// refresh token in the form that is sent to a token server.
 func secretsOf(req *http.Request) []string {
 	_, sent, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	_, password, _ := req.BasicAuth()

@@ -84,7 +84,7 @@ func TestNoServer(t *testing.T) {
 	must.ErrorContains(t, err, "resolve image "+s.host+"/app:1")
 }
 
-// stall blocks requests for a part of paths and tells of each.
+// stall blocks requests for paths that contain part, and reports each.
 func stall(part string) (before func(http.ResponseWriter, *http.Request) bool, stalled chan struct{}) {
 	stalled = make(chan struct{}, 10)
 	return func(w http.ResponseWriter, r *http.Request) bool {
@@ -123,7 +123,7 @@ func TestDeadlineIsTemporary(t *testing.T) {
 	requireFailure(t, err, true, "resolve image")
 }
 
-// layerServer has an image of one layer, at which answers are up to serve.
+// layerServer serves an image with one layer, for which serve answers.
 func layerServer(t *testing.T, serve func(w http.ResponseWriter, r *http.Request, raw []byte)) Layer {
 	t.Helper()
 	layer := newLayer(t, strings.Repeat("some text ", 1000))
@@ -206,7 +206,7 @@ func TestStallingBlob(t *testing.T) {
 	must.False(t, errors.Is(err, ErrTemporary))
 }
 
-// manifestOf returns the manifest of an image, to be changed.
+// manifestOf returns the manifest of an image, so that a test can change it.
 func manifestOf(t *testing.T, image v1.Image) *v1.Manifest {
 	t.Helper()
 	m, err := image.Manifest()
@@ -287,7 +287,7 @@ func TestLargeDocuments(t *testing.T) {
 	}
 }
 
-// Pulled by digest, a manifest with another is refused.
+// If an image is pulled by digest, a manifest with another digest is refused.
 func TestWrongManifest(t *testing.T) {
 	s := newServer(t, answer("/manifests/", http.StatusOK, http.Header{"Content-Type": {string(types.OCIManifestSchema1)}}, "{}"))
 	_, err := client(s).Resolve(t.Context(), s.ref(t, "app@"+someDigest), nil, false)

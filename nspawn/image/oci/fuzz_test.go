@@ -13,7 +13,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// documents is content in which every manifest is the same, and so is every blob.
+// documents is a content in which all manifests are the same, and all blobs are the same.
 type documents struct{ inner, config []byte }
 
 func (d documents) manifest(context.Context, v1.Descriptor) ([]byte, error) { return d.inner, nil }
@@ -32,8 +32,8 @@ const (
 		`"platform":{"os":"linux","architecture":"amd64","variant":"v3"}},{"digest":"` + fuzzDigest + `","platform":{"os":"unknown"}}]}`
 )
 
-// FuzzManifest resolves whatever a registry may send as an index, a manifest in it and
-// a config. An image that comes of it is whole.
+// FuzzManifest resolves whatever a registry may send as an index, a manifest in it, and a
+// config. If the result is an image, it must be complete.
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(fuzzManifest), []byte(""), []byte(fuzzConfig))
 	f.Add([]byte(fuzzIndex), []byte(fuzzManifest), []byte(fuzzConfig))
@@ -52,7 +52,7 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
-// checkImage looks for what nobody behind it expects.
+// checkImage looks for values that later code does not expect.
 func checkImage(t *testing.T, image *Image) {
 	for _, l := range image.Layers {
 		must.NotNil(t, l.open)
@@ -64,7 +64,7 @@ func checkImage(t *testing.T, image *Image) {
 	}
 }
 
-// FuzzArchive resolves whatever a task may write as an archive, by either format.
+// FuzzArchive resolves whatever a task may write as an archive, in both formats.
 func FuzzArchive(f *testing.F) {
 	blob := "blobs/sha256/" + fuzzDigest[7:]
 	f.Add(newTar(f, tarFile("manifest.json", `[{"Config":"c","Layers":["l"],"RepoTags":["a:b"]}]`), tarFile("c", fuzzConfig), tarFile("l", "")), true)

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Annotations that name a manifest of a layout: the tag (OCI image spec,
-// annotations.md), and the full name, which Docker and containerd add.
+// Annotations that name a manifest of a layout: the tag (OCI image spec, annotations.md),
+// and the full name, which Docker and containerd add.
 const (
 	annotationTag  = "org.opencontainers.image.ref.name"
 	annotationName = "io.containerd.image.name"
@@ -23,7 +23,7 @@ const (
 
 // layout is an OCI image layout (OCI image spec, image-layout.md).
 type layout struct {
-	// open opens a file by its path in the layout and tells its size.
+	// open opens a file by its path in the layout, and returns its size.
 	open func(name string) (io.ReadCloser, int64, error)
 }
 
@@ -37,7 +37,7 @@ func resolveLayout(ctx context.Context, l layout, tag string, platform v1.Platfo
 		return nil, err
 	}
 	if index.Manifests == nil {
-		return nil, errors.New("index.json is no index")
+		return nil, errors.New("index.json is not an index")
 	}
 	tagged, err := selectTag(index.Manifests, tag)
 	if err != nil {
@@ -60,8 +60,8 @@ func readFile(open func(string) (io.ReadCloser, int64, error), name string) ([]b
 	return raw, nil
 }
 
-// selectTag returns the manifests of one image: those of tag, or all if no two
-// have different tags.
+// selectTag returns the manifests with the given tag. If the tag is empty, it returns all
+// manifests, provided that they have no different tags.
 func selectTag(manifests []v1.Descriptor, tag string) ([]v1.Descriptor, error) {
 	var tags []string
 	var selected []v1.Descriptor
@@ -99,8 +99,7 @@ func (l layout) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 	return verified(ctx, file, d)
 }
 
-// directory is a layout that is a directory. Symbolic links in it lead nowhere
-// outside.
+// directory is a layout in a directory. Symbolic links cannot lead out of it.
 type directory string
 
 func (d directory) open(name string) (io.ReadCloser, int64, error) {
@@ -114,10 +113,10 @@ func (d directory) open(name string) (io.ReadCloser, int64, error) {
 		return nil, 0, err
 	}
 	defer root.Close()
-	return regular(root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)) // O_NONBLOCK: opening a FIFO would wait
+	return regular(root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)) // without O_NONBLOCK, opening a FIFO would wait
 }
 
-// regular passes on what opening a file gave, if it is a regular one.
+// regular returns the opened file and its size if it is a regular file.
 func regular(file *os.File, err error) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err

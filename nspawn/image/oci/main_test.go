@@ -37,8 +37,8 @@ type server struct {
 	requests []string // method and path
 }
 
-// newServer starts a registry. What before answers, by returning true, the
-// registry does not; it is not shown what push does.
+// newServer starts a registry. before may answer a request itself, by returning true. It
+// does not see the requests of push.
 func newServer(t *testing.T, before func(http.ResponseWriter, *http.Request) bool) *server {
 	t.Helper()
 	s := &server{}
@@ -77,7 +77,7 @@ func (s *server) seen(part string) int {
 	return n
 }
 
-// client returns one that speaks with the servers.
+// client returns a client that uses the servers.
 func client(servers ...*server) Client {
 	c := Client{Platform: "linux/amd64"}
 	for _, s := range servers {
@@ -116,7 +116,7 @@ func (s *server) ref(t *testing.T, ref string) Reference {
 	return parsed
 }
 
-// rawManifest is pushed as it is.
+// rawManifest is pushed unchanged.
 type rawManifest struct {
 	mediaType types.MediaType
 	text      string
@@ -125,8 +125,8 @@ type rawManifest struct {
 func (m rawManifest) RawManifest() ([]byte, error)        { return []byte(m.text), nil }
 func (m rawManifest) MediaType() (types.MediaType, error) { return m.mediaType, nil }
 
-// newImage returns an image for a platform of one layer for each text, which is
-// a file in it.
+// newImage returns an image for a platform. It has one layer for each text, with a file
+// that contains the text.
 func newImage(t *testing.T, on string, layers ...v1.Layer) v1.Image {
 	t.Helper()
 	p := platform(t, on)
@@ -156,7 +156,7 @@ func newZstdLayer(t *testing.T, text string) v1.Layer {
 	return newLayer(t, text, tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd))
 }
 
-// tarEntry is a header and what follows it.
+// tarEntry is a header with its content.
 type tarEntry struct {
 	tar.Header
 	text string
@@ -238,7 +238,7 @@ func readLayer(ctx context.Context, l Layer) ([]byte, error) {
 	return raw, errors.Join(err, r.Close())
 }
 
-// requireFailure looks at the text and class of an error.
+// requireFailure checks the text and the class of an error.
 func requireFailure(t *testing.T, err error, temporary bool, want string) {
 	t.Helper()
 	must.ErrorContains(t, err, want)

@@ -11,16 +11,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// maxDepth bounds indexes in indexes. BuildKit and skopeo nest two.
+// maxDepth limits indexes in indexes. BuildKit and skopeo nest two.
 const maxDepth = 4
 
-// dockerZstdLayer is missing in types. BuildKit writes it for images of Docker
-// media types with zstd.
+// dockerZstdLayer is missing in types. BuildKit writes it for zstd layers in images with
+// Docker's media types.
 const dockerZstdLayer types.MediaType = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 
-// manifest is an index or the manifest of an image. What it is shows in what it
-// has: the media type a registry answers with is not always right, and that in
-// the document is optional.
+// manifest is an index, or the manifest of an image. Its fields show which of them it is:
+// the media type in a registry's response is not always right, and the one in the
+// document is optional.
 type manifest struct {
 	SchemaVersion int             `json:"schemaVersion"`
 	MediaType     types.MediaType `json:"mediaType"`
@@ -29,7 +29,7 @@ type manifest struct {
 	Layers        []v1.Descriptor `json:"layers"`
 }
 
-// parseManifest refuses what could be read as both an index and an image
+// parseManifest refuses documents that could be read as an index and as an image
 // (CVE-2021-41190).
 func parseManifest(raw []byte) (manifest, error) {
 	var m manifest
@@ -50,8 +50,8 @@ func parseManifest(raw []byte) (manifest, error) {
 	return m, nil
 }
 
-// maxLayers is how many layers an image may have: as many as overlayfs takes
-// (OVL_MAX_STACK). docker makes images of up to 127.
+// maxLayers is the maximum number of layers in an image, which is the limit of overlayfs
+// (OVL_MAX_STACK). docker makes images with up to 127 layers.
 const maxLayers = 500
 
 // finder finds the image for a platform.
@@ -60,8 +60,9 @@ type finder struct {
 	platform v1.Platform
 }
 
-// find returns the image a manifest of digest describes, or the fitting one of
-// an index. With chosen, its platform was looked at already.
+// find returns the image that a manifest describes, or the matching image of an index.
+// digest is the manifest's digest. chosen means that the platform has been checked
+// already.
 func (f finder) find(ctx context.Context, raw []byte, digest v1.Hash, chosen bool, depth int) (*Image, error) {
 	m, err := parseManifest(raw)
 	if err != nil {
@@ -71,7 +72,7 @@ func (f finder) find(ctx context.Context, raw []byte, digest v1.Hash, chosen boo
 		return f.findIn(ctx, m.Manifests, depth)
 	}
 	if len(m.Layers) > maxLayers {
-		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs takes", len(m.Layers), maxLayers)
+		return nil, fmt.Errorf("image has %d layers, more than the %d that overlayfs supports", len(m.Layers), maxLayers)
 	}
 	config, err := f.config(ctx, *m.Config)
 	if err != nil {
@@ -90,7 +91,7 @@ func (f finder) find(ctx context.Context, raw []byte, digest v1.Hash, chosen boo
 	return image, nil
 }
 
-// findIn goes on with the fitting manifest of an index.
+// findIn continues with the matching manifest of an index.
 func (f finder) findIn(ctx context.Context, index []v1.Descriptor, depth int) (*Image, error) {
 	if depth == maxDepth {
 		return nil, fmt.Errorf("indexes are nested deeper than %d", maxDepth)
@@ -121,7 +122,7 @@ func checkLayer(d v1.Descriptor, diffID v1.Hash) error {
 		types.OCILayer, types.OCIUncompressedLayer, types.OCILayerZStd:
 	default:
 		if !d.MediaType.IsDistributable() {
-			return fmt.Errorf("layer %s is foreign (media type %q): such are not fetched", d.Digest, d.MediaType)
+			return fmt.Errorf("layer %s is foreign (media type %q): foreign layers are not fetched", d.Digest, d.MediaType)
 		}
 		return fmt.Errorf("layer %s has unknown media type %q", d.Digest, d.MediaType)
 	}

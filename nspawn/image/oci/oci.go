@@ -1,6 +1,6 @@
-// Package oci finds and reads OCI and Docker images, in registries and in local
-// archives. It resolves a reference to the manifest for a platform and gives
-// the layers as streams; it stores and unpacks nothing.
+// Package oci finds and reads OCI and Docker images, in registries and in local archives.
+// It resolves a reference to the manifest for a platform, and provides the layers as
+// streams. It neither stores nor unpacks them.
 package oci
 
 import (
@@ -15,71 +15,70 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Client resolves references. Its zero value is ready: docker.io and other
-// registries over TLS, without credentials.
+// Client resolves references. The zero value is ready to use: it reaches docker.io and
+// other registries over TLS, without credentials.
 type Client struct {
-	// Platform is the OS, architecture and variant that images are for, such as
-	// linux/arm64/v8. Default: linux and the architecture of this program.
+	// Platform is the OS, architecture and variant of the images, such as linux/arm64/v8.
+	// The default is linux and the architecture of this program.
 	Platform string
 
-	// Mirrors are tried before a registry, in this order, each a host[:port]
-	// with an optional path before the repository. They are given no
+	// Mirrors lists mirrors to try before a registry, in this order. Each is a
+	// host[:port], with an optional path before the repository. Mirrors never receive
 	// credentials of tasks.
 	Mirrors map[string][]string
 
-	// PlainHTTP are the registries and mirrors (host[:port]) spoken to without
-	// TLS. With all others, plain HTTP is refused, also in redirects.
+	// PlainHTTP lists registries and mirrors (host[:port]) to use without TLS. For all
+	// others, plain HTTP is refused, even in redirects.
 	PlainHTTP []string
 
-	// CAFile is a file of PEM certificates, trusted besides the system's.
+	// CAFile is a file of PEM certificates to trust in addition to the system's.
 	CAFile string
 
-	// DockerConfig is a docker config.json, of which auths, credHelpers and
-	// credsStore are used. It is read anew each time. Default: none.
+	// DockerConfig is the path of a docker config.json, of which auths, credHelpers and
+	// credsStore are used. The file is read each time. By default there is none.
 	DockerConfig string
 
-	UserAgent string // put before the library's own
+	UserAgent string // precedes the library's own
 }
 
-// Auth is what a task logs in with.
+// Auth holds the credentials of a task.
 type Auth struct{ Username, Password string }
 
-// Image is what a manifest says.
+// Image is an image as described by its manifest.
 type Image struct {
-	Digest string // of the manifest; of the config in a docker-archive, which has none
+	Digest string // digest of the manifest; in a docker-archive, which has none, digest of the config
 	Config Config
 	Layers []Layer // lowest first
 }
 
-// Config is how the image is to be run (OCI image spec, config.md).
+// Config says how to run the image (OCI image spec, config.md).
 type Config struct {
 	Entrypoint, Cmd, Env []string
 	User, StopSignal     string
-	WorkingDir           string   // absolute, or empty; no layer may have it
-	Volumes              []string // absolute, sorted: directories that a task writes to even where its root is read-only
+	WorkingDir           string   // absolute, or empty; it may not exist in any layer
+	Volumes              []string // absolute, sorted: directories to which a task writes even if its root is read-only
 }
 
 // Layer is one layer of an image.
 type Layer struct {
-	Digest string // of the bytes that Open returns
-	DiffID string // digest of the tar in them
-	Size   int64  // of the bytes that Open returns
+	Digest string // digest of the bytes that Open returns
+	DiffID string // digest of the tar in these bytes
+	Size   int64  // number of bytes that Open returns
 
 	image Reference
 	open  func(ctx context.Context) (io.ReadCloser, error)
 }
 
-// Resolve returns the image that ref stands for, on the Client's platform. The
-// path of a local one must be absolute; that it may be read is the caller's to
-// check.
+// Resolve returns the image to which ref refers, for the Client's platform. A local path
+// must be absolute; the caller checks whether it may be read.
 //
-// It logs in with auth if not nil, else with what the docker config has for the
-// registry, else with what a credential helper says, else not at all. With
-// soft, if a helper fails or the credentials are refused, it goes on
-// anonymously.
+// Resolve logs in with auth if it is not nil, otherwise with the entry in the docker
+// config for the registry, otherwise with the output of a credential helper, and
+// otherwise not at all. If soft is set, it continues anonymously when a helper fails or
+// the credentials are refused.
 //
-// Each request is tried up to three times. Use [errors.Is] with [ErrTemporary]
-// to see if another call could help.
+// Each request is tried up to three times. Use [errors.Is] with [ErrTemporary] to find
+// out whether another call could succeed.
 func (c Client) Resolve(ctx context.Context, ref Reference, auth *Auth, soft bool) (*Image, error) {
 	image, err := c.resolve(ctx, ref, auth, soft)
 	if err != nil {
@@ -118,10 +117,9 @@ func (c Client) resolve(ctx context.Context, ref Reference, auth *Auth, soft boo
 	return nil, fmt.Errorf("unknown transport %q", ref.Transport)
 }
 
-// Open returns the layer as it is stored: a tar, which may be compressed with
-// gzip or zstd. Reading it ends in an error instead of [io.EOF] if it has not
-// the layer's size and digest. It is the caller's to close. When ctx ends, so
-// does the reading.
+// Open returns the layer as it is stored: a tar, which may be compressed with gzip or
+// zstd. If the layer does not have the right size and digest, reading it ends in another
+// error than [io.EOF]. Reading fails when ctx ends. The caller closes the result.
 func (l Layer) Open(ctx context.Context) (io.ReadCloser, error) {
 	op := fmt.Sprintf("read layer %s of image %s", l.Digest, l.image)
 	blob, err := l.open(ctx)
@@ -131,7 +129,7 @@ func (l Layer) Open(ctx context.Context) (io.ReadCloser, error) {
 	return &layerReader{ReadCloser: blob, op: op}, nil
 }
 
-// layerReader says in errors what was read.
+// layerReader adds to errors what was being read.
 type layerReader struct {
 	io.ReadCloser
 	op string

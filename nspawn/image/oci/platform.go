@@ -9,13 +9,12 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// baseVariant is what an architecture is without a variant (OCI image spec 1.1,
+// baseVariant is the implied variant of an architecture without one (OCI image spec 1.1,
 // image-index.md "Platform Variants"; for amd64 the levels of the x86-64 psABI).
 var baseVariant = map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}
 
-// level returns how much a variant asks of the processor. Higher levels of an
-// architecture run what is made for lower ones. ok is false if the variant is
-// of no such kind.
+// level returns a variant as a number. A processor with a higher level runs images for
+// lower levels of the same architecture. ok is false if the variant is not a number.
 func level(p v1.Platform) (_ float64, ok bool) {
 	variant := p.Variant
 	if variant == "" {
@@ -29,10 +28,10 @@ func level(p v1.Platform) (_ float64, ok bool) {
 	return level, err == nil
 }
 
-// runs tells whether a machine of platform on runs an image for platform of.
+// runs reports whether a machine of platform on can run an image for platform of.
 func runs(on, of v1.Platform) bool {
 	if on.OS == of.OS && on.Architecture == "amd64" && of.Architecture == "386" {
-		return true // as containerd has it
+		return true // containerd does the same
 	}
 	if on.OS != of.OS || on.Architecture != of.Architecture {
 		return false
@@ -45,8 +44,8 @@ func runs(on, of v1.Platform) bool {
 	return known && comparable && needs <= has
 }
 
-// choose returns the manifest of an index that fits best, with fits false if
-// that is only because it is the only one and says nothing.
+// choose returns the best matching manifest of an index. fits is false if the manifest
+// does not name a platform and is returned because it is the only one.
 func choose(manifests []v1.Descriptor, on v1.Platform) (_ v1.Descriptor, fits bool, _ error) {
 	var best *v1.Descriptor
 	for i, m := range manifests {
@@ -75,8 +74,8 @@ func better(a, b v1.Platform) bool {
 	return levelA > levelB
 }
 
-// platforms lists what an index has. Platform unknown/unknown stands for what
-// is no image, such as attestations of BuildKit.
+// platforms lists the platforms in an index. The platform unknown/unknown marks documents
+// that are not images, such as attestations of BuildKit.
 func platforms(manifests []v1.Descriptor) []string {
 	var all []string
 	for _, m := range manifests {

@@ -21,7 +21,7 @@ func TestChoose(t *testing.T) {
 	for _, c := range []struct {
 		on    string
 		index []string
-		want  int // index of the chosen, or -1
+		want  int // index of the chosen one, or -1
 	}{
 		{"linux/amd64", []string{"linux/arm64", "linux/amd64", "windows/amd64"}, 1},
 		{"linux/amd64", []string{"linux/amd64/v3", "linux/amd64/v2", "linux/amd64"}, 2},
@@ -35,7 +35,7 @@ func TestChoose(t *testing.T) {
 		{"linux/arm", []string{"linux/arm/v5", "linux/arm/v7", "linux/arm/v8"}, 1},
 		{"linux/ppc64le", []string{"linux/ppc64le/power9", "linux/ppc64le"}, 1},
 		{"linux/ppc64le/power9", []string{"linux/ppc64le/power9"}, 0},
-		{"linux/riscv64", []string{"linux/riscv64", "linux/riscv64"}, 0}, // the first of equals
+		{"linux/riscv64", []string{"linux/riscv64", "linux/riscv64"}, 0}, // the first of equal ones
 		{"linux/amd64", []string{"unknown/unknown", "linux/amd64"}, 1},
 		{"linux/amd64", []string{""}, 0},
 		{"linux/amd64", []string{"", ""}, -1},

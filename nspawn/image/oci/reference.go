@@ -10,7 +10,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// The transports of a reference, named as skopeo does (containers-transports(5)).
+// The transports of a reference, with the same names as in skopeo
+// (containers-transports(5)).
 const (
 	fromRegistry      = "docker"
 	fromLayout        = "oci"
@@ -18,31 +19,31 @@ const (
 	fromDockerArchive = "docker-archive"
 )
 
-// dockerHub is how people write the registry that name calls
+// dockerHub is the common name of the registry that package name calls
 // name.DefaultRegistry.
 const dockerHub = "docker.io"
 
-// maxRepository bounds the name of a repository, in bytes, as the library does
-// before it adds library/ to it.
+// maxRepository limits the name of a repository, in bytes. The library checks the same
+// limit before it adds library/ to the name.
 const maxRepository = 255
 
 var (
-	// OCI distribution spec 1.1, "Pulling manifests", with the runs of
+	// OCI distribution spec 1.1, "Pulling manifests", and in addition the repeated
 	// separators that Docker allows.
 	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*$`)
 
 	registryPattern = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(:[0-9]+)?$`)
 )
 
-// Reference says where an image is. Either Registry and Repository are set and
-// one of Tag and Digest, or Path is.
+// Reference says where an image is. It has either Registry, Repository, and one of Tag
+// and Digest, or Path.
 type Reference struct {
 	Transport  string // docker, oci, oci-archive or docker-archive
 	Registry   string // such as docker.io or registry.example.org:5000
 	Repository string // such as library/alpine
-	Tag        string // in a docker-archive, the whole name such as docker.io/library/alpine:3
+	Tag        string // in a docker-archive, the full name, such as docker.io/library/alpine:3
 	Digest     string // such as sha256:…
-	Path       string // of the archive or layout directory
+	Path       string // path of the archive or layout directory
 }
 
 // ParseReference parses the name of an image:
@@ -52,8 +53,8 @@ type Reference struct {
 //	oci-archive:PATH[:TAG]
 //	docker-archive:PATH[:[REGISTRY/]REPOSITORY[:TAG]]
 //
-// The registry is docker.io and the tag latest if not given. A tag beside a
-// digest is dropped, as the digest decides. A path cannot have a colon.
+// The registry defaults to docker.io, and the tag to latest. A tag together with a digest
+// is dropped, because the digest decides. A path cannot contain a colon.
 func ParseReference(s string) (Reference, error) {
 	ref, err := parse(s)
 	if err != nil {
@@ -62,8 +63,8 @@ func ParseReference(s string) (Reference, error) {
 	return ref, nil
 }
 
-// withoutUser hides what somebody may have written before an @ that is none of
-// a digest: user:password@host.
+// withoutUser hides a user and password, user:password@host, that someone may have
+// written. An @ before a digest is not affected.
 func withoutUser(s string) string {
 	_, after, found := strings.Cut(s, "@")
 	if !found || strings.HasPrefix(after, "sha") && !strings.Contains(after, "@") {
@@ -86,7 +87,7 @@ func parse(s string) (Reference, error) {
 
 func parseName(s string) (Reference, error) {
 	parsed, err := name.ParseReference(s)
-	if err != nil { // its text is not passed on: it repeats s
+	if err != nil { // its text repeats s, so it is not passed on
 		return Reference{}, errors.New("want [REGISTRY/]REPOSITORY[:TAG|@DIGEST], the repository in lower case")
 	}
 	ref := Reference{
@@ -98,10 +99,10 @@ func parseName(s string) (Reference, error) {
 		ref.Registry = dockerHub
 	}
 	if !registryPattern.MatchString(ref.Registry) {
-		return Reference{}, fmt.Errorf("%q is no host[:port]", ref.Registry)
+		return Reference{}, fmt.Errorf("%q is not a HOST[:PORT]", ref.Registry)
 	}
 	if len(ref.Repository) > maxRepository || !repositoryPattern.MatchString(ref.Repository) {
-		return Reference{}, fmt.Errorf("%q is no name of a repository", ref.Repository)
+		return Reference{}, fmt.Errorf("%q is not the name of a repository", ref.Repository)
 	}
 	if _, ok := parsed.(name.Tag); ok {
 		ref.Tag = parsed.Identifier()
@@ -135,7 +136,7 @@ func parsePath(transport, s string) (Reference, error) {
 	return Reference{Transport: transport, Path: path, Tag: tag}, nil
 }
 
-// String returns the reference in full. Parsed again, it is the same.
+// String returns the full reference. Parsing it returns the same reference.
 func (r Reference) String() string {
 	if r.Path == "" {
 		return r.fullName()

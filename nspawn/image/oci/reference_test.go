@@ -43,12 +43,12 @@ func TestParseReferenceRefuses(t *testing.T) {
 		"":                                  "want [REGISTRY/]REPOSITORY",
 		"Alpine":                            "in lower case",
 		"https://example.org/app":           "want [REGISTRY/]REPOSITORY",
-		"example.org/../app":                `"../app" is no name of a repository`,
-		"./app":                             `"." is no host`,
-		"example.org/a//b":                  "no name of a repository",
+		"example.org/../app":                `"../app" is not the name of a repository`,
+		"./app":                             `"." is not a HOST`,
+		"example.org/a//b":                  "not the name of a repository",
 		"app@sha256:12":                     "want [REGISTRY/]REPOSITORY",
 		"app@sha384:" + someDigest[7:]:      "want [REGISTRY/]REPOSITORY",
-		strings.Repeat("a", 250):            "no name of a repository", // with library/ it is too long
+		strings.Repeat("a", 250):            "not the name of a repository", // it is too long with library/
 		"app:tag:tag":                       "in lower case",
 		"app:":                              "want [REGISTRY/]REPOSITORY",
 		"oci:":                              "want oci:PATH[:TAG]",

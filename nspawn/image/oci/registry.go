@@ -11,19 +11,19 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// maxStreams is how many layers of an image can be open at once. It keeps the
-// library from holding back the fifth; how many are read is the caller's
-// choice.
+// maxStreams is the number of layers of an image that can be open at the same time. By
+// default, the library would block the fifth; the caller decides how many it reads.
 const maxStreams = 1000
 
 // source is a repository in a registry or in a mirror of it.
 type source struct {
 	repository name.Repository
 	puller     *remote.Puller // logs in with the first request
-	fallback   bool           // the one before it, but anonymously
+	fallback   bool           // the same as the source before it, but anonymous
 }
 
-// sources is where an image can be had from, the first choice first.
+// sources lists the repositories from which an image can be fetched, in order of
+// preference.
 type sources []source
 
 func (c Client) pull(ctx context.Context, ref Reference, platform v1.Platform, auth *Auth, soft bool) (*Image, error) {
@@ -40,8 +40,8 @@ func (c Client) pull(ctx context.Context, ref Reference, platform v1.Platform, a
 	})
 }
 
-// sources returns the mirrors of a reference's registry and the registry
-// itself, with soft each of them once more without credentials.
+// sources returns the mirrors of a reference's registry, and then the registry itself.
+// With soft, each of them is followed by itself without credentials.
 func (c Client) sources(ref Reference, auth *Auth, soft bool) (sources, error) {
 	transport, err := newRetryTransport(c.CAFile, c.PlainHTTP)
 	if err != nil {
@@ -83,13 +83,13 @@ func (c Client) sources(ref Reference, auth *Auth, soft bool) (sources, error) {
 func repositoryAt(place, repository string) (name.Repository, error) {
 	host, _, _ := strings.Cut(place, "/")
 	if !registryPattern.MatchString(host) || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return name.Repository{}, fmt.Errorf("%q is no host[:port]", host)
+		return name.Repository{}, fmt.Errorf("%q is not a HOST[:PORT]", host)
 	}
 	return name.NewRepository(place + "/" + repository)
 }
 
-// puller returns a puller that leaves retries to the transport: the library's own
-// heed neither contexts nor Retry-After.
+// puller returns a puller that leaves retries to the transport, because the retries of
+// the library respect neither contexts nor Retry-After.
 func (c Client) puller(transport *retryTransport, auth ...remote.Option) (*remote.Puller, error) {
 	return remote.NewPuller(append(auth,
 		remote.WithTransport(transport),
@@ -101,9 +101,9 @@ func (c Client) puller(transport *retryTransport, auth ...remote.Option) (*remot
 	)...)
 }
 
-// first asks one source after the other until one has an answer. ask is given
-// the source and those after it. If none has, the error is that of the last,
-// the registry itself, and tells what the others said.
+// first asks one source after another until one answers. ask receives the source and
+// those after it. If no source answers, the error is the error of the last one, which is
+// the registry itself, and includes the errors of the others.
 func first[T any](ctx context.Context, from sources, ask func(sources) (T, error)) (T, error) {
 	var none T
 	var last error
@@ -130,7 +130,7 @@ func first[T any](ctx context.Context, from sources, ask func(sources) (T, error
 	return none, last
 }
 
-// get returns the manifest or index of a reference at the first source.
+// get returns the manifest or index of a reference from the first source.
 func (s sources) get(ctx context.Context, ref Reference) (*remote.Descriptor, error) {
 	if ref.Digest != "" {
 		return s[0].puller.Get(ctx, s[0].repository.Digest(ref.Digest))
@@ -146,8 +146,8 @@ func (s sources) manifest(ctx context.Context, d v1.Descriptor) ([]byte, error) 
 	return got.Manifest, nil
 }
 
-// blob opens a blob at the first source that has it. A mirror may have a
-// manifest but not its blobs.
+// blob opens a blob at the first source that has it. A mirror may have a manifest but not
+// its blobs.
 func (s sources) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	return first(ctx, s, func(s sources) (io.ReadCloser, error) {
 		layer, err := s[0].puller.Layer(ctx, s[0].repository.Digest(d.Digest.String()))

@@ -78,7 +78,7 @@ func TestPlainHTTPOnlyWhereAllowed(t *testing.T) {
 	resolve(t, client(s), s.ref(t, "app:1"))
 }
 
-// A redirect must not lead from TLS to where others can read.
+// A redirect must not lead from TLS to a connection that others can read.
 func TestNoRedirectToPlainHTTP(t *testing.T) {
 	plain := newServer(t, nil)
 	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -97,7 +97,7 @@ func TestNoRedirectToPlainHTTP(t *testing.T) {
 func TestTLS(t *testing.T) {
 	s := &server{}
 	s.Server = httptest.NewUnstartedServer(s.handler(nil))
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it tells of clients that do not trust it
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it would log clients that do not trust the certificate
 	s.StartTLS()
 	defer s.Close()
 	s.host = strings.TrimPrefix(s.URL, "https://")
@@ -130,11 +130,11 @@ func TestMirrors(t *testing.T) {
 	resolve(t, c, origin.ref(t, "app:2")) // only the registry has it
 
 	_, err := c.Resolve(t.Context(), origin.ref(t, "app:3"), nil, false)
-	requireFailure(t, err, false, "404") // the registry's word counts, not that of the dead mirror
+	requireFailure(t, err, false, "404") // the registry's answer counts, not that of the dead mirror
 	must.ErrorContains(t, err, dead.host)
 }
 
-// A mirror that has the manifest but lost the blob does not spoil the pull.
+// A mirror that has the manifest but has lost the blob does not make the pull fail.
 func TestMirrorWithoutBlob(t *testing.T) {
 	layer := newLayer(t, "one")
 	digest, err := layer.Digest()
@@ -158,10 +158,10 @@ func TestMirrorWithoutBlob(t *testing.T) {
 
 func TestMirrorMustBeHost(t *testing.T) {
 	_, err := Client{Mirrors: map[string][]string{"docker.io": {"mirror"}}}.Resolve(t.Context(), Reference{Registry: "docker.io", Repository: "a", Tag: "b"}, nil, false)
-	requireFailure(t, err, false, `use mirror "mirror": "mirror" is no host[:port]`)
+	requireFailure(t, err, false, `use mirror "mirror": "mirror" is not a HOST[:PORT]`)
 }
 
-// A mirror is not given the credentials of the task.
+// A mirror does not receive the credentials of the task.
 func TestMirrorGetsNoTaskAuth(t *testing.T) {
 	mirror := newServer(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("Authorization") != "" {
@@ -194,7 +194,7 @@ func TestUserAgent(t *testing.T) {
 	}
 }
 
-// All layers may be open at once, however many there are.
+// All layers may be open at the same time, however many there are.
 func TestManyLayersAtOnce(t *testing.T) {
 	s := newServer(t, nil)
 	var layers []v1.Layer
@@ -211,9 +211,10 @@ func TestManyLayersAtOnce(t *testing.T) {
 	}
 }
 
-// Registries keep blobs elsewhere. A blob is not bounded as documents are.
+// Registries keep blobs on other servers. The size of a blob is not limited like that of
+// a document.
 func TestRedirectedBlob(t *testing.T) {
-	noise := make([]byte, maxDocument+1) // does not compress
+	noise := make([]byte, maxDocument+1) // it cannot be compressed
 	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
 	image := newImage(t, "linux/amd64", newLayer(t, string(noise)))
 	elsewhere := newServer(t, func(_ http.ResponseWriter, r *http.Request) bool {

@@ -18,23 +18,23 @@ import (
 
 const (
 	maxTries      = 3
-	firstPause    = 100 * time.Millisecond // then three times as long each
-	maxRetryAfter = 30 * time.Second       // what a registry can make us wait
+	firstPause    = 100 * time.Millisecond // pause after the first try; each further pause is three times as long
+	maxRetryAfter = 30 * time.Second       // longest wait that a registry can request
 )
 
-// retryTransport is how every request to registries and token servers goes out. It
-// chooses TLS or not, retries, bounds documents, and marks errors of the
-// network as temporary.
+// retryTransport sends all requests to registries and token servers. It decides about
+// TLS, retries requests, limits the size of documents, and marks network errors as
+// temporary.
 type retryTransport struct {
 	base  http.RoundTripper
 	plain []string // hosts without TLS
 }
 
-// newRetryTransport returns one that trusts the certificates in caFile, if not empty,
-// besides the system's.
+// newRetryTransport returns a transport that trusts the certificates in caFile, if it is
+// not empty, in addition to the system's.
 func newRetryTransport(caFile string, plain []string) (*retryTransport, error) {
 	base := remote.DefaultTransport.(*http.Transport).Clone()
-	base.DisableCompression = true // blobs are wanted as they are stored
+	base.DisableCompression = true // blobs are needed as they are stored
 	base.IdleConnTimeout = 30 * time.Second
 	var err error
 	if base.TLSClientConfig, err = fetch.TLS(caFile); err != nil {
@@ -43,14 +43,14 @@ func newRetryTransport(caFile string, plain []string) (*retryTransport, error) {
 	return &retryTransport{base, plain}, nil
 }
 
-func (w *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	req, err := w.withScheme(req)
+func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	req, err := t.withScheme(req)
 	if err != nil {
 		return nil, err
 	}
 	for try := 1; ; try++ {
-		resp, err := w.once(req)
-		if try == maxTries || req.Method != http.MethodGet || !again(resp, err) {
+		resp, err := t.once(req)
+		if try == maxTries || req.Method != http.MethodGet || !shouldRetry(resp, err) {
 			return resp, err
 		}
 		pause := pauseAfter(resp, try)
@@ -66,11 +66,10 @@ func (w *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// withScheme returns the request with http if its host is one without TLS, or
-// refuses it if it has http and its host is not. The library tries http by
-// itself with private addresses.
-func (w *retryTransport) withScheme(req *http.Request) (*http.Request, error) {
-	plain := slices.Contains(w.plain, req.URL.Host)
+// withScheme changes the request to http if its host is listed as one without TLS, and
+// refuses http for other hosts. The library itself tries http with private addresses.
+func (t *retryTransport) withScheme(req *http.Request) (*http.Request, error) {
+	plain := slices.Contains(t.plain, req.URL.Host)
 	if plain == (req.URL.Scheme == "http") {
 		return req, nil
 	}
@@ -82,12 +81,12 @@ func (w *retryTransport) withScheme(req *http.Request) (*http.Request, error) {
 	return req, nil
 }
 
-func (w *retryTransport) once(req *http.Request) (*http.Response, error) {
-	resp, err := w.base.RoundTrip(req)
+func (t *retryTransport) once(req *http.Request) (*http.Response, error) {
+	resp, err := t.base.RoundTrip(req)
 	if err != nil {
 		return nil, networkError(err)
 	}
-	body := &wireBody{ReadCloser: resp.Body, left: -1}
+	body := &limitedBody{ReadCloser: resp.Body, left: -1}
 	if !isBlob(req) {
 		body.left = maxDocument
 	}
@@ -95,8 +94,8 @@ func (w *retryTransport) once(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// networkError marks an error of the transport as temporary, unless it is
-// about certificates or the caller has given up.
+// networkError marks an error of the transport as temporary, unless it is about
+// certificates or the caller has canceled the request.
 func networkError(err error) error {
 	if fetch.Untrusted(err) || errors.Is(err, context.Canceled) {
 		return err
@@ -104,15 +103,15 @@ func networkError(err error) error {
 	return fetch.Temporary(err)
 }
 
-func again(resp *http.Response, err error) bool {
+func shouldRetry(resp *http.Response, err error) bool {
 	if err != nil {
 		return errors.Is(err, ErrTemporary) && !errors.Is(err, context.DeadlineExceeded)
 	}
 	return busy(resp.StatusCode)
 }
 
-// pauseAfter returns how long to wait after a failed try: as long as the
-// registry says (RFC 9110, section 10.2.3), or else a moment.
+// pauseAfter returns how long to wait after a failed try: for as long as the registry
+// requests (RFC 9110, section 10.2.3), or otherwise a short time.
 func pauseAfter(resp *http.Response, try int) time.Duration {
 	pause := firstPause
 	for range try - 1 {
@@ -131,7 +130,7 @@ func pauseAfter(resp *http.Response, try int) time.Duration {
 	return pause
 }
 
-// sleep waits: a registry tells nobody when it is well again.
+// sleep waits. Registries send no event when they have recovered.
 func sleep(ctx context.Context, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -143,8 +142,8 @@ func sleep(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-// isBlob tells whether a request is for a blob, /v2/REPOSITORY/blobs/DIGEST, or
-// comes from one by redirection. All else is answered by a document.
+// isBlob reports whether a request is for a blob, /v2/REPOSITORY/blobs/DIGEST, or was
+// redirected from one. All other responses are documents.
 func isBlob(req *http.Request) bool {
 	for req.Response != nil && req.Response.Request != nil {
 		req = req.Response.Request
@@ -152,13 +151,13 @@ func isBlob(req *http.Request) bool {
 	return path.Base(path.Dir(req.URL.Path)) == "blobs"
 }
 
-// wireBody bounds what is read of a response and marks errors.
-type wireBody struct {
+// limitedBody limits how much of a response is read, and marks errors.
+type limitedBody struct {
 	io.ReadCloser
-	left int64 // bytes still allowed, negative if there is no bound
+	left int64 // number of bytes still allowed; negative without a limit
 }
 
-func (b *wireBody) Read(p []byte) (int, error) {
+func (b *limitedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left >= 0 {
 		if b.left -= int64(n); b.left < 0 {

@@ -38,12 +38,12 @@ func TestRetries(t *testing.T) {
 		{"0", http.MethodGet, 0, 3, 0},
 		{"nonsense", http.MethodGet, 0, 3, 400 * time.Millisecond},
 		{"30", http.MethodGet, 0, 3, time.Minute},
-		{"31", http.MethodGet, 0, 1, 0},                                          // too long: let the caller decide
-		{"9999999999999999999", http.MethodGet, 0, 3, 400 * time.Millisecond},    // no number
-		{"7", http.MethodGet, 10 * time.Second, 2, 7 * time.Second},              // no time for a third
-		{"7", http.MethodPost, 0, 1, 0},                                          // may have done something
-		{"Sat, 01 Jan 2000 00:00:05 GMT", http.MethodGet, 0, 3, 5 * time.Second}, // the clock of synctest begins with 2000
-		{"Fri, 31 Dec 1999 23:59:59 GMT", http.MethodGet, 0, 3, 0},               // is past
+		{"31", http.MethodGet, 0, 1, 0},                                          // too long, so the caller decides
+		{"9999999999999999999", http.MethodGet, 0, 3, 400 * time.Millisecond},    // not a number
+		{"7", http.MethodGet, 10 * time.Second, 2, 7 * time.Second},              // no time for a third try
+		{"7", http.MethodPost, 0, 1, 0},                                          // the request may have had an effect
+		{"Sat, 01 Jan 2000 00:00:05 GMT", http.MethodGet, 0, 3, 5 * time.Second}, // the clock of synctest begins with the year 2000
+		{"Fri, 31 Dec 1999 23:59:59 GMT", http.MethodGet, 0, 3, 0},               // in the past
 		{"Sat, 01 Jan 2000 00:10:00 GMT", http.MethodGet, 0, 1, 0},               // too long
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// decompress fills a cluster. After its data there may be other.
+// decompress fills a cluster. The compressed data may be followed by other data.
 type decompress func(cluster, compressed []byte) error
 
 func newDecompress(compression uint8) decompress {
@@ -18,8 +18,8 @@ func newDecompress(compression uint8) decompress {
 	return newDeflate()
 }
 
-// newDeflate is for streams without the header of zlib, though the format calls
-// it zlib.
+// newDeflate decompresses streams without the zlib header, although the format calls them
+// zlib.
 func newDeflate() decompress {
 	in := new(bytes.Reader)
 	r := flate.NewReader(in)
@@ -33,9 +33,10 @@ func newDeflate() decompress {
 	}
 }
 
-// newZstd has no goroutines, and reads no further than it must.
+// newZstd decompresses zstd streams without goroutines, and reads no further than
+// necessary.
 func newZstd() decompress {
-	// These options are no error, and there is no stream yet to have one.
+	// NewReader cannot fail: the options are valid, and there is no stream yet.
 	r, _ := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 	return func(cluster, compressed []byte) error {
 		if err := r.Reset(bytes.NewReader(compressed)); err != nil {
@@ -46,6 +47,7 @@ func newZstd() decompress {
 	}
 }
 
-// maxWindow limits the memory a cluster may ask for, in bytes. QEMU's is that of
-// the data, which is a cluster; RFC 8878, 3.1.1.1.2, wants 8 MiB supported.
+// maxWindow limits the memory in bytes that a cluster may require. QEMU's windows are as
+// large as the data, which is one cluster; RFC 8878, 3.1.1.1.2, requires support for 8
+// MiB.
 const maxWindow = 8 << 20

@@ -7,32 +7,32 @@ import (
 	"io"
 )
 
-// header is what the file begins with, "Header" in docs/interop/qcow2 of QEMU.
+// header is the beginning of the file ("Header" in docs/interop/qcow2 of QEMU).
 type header struct {
 	Magic            [4]byte
 	Version          uint32
-	BackingOffset    uint64 // of a file name
+	BackingOffset    uint64 // position of a file name
 	BackingSize      uint32
 	ClusterBits      uint32
-	Size             uint64 // of the disk
+	Size             uint64 // size of the disk
 	Encryption       uint32
-	L1Size           uint32 // in entries
+	L1Size           uint32 // number of entries
 	L1Offset         uint64
 	RefcountOffset   uint64
 	RefcountClusters uint32
 	Snapshots        uint32
 	SnapshotsOffset  uint64
 
-	// From version 3 on.
+	// Fields since version 3.
 	Incompatible  uint64
 	Compatible    uint64
 	AutoClear     uint64
 	RefcountOrder uint32
 	Length        uint32
-	Compression   uint8 // if Length has room for it
+	Compression   uint8 // only if Length includes it
 }
 
-// Lengths of the header without its later fields.
+// Lengths of the header up to certain fields.
 const (
 	lengthOfVersion2   = 72
 	lengthOfVersion3   = 104
@@ -66,7 +66,7 @@ func readHeader(in io.ReaderAt) (header, error) {
 		return header{}, fmt.Errorf("read its header: %w", err)
 	}
 	if h.Version == 2 {
-		// Extensions are there, or the name of a backing file.
+		// In version 2, extensions or the name of a backing file are here.
 		h.Incompatible, h.Length = 0, lengthOfVersion2
 	}
 	if h.Length < lengthWithMostOfIt {
@@ -77,13 +77,13 @@ func readHeader(in io.ReaderAt) (header, error) {
 
 const remedy = "make a file without it with qemu-img convert"
 
-// check refuses what is not supported or makes no sense.
+// check refuses headers that are not supported or not valid.
 func (h header) check(maxBytes int64) error {
 	switch {
 	case h.Magic != [4]byte{'Q', 'F', 'I', 0xfb}:
-		return errors.New("the file is of another format")
+		return errors.New("the file has another format")
 	case h.Version != 2 && h.Version != 3:
-		return fmt.Errorf("version %d of the format is not supported, but 2 and 3", h.Version)
+		return fmt.Errorf("version %d of the format is not supported, only 2 and 3 are", h.Version)
 	case h.Version == 3 && h.Length < lengthOfVersion3:
 		return fmt.Errorf("its header of %d bytes is too short", h.Length)
 	}
@@ -111,7 +111,7 @@ func (h header) checkFeatures() error {
 		is   bool
 		what string
 	}{
-		// Whoever wrote the name could have any file of the host read.
+		// The creator of the file could have any file of the host read.
 		{h.BackingOffset != 0, "it has a backing file: " + remedy},
 		{has(hasDataFile), "it has an external data file: " + remedy},
 		{h.Encryption != 0, "it is encrypted: " + remedy},
@@ -132,23 +132,25 @@ func (h header) checkFeatures() error {
 	return nil
 }
 
-// clusterSize is in bytes.
+// clusterSize returns the size of a cluster in bytes.
 func (h header) clusterSize() int64 { return 1 << h.ClusterBits }
 
-// perTable is how many clusters an L2 table, which fills one, tells of.
+// perTable returns the number of clusters that an L2 table describes. A table fills one
+// cluster.
 func (h header) perTable() int64 { return h.clusterSize() / 8 }
 
-// clusters is how many the disk has; the last one may be in part beyond its end.
+// clusters returns the number of clusters of the disk; the last one may reach beyond its
+// end.
 func (h header) clusters() int64 { return (int64(h.Size)-1)>>h.ClusterBits + 1 }
 
-// tables is how many L2 tables there could be.
+// tables returns the maximum number of L2 tables.
 func (h header) tables() int64 { return (h.clusters()-1)/h.perTable() + 1 }
 
-// isOffset tells whether a cluster may begin there in the file, of which the
-// header has the first one.
+// isOffset reports whether a cluster can begin at offset in the file. The first cluster
+// contains the header.
 func (h header) isOffset(offset uint64) bool {
 	return offset != 0 && offset < maxOffset && offset%uint64(h.clusterSize()) == 0
 }
 
-// maxOffset is where entries of tables have bits of other meaning.
+// maxOffset is the first bit of table entries that has another meaning.
 const maxOffset = 1 << 56

@@ -1,5 +1,5 @@
-// Package qcow2 makes raw disks of those in QEMU's format, of which
-// docs/interop/qcow2 of QEMU tells.
+// Package qcow2 converts disks in QEMU's format to raw disks. The format is described in
+// docs/interop/qcow2 of QEMU.
 package qcow2
 
 import (
@@ -12,19 +12,19 @@ import (
 	"io"
 )
 
-// File is what a disk is written to.
+// File is the file to which a disk is written.
 type File interface {
 	io.WriterAt
 	Truncate(size int64) error
 }
 
-// Convert writes the disk that a qcow2 file holds to an empty file, which is left
-// sparse where the disk has nothing or zeros. The disk has at most maxBytes;
-// memory of some clusters (of at most 2 MiB) is used, whatever the file says.
+// Convert writes the disk in a qcow2 file to an empty file. The result is sparse where
+// the disk has no data or zeros. The disk may have at most maxBytes. Convert needs memory
+// for a few clusters of at most 2 MiB each, whatever the file contains.
 //
-// It is an error if the disk is not in this file alone, whole and unencrypted. No
-// other file is ever opened. Clusters that several entries point to, as QEMU never
-// has it, are just written several times. After an error to holds a part of the
+// It is an error if the disk is incomplete or encrypted, or has parts in another file.
+// Convert never opens other files. Clusters to which several entries refer, which QEMU
+// never creates, are written several times. After an error, to contains a part of the
 // disk.
 func Convert(ctx context.Context, in io.ReaderAt, to File, maxBytes int64) error {
 	h, err := readHeader(in)
@@ -49,27 +49,26 @@ type converter struct {
 	to         File
 	decompress decompress
 
-	cluster    []byte // of the disk
-	compressed []byte // as in the file
+	cluster    []byte // decompressed content
+	compressed []byte // content as in the file
 }
 
 func newConverter(h header, in io.ReaderAt, to File) *converter {
 	return &converter{
 		h, in, to, newDecompress(h.Compression),
 		make([]byte, h.clusterSize()),
-		make([]byte, 2*h.clusterSize()), // no entry can name more sectors
+		make([]byte, 2*h.clusterSize()), // no entry can refer to more sectors
 	}
 }
 
-// Bits of entries.
+// Bits of table entries.
 const (
-	isZero       = 1 << 0  // L2 of version 3, not compressed: the cluster reads as zeros, whatever else it says
+	isZero       = 1 << 0  // L2 of version 3, not compressed: the cluster reads as zeros, whatever the rest of the entry is
 	isCompressed = 1 << 62 // L2
-	isCopied     = 1 << 63 // L1 and L2: nobody else has what it points to; of no use here
+	isCopied     = 1 << 63 // L1 and L2: nothing else refers to the cluster; not needed here
 )
 
-// run goes through the L1 table, each entry of which is 0 or the place of an L2
-// table.
+// run processes the L1 table. Each of its entries is 0 or the position of an L2 table.
 func (c *converter) run(ctx context.Context) error {
 	l1 := bufio.NewReader(io.NewSectionReader(c.in, int64(c.L1Offset), 8*c.tables()))
 	l2 := make([]byte, c.clusterSize())
@@ -94,8 +93,8 @@ func (c *converter) run(ctx context.Context) error {
 	return nil
 }
 
-// convertTable writes the clusters that an L2 table tells of, the first of which
-// is given by its number.
+// convertTable writes the clusters that an L2 table describes. first is the number of the
+// first one.
 func (c *converter) convertTable(ctx context.Context, first int64, l2 []byte) error {
 	for i := first; i < min(first+c.perTable(), c.clusters()); i++ {
 		entry := binary.BigEndian.Uint64(l2[8*(i-first):])
@@ -121,12 +120,12 @@ func (c *converter) isHole(entry uint64) bool {
 	return entry == 0 || c.Version > 2 && entry&(isCompressed|isZero) == isZero
 }
 
-// readCluster reads what an L2 entry says.
+// readCluster reads the cluster to which an L2 entry refers.
 func (c *converter) readCluster(cluster []byte, entry uint64) error {
 	if entry&isCompressed == 0 {
 		return c.read(cluster, entry)
 	}
-	// Its place, then the number of sectors beyond the one that has the place.
+	// The entry has the position, and then the number of additional sectors.
 	bits := 70 - c.ClusterBits
 	offset := entry & (1<<bits - 1)
 	sectors := entry &^ isCompressed >> bits
@@ -134,7 +133,7 @@ func (c *converter) readCluster(cluster []byte, entry uint64) error {
 		return fmt.Errorf("it cannot be at %#x of the file", entry)
 	}
 	compressed := c.compressed[:(sectors+1)*512-offset%512]
-	// The last sector need not be whole.
+	// The last sector may be incomplete at the end of the file.
 	n, err := c.in.ReadAt(compressed, int64(offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -145,7 +144,7 @@ func (c *converter) readCluster(cluster []byte, entry uint64) error {
 	return nil
 }
 
-// read fills p from the place in the file that an entry gives.
+// read fills p from the position in the file to which an entry refers.
 func (c *converter) read(p []byte, entry uint64) error {
 	offset := entry &^ isCopied
 	if !c.isOffset(offset) {
@@ -157,7 +156,7 @@ func (c *converter) read(p []byte, entry uint64) error {
 	return nil
 }
 
-// outside says what the end of the file means.
+// outside explains an error that means the end of the file.
 func outside(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("that is beyond the end of the file, which may be truncated")
@@ -165,8 +164,8 @@ func outside(err error) error {
 	return err
 }
 
-// writeSparse writes to a file what is not zero, in pieces that are a compromise
-// between holes missed and the number of system calls.
+// writeSparse writes the parts of p that are not zero. The block size is a compromise
+// between holes that are missed and the number of system calls.
 func writeSparse(to io.WriterAt, p []byte, offset int64) error {
 	for len(p) > 0 {
 		n := min(len(p), 64<<10)
@@ -180,5 +179,5 @@ func writeSparse(to io.WriterAt, p []byte, offset int64) error {
 	return nil
 }
 
-// allZero is at memcmp's speed: every byte is as the one before.
+// allZero compares each byte with the one before it, which runs at the speed of memcmp.
 func allZero(p []byte) bool { return p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1]) }

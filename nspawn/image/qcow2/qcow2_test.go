@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where newFile has its tables and its data.
+// Positions of tables and data in the files of newFile.
 const (
 	l1At         = 0x200
 	l2At         = 0x400
@@ -24,9 +24,9 @@ const (
 	dataAt       = 0xa00 // the last cluster
 )
 
-// newFile makes a file of version 3 with clusters of 512 bytes and a disk of 100
-// of these less a few bytes, which has data at 0, compressed data at 512, zeros
-// at 1024 and nothing else.
+// newFile makes a file of version 3 with clusters of 512 bytes and a disk of 100 clusters
+// less a few bytes. The disk has data at 0, compressed data at 512, zeros at 1024, and
+// nothing else.
 func newFile(t testing.TB) []byte {
 	t.Helper()
 	file := make([]byte, dataAt+512)
@@ -36,8 +36,8 @@ func newFile(t testing.TB) []byte {
 	put64(file, 24, 100*512-12) // size
 	put32(file, 36, 2)          // entries of L1
 	put64(file, 40, l1At)       // offset of L1
-	put64(file, 48, 0x600)      // of refcounts, at which only QEMU looks
-	put32(file, 56, 1)          // and how many clusters those fill
+	put64(file, 48, 0x600)      // offset of refcounts, which only QEMU reads
+	put32(file, 56, 1)          // number of clusters of refcounts
 	put32(file, 96, 4)          // refcount order
 	put32(file, 100, 104)       // length
 	put64(file, l1At, l2At|isCopied)
@@ -58,7 +58,7 @@ func newFile(t testing.TB) []byte {
 func put32(p []byte, at int, v uint32) { binary.BigEndian.PutUint32(p[at:], v) }
 func put64(p []byte, at int, v uint64) { binary.BigEndian.PutUint64(p[at:], v) }
 
-// convert converts in memory. It returns what was written.
+// convert converts in memory, and returns what was written.
 func convert(ctx context.Context, t testing.TB, in io.ReaderAt, maxBytes int64) ([]byte, error) {
 	t.Helper()
 	fd, err := unix.MemfdCreate("to", 0)
@@ -84,13 +84,13 @@ func TestConvertFile(t *testing.T) {
 	must.True(t, bytes.Equal(want, got))
 }
 
-// TestHostile changes one thing of a good file.
+// TestHostile changes one detail of a good file at a time.
 func TestHostile(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(file []byte)
 		want   string
 	}{
-		"version":               {func(f []byte) { put32(f, 4, 4) }, "version 4 of the format is not supported, but 2 and 3"},
+		"version":               {func(f []byte) { put32(f, 4, 4) }, "version 4 of the format is not supported, only 2 and 3 are"},
 		"backing file":          {func(f []byte) { put64(f, 8, 0x110) }, "it has a backing file"},
 		"tiny clusters":         {func(f []byte) { put32(f, 20, 8) }, "its clusters have 2^8 bytes"},
 		"huge clusters":         {func(f []byte) { put32(f, 20, 22) }, "its clusters have 2^22 bytes"},
@@ -146,7 +146,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestMemory has files ask for much.
+// TestMemory uses files that require much memory.
 func TestMemory(t *testing.T) {
 	file := newFile(t)
 	put32(file, 20, 21)    // cluster bits
@@ -168,7 +168,7 @@ func TestMemory(t *testing.T) {
 	must.Less(t, 16<<20, after.TotalAlloc-before.TotalAlloc)
 }
 
-// zeros has nothing but zeros after its bytes.
+// zeros returns only zeros after its bytes.
 type zeros struct{ begin []byte }
 
 func (z zeros) ReadAt(p []byte, offset int64) (int, error) {
@@ -192,7 +192,7 @@ func (c *counted) ReadAt(p []byte, offset int64) (int, error) {
 	return c.ReaderAt.ReadAt(p, offset)
 }
 
-// reads is how many newFile takes.
+// reads is the number of reads for the file of newFile.
 const reads = 5
 
 func TestCancelled(t *testing.T) {
@@ -232,7 +232,7 @@ func TestReadFails(t *testing.T) {
 	}
 }
 
-// TestWriteFails has files that may not grow, or not be written to.
+// TestWriteFails uses files that cannot grow, or cannot be written to.
 func TestWriteFails(t *testing.T) {
 	for seals, size := range map[int]int64{unix.F_SEAL_GROW: 0, unix.F_SEAL_WRITE: 100*512 - 12} {
 		fd, err := unix.MemfdCreate("to", unix.MFD_ALLOW_SEALING)
@@ -246,8 +246,8 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
-// FuzzConvert converts whatever comes along. Not more than allowed may be
-// written, and the disk must be of the size that the file says.
+// FuzzConvert converts arbitrary files. It must not write more than allowed, and the disk
+// must have the size that the file names.
 func FuzzConvert(f *testing.F) {
 	file := newFile(f)
 	f.Add(file)

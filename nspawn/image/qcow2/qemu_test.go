@@ -15,11 +15,11 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// unit is the size of what newRaw writes or leaves out.
+// unit is the size of the units that newRaw writes or leaves out.
 const unit = 64 << 10
 
-// newRaw makes a disk of 2.5 MiB and three sectors. It returns its path and content,
-// and where there is something, as runs of offsets.
+// newRaw makes a disk of 2.5 MiB and three sectors. It returns its path, its content, and
+// the runs of offsets that have data.
 func newRaw(t *testing.T) (path string, content []byte, data [][2]int64) {
 	t.Helper()
 	random := rand.NewChaCha8([32]byte{1})
@@ -36,7 +36,7 @@ func newRaw(t *testing.T) (path string, content []byte, data [][2]int64) {
 			_, _ = random.Read(p)
 		case kind == 1:
 			copy(p, bytes.Repeat([]byte("what can be compressed "), unit/20))
-		case kind == 2: // zeros, but written
+		case kind == 2: // zeros that are written
 		default:
 			continue
 		}
@@ -54,7 +54,7 @@ func newRaw(t *testing.T) (path string, content []byte, data [][2]int64) {
 	return path, content, data
 }
 
-// dataOf lists what is no hole of a file.
+// dataOf lists the parts of a file that are not holes.
 func dataOf(t *testing.T, file *os.File) [][2]int64 {
 	t.Helper()
 	var all [][2]int64
@@ -92,7 +92,7 @@ func convertFile(t *testing.T, path string, maxBytes int64) (to *os.File, err er
 	return to, Convert(t.Context(), in, to, maxBytes)
 }
 
-// requireContent wants a file to be content.
+// requireContent checks the content of a file.
 func requireContent(t *testing.T, content []byte, path string) {
 	t.Helper()
 	got, err := os.ReadFile(path)
@@ -104,7 +104,8 @@ func requireContent(t *testing.T, content []byte, path string) {
 	}
 }
 
-// TestConvert has qemu-img make what it can of a disk, and wants that disk again.
+// TestConvert lets qemu-img convert a disk in all ways that it supports, and expects the
+// same disk back.
 func TestConvert(t *testing.T) {
 	raw, content, data := newRaw(t)
 	for _, args := range []string{
@@ -138,7 +139,7 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// TestConvertUsed wants what qemu-img makes of disks that were in use.
+// TestConvertUsed compares with qemu-img for disks that were in use.
 func TestConvertUsed(t *testing.T) {
 	for _, c := range []struct{ options, use string }{
 		{"compat=1.1", "write -P 1 70k 3k; write -P 2 9M 512"},
@@ -157,7 +158,7 @@ func TestConvertUsed(t *testing.T) {
 	}
 }
 
-// TestConvertSnapshot converts the present.
+// TestConvertSnapshot converts the current state.
 func TestConvertSnapshot(t *testing.T) {
 	path := create(t, "compat=1.1")
 	use(t, path, "write -P 1 0 1M")
@@ -174,7 +175,7 @@ func create(t *testing.T, options string) (path string) {
 	return path
 }
 
-// use has commands of qemu-io done.
+// use runs commands of qemu-io.
 func use(t *testing.T, path, commands string) {
 	t.Helper()
 	args := []string{"-t", "unsafe", "-f", "qcow2", path}
@@ -184,7 +185,7 @@ func use(t *testing.T, path, commands string) {
 	qemu(t, "qemu-io", args...)
 }
 
-// requireAsQEMU converts a file with qemu-img, too, and compares.
+// requireAsQEMU also converts a file with qemu-img, and compares the results.
 func requireAsQEMU(t *testing.T, path string) {
 	t.Helper()
 	want := path + ".raw"
@@ -202,7 +203,7 @@ func size(t *testing.T, path string) int64 {
 	return stat.Size()
 }
 
-// TestRefused has qemu-img make what must not or cannot be read.
+// TestRefused lets qemu-img make files that must not or cannot be read.
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "qcow2")
@@ -215,9 +216,9 @@ func TestRefused(t *testing.T) {
 		{create + "-o data_file=" + dir + "/data,data_file_raw=on " + path + " 1M", "it has an external data file"},
 		{create + "-o extended_l2=on " + path + " 1M", "it has extended L2 entries"},
 		{create + "--object secret,id=s,data=geheim -o encrypt.format=aes,encrypt.key-secret=s " + path + " 1M", "it is encrypted"},
-		{"create -q -f qcow " + path + " 1M", "version 1 of the format is not supported, but 2 and 3"},
-		{"create -q -f vmdk " + path + " 1M", "the file is of another format"},
-		{"create -q -f raw " + path + " 1M", "the file is of another format"},
+		{"create -q -f qcow " + path + " 1M", "version 1 of the format is not supported, only 2 and 3 are"},
+		{"create -q -f vmdk " + path + " 1M", "the file has another format"},
+		{"create -q -f raw " + path + " 1M", "the file has another format"},
 	} {
 		qemu(t, "qemu-img", c.args)
 		to, err := convertFile(t, path, 1<<20)
@@ -227,7 +228,7 @@ func TestRefused(t *testing.T) {
 
 	qemu(t, "qemu-img", create+"-o lazy_refcounts=on "+path+" 1M")
 	cmd := exec.Command(hosttest.Program(t, "qemu-io", "qemu-utils"), "-f", "qcow2", "-c", "write 0 4k", "-c", "abort", path)
-	must.Error(t, cmd.Run()) // it aborts
+	must.Error(t, cmd.Run()) // qemu-io aborts
 	_, err := convertFile(t, path, 1<<20)
 	must.ErrorContains(t, err, "convert qcow2 disk: it is marked as dirty")
 }

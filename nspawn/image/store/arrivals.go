@@ -6,12 +6,12 @@ import (
 	"sync"
 )
 
-// errArrived ends work on an item that somebody else has completed.
+// errArrived ends work on an item that another pull has completed.
 var errArrived = errors.New("the item has arrived from elsewhere")
 
-// arrivals has the pulls of this process that wait for items. The plugin is the only
-// process that pulls, as a rule. A pull that did not hear of an arrival in another
-// process goes on, and finds the item when it is done.
+// arrivals holds the pulls of this process that wait for items. Normally the plugin is
+// the only process that pulls. A pull that misses an arrival in another process
+// continues, and finds the item when it is done.
 var arrivals = arrivalList{waiting: map[string]map[*arrival]bool{}}
 
 type arrivalList struct {
@@ -21,8 +21,8 @@ type arrivalList struct {
 
 type arrival struct{ cancel context.CancelCauseFunc }
 
-// expect returns a context that ends with errArrived when an item arrives. done must
-// be called.
+// expect returns a context that ends with errArrived when an item arrives. The caller
+// must call done.
 func (l *arrivalList) expect(ctx context.Context, path string) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	a := &arrival{cancel}
@@ -43,7 +43,7 @@ func (l *arrivalList) expect(ctx context.Context, path string) (_ context.Contex
 	}
 }
 
-// announce ends the contexts of all that expect an item.
+// announce ends the contexts of all pulls that expect an item.
 func (l *arrivalList) announce(path string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -23,8 +23,7 @@ var churned = []Image{
 	imageOfLayers("4", "base1"),
 }
 
-// churn does what a plugin does in the life of a machine, and says what is
-// wrong.
+// churn does what a plugin does in the life of a machine, and returns what is wrong.
 func churn(ctx context.Context, s Store, machine string) error {
 	image := churned[rand.IntN(len(churned))]
 	if err := acquire(ctx, s, machine, image); err != nil {
@@ -40,7 +39,7 @@ func churn(ctx context.Context, s Store, machine string) error {
 		}
 	}
 	if rand.IntN(2) == 0 {
-		return nil // The next image takes its place.
+		return nil // the next image takes its place
 	}
 	return s.Release(ctx, machine)
 }
@@ -65,7 +64,7 @@ func acquire(ctx context.Context, s Store, machine string, image Image) error {
 	return nil
 }
 
-// checkStore says what must never be found, whoever works on the store.
+// checkStore returns states that must never occur, whatever processes work on the store.
 func checkStore(ctx context.Context, s Store) error {
 	return s.locked(ctx, func() error {
 		inv, err := s.inventory(ctx)
@@ -89,7 +88,7 @@ func checkStore(ctx context.Context, s Store) error {
 	})
 }
 
-// checkEmpties removes all.
+// checkEmpties removes everything from the store.
 func checkEmpties(t *testing.T, s Store, machines ...string) {
 	t.Helper()
 	for _, machine := range machines {
@@ -126,7 +125,7 @@ func TestChurn(t *testing.T) {
 	checkEmpties(t, s, machines...)
 }
 
-// churnForever is a child to be killed.
+// churnForever runs in a child process that will be killed.
 func churnForever(s Store) {
 	fmt.Println("started")
 	for {
@@ -137,8 +136,8 @@ func churnForever(s Store) {
 	}
 }
 
-// TestKilledAnywhere kills processes at random points of whatever they do, while
-// others go on.
+// TestKilledAnywhere kills processes at random points of their work, while others
+// continue.
 func TestKilledAnywhere(t *testing.T) {
 	s := newStore(t)
 	machines := []string{"a", "b", "c"}
@@ -149,7 +148,7 @@ func TestKilledAnywhere(t *testing.T) {
 	for i := range 60 {
 		victim := i % len(running)
 		running[victim].says(t, "started")
-		<-time.After(rand.N(20 * time.Millisecond)) // The point it comes to is the random thing.
+		<-time.After(rand.N(20 * time.Millisecond)) // the point that it has reached is random
 		running[victim].mustDie(t)
 		must.NoError(t, checkStore(t.Context(), s))
 		running[victim] = startChild(t, s, "churn", machines[victim], nil)
@@ -160,7 +159,7 @@ func TestKilledAnywhere(t *testing.T) {
 	checkEmpties(t, s, machines...)
 }
 
-// mustDie kills a child that has found nothing wrong before.
+// mustDie kills a child, which must not have found anything wrong before.
 func (c child) mustDie(t *testing.T) {
 	t.Helper()
 	_ = c.Process.Kill()

@@ -11,21 +11,20 @@ import (
 	"time"
 )
 
-// CollectOptions say what to remove. The zero value removes only what is of no
-// use: damaged images, names of images that are gone, and layers and disks of no
-// image.
+// CollectOptions select what to remove. The zero value removes only what has no use:
+// damaged images, names of images that are gone, and layers and disks without an image.
 type CollectOptions struct {
-	UnusedFor time.Duration // remove images that no machine has used for longer; 0: none for that
-	MaxBytes  int64         // then remove the least recently used ones until the store is no larger; 0: no limit
-	DryRun    bool          // remove nothing, only tell
+	UnusedFor time.Duration // remove images that no machine has used for longer than this; 0: none
+	MaxBytes  int64         // then remove the least recently used images until the store is no larger; 0: no limit
+	DryRun    bool          // only return what would be removed
 }
 
-// Collect removes images that no machine uses, and returns them. What a Pull has
-// got stays. It may not get down to MaxBytes, if more is in use.
+// Collect removes images that no machine uses, and returns them. It keeps what a Pull
+// holds. The store may remain larger than MaxBytes if more than that is in use.
 //
-// It removes nothing if a machine uses an image that can not be read, since any
-// layer may belong to it. That ends when the image is added anew or the machine
-// released.
+// If a machine uses an image that cannot be read, Collect removes nothing, because any
+// layer may belong to that image. This state ends when the image is added again, or the
+// machine is released.
 func (s Store) Collect(ctx context.Context, options CollectOptions) (removed []Usage, err error) {
 	err = s.locked(ctx, func() error {
 		inv, err := s.inventory(ctx)
@@ -44,8 +43,8 @@ func (s Store) Collect(ctx context.Context, options CollectOptions) (removed []U
 	return removed, nil
 }
 
-// NextUnused returns when the first of the images that no machine uses will have been
-// unused for longer than a time. It is zero if there is none.
+// NextUnused returns the time at which the first of the unused images will have been
+// unused for longer than unusedFor. It is zero if there is none.
 func (s Store) NextUnused(ctx context.Context, unusedFor time.Duration) (next time.Time, err error) {
 	err = s.locked(ctx, func() error {
 		inv, err := s.inventory(ctx)
@@ -86,8 +85,8 @@ func (s Store) collect(inv inventory, options CollectOptions) (removed []Usage, 
 	return removed, s.removeUnreferenced(inv, orphans)
 }
 
-// removeUnreferenced removes names of images that are gone, and moves away layers and disks of
-// no image.
+// removeUnreferenced removes names of images that are gone, and moves layers and disks
+// without an image to tmp/.
 func (s Store) removeUnreferenced(inv inventory, orphans []item) error {
 	for file, found := range inv.names {
 		if inv.images[found.Image] != nil {
@@ -108,14 +107,14 @@ func (s Store) removeUnreferenced(inv inventory, orphans []item) error {
 func (inv inventory) refuseUnknown() error {
 	for _, r := range inv.images {
 		if len(r.Machines) > 0 && r.image.Digest == "" {
-			return fmt.Errorf("machine %s uses image %s, of which nothing is known: %w", r.Machines[0], r.Digest, r.Err)
+			return fmt.Errorf("machine %s uses image %s, about which nothing is known: %w", r.Machines[0], r.Digest, r.Err)
 		}
 	}
 	return nil
 }
 
-// choose decides what to remove: images, and the layers and disks that belong to
-// no image then.
+// choose decides what to remove: images, and the layers and disks that then have no
+// image.
 func (inv inventory) choose(options CollectOptions, now time.Time) (victims []*record, orphans []item) {
 	users, total := inv.users()
 	for _, r := range inv.leastRecentlyUsed() {
@@ -141,8 +140,8 @@ func (inv inventory) choose(options CollectOptions, now time.Time) (victims []*r
 	return victims, orphans
 }
 
-// users counts the images and pulls that have an item, and the bytes of all
-// items that any has.
+// users counts the images and pulls that use each item, and the bytes of all items in
+// use.
 func (inv inventory) users() (users map[item]int, total int64) {
 	users = map[item]int{}
 	for _, r := range inv.images {

@@ -11,8 +11,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// TestChoose decides on an inventory whose images are given as NAME:LAYERS, used
-// that many hours ago, and whose layers have 10 bytes.
+// TestChoose makes decisions for an inventory. Images are given as NAME:LAYERS, with the
+// hours since they were used, and each layer has 10 bytes.
 func TestChoose(t *testing.T) {
 	now := time.Now()
 	three := map[string]int{"old:ab": 3, "mid:b": 2, "new:c": 1}
@@ -122,7 +122,7 @@ func TestCollectSparesPull(t *testing.T) {
 	}
 	mustPull(t, s, imageOfLayers("old", "a"), "old")
 	p, other := s.Begin(), s.Begin()
-	_, err := p.Layer(t.Context(), a, "here", nil) // that is there
+	_, err := p.Layer(t.Context(), a, "here", nil) // the layer exists
 	must.NoError(t, err)
 	_, err = other.Layer(t.Context(), a, "here", nil)
 	must.NoError(t, err)
@@ -137,7 +137,7 @@ func TestCollectSparesPull(t *testing.T) {
 	image := imageOfLayers("image", "a", "b")
 	must.NoError(t, p.Add(t.Context(), image, "name"))
 	collect()
-	mustPull(t, s, image, "name") // Another pull of the same, that ends before.
+	mustPull(t, s, image, "name") // another pull of the same image, which ends earlier
 	collect()
 	mustAcquire(t, s, "web", image.Digest)
 	p.Close()
@@ -154,7 +154,7 @@ func TestCollectSparesPull(t *testing.T) {
 	checkEmpties(t, s)
 }
 
-// TestNextUnused is about when it is worth to look again.
+// TestNextUnused checks the time at which the next collection makes sense.
 func TestNextUnused(t *testing.T) {
 	s := newStore(t)
 	next, err := s.NextUnused(t.Context(), time.Minute)

@@ -27,7 +27,7 @@ func mountTmpfs(t *testing.T) (s Store, top string) {
 	return Store{Dir: filepath.Join(top, "images")}, top
 }
 
-// fillDisk writes a file until there is no more room.
+// fillDisk writes a file until the file system is full.
 func fillDisk(path string) error {
 	file, err := os.Create(path)
 	if err != nil {
@@ -67,7 +67,7 @@ func TestDiskFull(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 	must.SliceEmpty(t, contents(t, s, "images"))
 	p.Close()
-	_, err = s.Collect(t.Context(), CollectOptions{}) // needs no room
+	_, err = s.Collect(t.Context(), CollectOptions{}) // this needs no space
 	must.NoError(t, err)
 	must.SliceEmpty(t, contents(t, s, "layers"))
 	must.NoError(t, os.Remove(top+"/other"))
@@ -96,8 +96,8 @@ func TestReadOnly(t *testing.T) {
 	must.ErrorContains(t, err, "acquire image "+image.Digest+" for machine web: ")
 }
 
-// TestPowerCut looks at a copy of the block device made when a pull is done: all
-// that a power cut would have left.
+// TestPowerCut checks a copy of the block device that is made at the end of a pull: it
+// contains what a power failure would have left.
 func TestPowerCut(t *testing.T) {
 	hosttest.RequireRoot(t)
 	top := t.TempDir()
@@ -110,8 +110,8 @@ func TestPowerCut(t *testing.T) {
 	s := Store{Dir: top + "/before/images"}
 	image := imageOfLayers("image", "a")
 	mustPull(t, s, image, "name")
-	// Another program's fsync commits the journal, with the renaming in it, but
-	// writes no content of files that are not allocated yet.
+	// An fsync of another program commits the journal, including the rename, but does not
+	// write the content of files that are not allocated yet.
 	must.NoError(t, writeSynced(top+"/before/other", nil))
 	must.NoError(t, copyFile(disk, copied))
 
@@ -123,7 +123,7 @@ func TestPowerCut(t *testing.T) {
 	must.Eq(t, image, found)
 }
 
-// mountDisk mounts a file that has a file system.
+// mountDisk mounts a file with a file system.
 func mountDisk(t *testing.T, file, at string) {
 	t.Helper()
 	must.NoError(t, os.Mkdir(at, 0o700))

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Lookup returns the image that name was last resolved to, and when. The error
-// is ErrNotFound if it has to be fetched.
+// Lookup returns the image to which name was last resolved, and the time of that. The
+// error is ErrNotFound if the image must be fetched.
 func (s Store) Lookup(name string) (Image, time.Time, error) {
 	found, err := readName(s.namePath(name))
 	if err != nil {
@@ -28,8 +28,7 @@ func (s Store) Lookup(name string) (Image, time.Time, error) {
 	return image, found.Resolved, nil
 }
 
-// image reads an image that can be used. With the error, it has what is known
-// of it.
+// image reads an image. If it returns an error, the image contains what could be read.
 func (s Store) image(digest string) (image Image, err error) {
 	path := s.imagePath(digest)
 	if err := readRecord(path, &image); err != nil {
@@ -37,7 +36,7 @@ func (s Store) image(digest string) (image Image, err error) {
 	}
 	err = image.check()
 	if err == nil && image.Digest != digest {
-		err = errors.New("it is of image " + image.Digest)
+		err = errors.New("it belongs to image " + image.Digest)
 	}
 	if err != nil {
 		return Image{}, damaged(path, err)
@@ -54,7 +53,7 @@ func (s Store) image(digest string) (image Image, err error) {
 	return image, nil
 }
 
-// writeImage leaves an image that is there as it is: another Pull may hold it.
+// writeImage does not change an existing image, because another Pull may hold it.
 func (s Store) writeImage(image Image) error {
 	text, err := json.MarshalIndent(image, "", "\t")
 	if err != nil {
@@ -67,14 +66,14 @@ func (s Store) writeImage(image Image) error {
 	return s.writeFile(path, text)
 }
 
-// resolution is what a name stands for.
+// resolution records to which image a name was resolved.
 type resolution struct {
 	Name     string    `json:"name"`
 	Image    string    `json:"image"`
 	Resolved time.Time `json:"resolved"`
 }
 
-// namePath hashes a name, which may be an URL of any length.
+// namePath hashes the name, which may be a URL of any length.
 func (s Store) namePath(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return filepath.Join(s.names(), hex.EncodeToString(sum[:])+".json")
@@ -98,8 +97,8 @@ func readName(path string) (found resolution, err error) {
 	return found, nil
 }
 
-// readRecord reads JSON. Nothing but what the file says makes it damaged: an
-// image is not given up because it can not be read for the moment.
+// readRecord reads a JSON file. Only the content of the file counts as damage: an image
+// that cannot be read at the moment is not lost.
 func readRecord(path string, into any) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +117,7 @@ func damaged(path string, err error) error {
 	return fmt.Errorf("%w: %s is damaged: %w", ErrNotFound, path, err)
 }
 
-// imageOf returns the image that a file in images/ is of.
+// imageOf returns the digest of the image to which a file in images/ belongs.
 func imageOf(file string) (digest string, ok bool) {
 	name, ok := strings.CutSuffix(file, ".json")
 	digest = digestOf(name)

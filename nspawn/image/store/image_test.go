@@ -53,7 +53,7 @@ func TestAcquireAndRelease(t *testing.T) {
 	mustAcquire(t, s, "db", one.Digest)
 	mustAcquire(t, s, "web", one.Digest)
 	must.Eq(t, map[string][]string{"one": {"db", "web"}, "two": nil}, machines(t, Store{Dir: s.Dir}))
-	mustAcquire(t, s, "web", two.Digest) // instead
+	mustAcquire(t, s, "web", two.Digest) // instead of the other one
 	must.Eq(t, map[string][]string{"one": {"db"}, "two": {"web"}}, machines(t, s))
 	must.NoError(t, s.Release(t.Context(), "db"))
 	must.Eq(t, map[string][]string{"one": nil, "two": {"web"}}, machines(t, s))
@@ -65,7 +65,7 @@ func TestAcquireAndRelease(t *testing.T) {
 	}
 }
 
-// machines are those of List, by the name of the image.
+// machines returns the machines in List, by the name of the image.
 func machines(t *testing.T, s Store) map[string][]string {
 	t.Helper()
 	listing, err := s.List(t.Context())
@@ -128,24 +128,24 @@ func TestSize(t *testing.T) {
 	must.NoError(t, os.WriteFile(filepath.Join(dir, sizeFile), []byte("many"), 0o600))
 	measured, err := readSize(dir)
 	must.NoError(t, err)
-	must.Between(t, recorded, measured, recorded+8192) // with the file of the size itself
+	must.Between(t, recorded, measured, recorded+8192) // the size file itself is included
 	must.NoError(t, os.Link(filepath.Join(dir, "tree/0"), filepath.Join(dir, "tree/link")))
 	linked, err := readSize(dir)
 	must.NoError(t, err)
 	must.Eq(t, measured, linked)
 }
 
-// TestDamaged breaks one image of two, in several ways.
+// TestDamaged damages one image of two, in several ways.
 func TestDamaged(t *testing.T) {
 	write := func(text string) func(*testing.T, string) {
 		return func(t *testing.T, path string) { must.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }
 	}
 	for want, damage := range map[string]func(t *testing.T, path string){
-		"unexpected end of JSON input":     write(""),
-		"invalid character":                write("\x00\x00"),
-		"an image has either layers":       write("{}"),
-		"64 hexadecimal digits":            write(`{"digest": "` + digest("bad") + `", "layers": ["../../../etc"]}`),
-		"it is of image " + digest("good"): write(`{"digest": "` + digest("good") + `", "layers": ["` + digest("a") + `"]}`),
+		"unexpected end of JSON input":          write(""),
+		"invalid character":                     write("\x00\x00"),
+		"an image has either layers":            write("{}"),
+		"64 hexadecimal digits":                 write(`{"digest": "` + digest("bad") + `", "layers": ["../../../etc"]}`),
+		"it belongs to image " + digest("good"): write(`{"digest": "` + digest("good") + `", "layers": ["` + digest("a") + `"]}`),
 		"lacks ": func(t *testing.T, path string) {
 			must.NoError(t, os.RemoveAll(filepath.Join(path, "../../layers", fileName(digest("b")))))
 		},
@@ -181,8 +181,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestDamagedInUse heals an image that can not be read any more, while a machine
-// runs from it.
+// TestDamagedInUse repairs an image that cannot be read any more, while a machine runs
+// from it.
 func TestDamagedInUse(t *testing.T) {
 	for name, damage := range map[string]func(s Store, image Image) error{
 		"content":   func(s Store, image Image) error { return os.Truncate(s.imagePath(image.Digest), 10) },
@@ -197,7 +197,7 @@ func TestDamagedInUse(t *testing.T) {
 			must.NoError(t, damage(s, image))
 			for range 2 {
 				removed, err := s.Collect(t.Context(), CollectOptions{UnusedFor: 1})
-				must.ErrorContains(t, err, "of which nothing is known")
+				must.ErrorContains(t, err, "about which nothing is known")
 				must.SliceEmpty(t, removed)
 				must.SliceLen(t, 2, contents(t, s, "layers"))
 			}

@@ -13,27 +13,27 @@ import (
 type inventory struct {
 	images map[string]*record // by digest
 	items  map[item]itemUsage
-	names  map[string]resolution // by file, zero if damaged
+	names  map[string]resolution // by file name; zero if damaged
 }
 
-// record is an image. What is not known of it is empty.
+// record describes an image. Fields that are not known are empty.
 type record struct {
 	Usage
 	image  Image
-	pulled bool // A Pull holds it.
+	pulled bool // a Pull holds it
 }
 
-// itemUsage is that of a layer or a disk.
+// itemUsage describes a layer or a disk.
 type itemUsage struct {
 	bytes  int64
 	pulled bool
 }
 
-// inventory takes stock. The lock of the store is held.
+// inventory reads the state of the store. The caller holds the lock of the store.
 func (s Store) inventory(ctx context.Context) (inventory, error) {
 	inv := inventory{images: map[string]*record{}, items: map[item]itemUsage{}, names: map[string]resolution{}}
-	for _, take := range []func(context.Context, inventory) error{s.takeItems, s.takeImages, s.takeNames, s.takeRefs} {
-		if err := take(ctx, inv); err != nil {
+	for _, read := range []func(context.Context, inventory) error{s.readItems, s.readImages, s.readNames, s.readRefs} {
+		if err := read(ctx, inv); err != nil {
 			return inventory{}, err
 		}
 	}
@@ -45,11 +45,11 @@ func (s Store) inventory(ctx context.Context) (inventory, error) {
 	return inv, nil
 }
 
-func (s Store) takeItems(ctx context.Context, inv inventory) error {
-	return errors.Join(s.takeKind(ctx, inv, layers), s.takeKind(ctx, inv, disks))
+func (s Store) readItems(ctx context.Context, inv inventory) error {
+	return errors.Join(s.readKind(ctx, inv, layers), s.readKind(ctx, inv, disks))
 }
 
-func (s Store) takeKind(ctx context.Context, inv inventory, kind kind) error {
+func (s Store) readKind(ctx context.Context, inv inventory, kind kind) error {
 	files, err := list(filepath.Join(s.Dir, kind.folder))
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (s Store) takeKind(ctx context.Context, inv inventory, kind kind) error {
 	return nil
 }
 
-func (s Store) takeImages(ctx context.Context, inv inventory) error {
+func (s Store) readImages(ctx context.Context, inv inventory) error {
 	files, err := list(s.images())
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func (s Store) takeImages(ctx context.Context, inv inventory) error {
 	return nil
 }
 
-func (s Store) takeNames(_ context.Context, inv inventory) error {
+func (s Store) readNames(_ context.Context, inv inventory) error {
 	files, err := list(s.names())
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (s Store) takeNames(_ context.Context, inv inventory) error {
 	return nil
 }
 
-func (s Store) takeRefs(_ context.Context, inv inventory) error {
+func (s Store) readRefs(_ context.Context, inv inventory) error {
 	machines, err := list(s.refs()) // sorted
 	if err != nil {
 		return err

@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// Usage tells of an image in the store and who uses it.
+// Usage describes an image in the store and its users.
 type Usage struct {
 	Digest   string
-	Names    []string  // that were last resolved to it, sorted
-	Bytes    int64     // on disk, with the layers that it shares with others
-	Machines []string  // that use it, sorted
-	LastUse  time.Time // when it was last added, acquired or released
-	Err      error     // why it can not be used, or nil
+	Names    []string  // names that were last resolved to it, sorted
+	Bytes    int64     // size on disk, including layers that it shares with others
+	Machines []string  // machines that use it, sorted
+	LastUse  time.Time // time at which it was last added, acquired or released
+	Err      error     // reason why it cannot be used, or nil
 }
 
-// Listing is what a store has.
+// Listing is the content of a store.
 type Listing struct {
 	Images []Usage // sorted by digest
-	Bytes  int64   // on disk, of all layers and disks, each once
+	Bytes  int64   // size on disk of all layers and disks, each counted once
 }
 
-// List returns what the store has.
+// List returns the content of the store.
 func (s Store) List(ctx context.Context) (Listing, error) {
 	var inv inventory
 	err := s.locked(ctx, func() (err error) {

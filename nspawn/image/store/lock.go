@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// locked does work, a few file system calls, while nobody else changes the
-// store. What is missing of its folders is made.
+// locked calls work, a few file system calls, while no one else changes the store. It
+// creates missing folders of the store.
 func (s Store) locked(ctx context.Context, work func() error) error {
 	for _, folder := range []string{layers.folder, disks.folder, "images", "names", "refs", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(s.Dir, folder), 0o700); err != nil {
@@ -27,10 +27,10 @@ func (s Store) locked(ctx context.Context, work func() error) error {
 	return work()
 }
 
-// openLocked opens what is at path and locks it (flock(2)), so that who has
-// locked it is also who has it at path. The error is fs.ErrNotExist if nothing is
-// there, or something else by the time of the lock, and unix.EWOULDBLOCK if
-// another has the lock and how includes unix.LOCK_NB.
+// openLocked opens the file at path and locks it (flock(2)). After locking, it checks
+// that the file is still at path. The error is fs.ErrNotExist if no file is there, or if
+// it was replaced before the lock was taken. It is unix.EWOULDBLOCK if another process
+// has the lock and how includes unix.LOCK_NB.
 func openLocked(ctx context.Context, path string, how int) (*os.File, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -46,9 +46,10 @@ func openLocked(ctx context.Context, path string, how int) (*os.File, error) {
 	return file, nil
 }
 
-// flock locks a file, or closes it. Nothing but the lock ends the system call
-// that waits for it, so once ctx is done it is left behind in its goroutine; who
-// holds the lock ends some day, by its own context.
+// flock locks a file, and closes it on an error. The system call that waits for the lock
+// cannot be interrupted, so once ctx is done, it is left to its goroutine. It ends when
+// the holder releases the lock, which happens with the holder's own context at the
+// latest.
 func flock(ctx context.Context, file *os.File, how int) error {
 	err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
 	if err == nil {
@@ -96,8 +97,8 @@ func checkIsAt(file *os.File, path string) error {
 	return nil
 }
 
-// inUse tells whether somebody has locked what is at path. It asks with the
-// lock of the store held, under which all shared locks are taken.
+// inUse reports whether the file at path is locked. The caller holds the lock of the
+// store, under which all shared locks are taken.
 func inUse(ctx context.Context, path string) (bool, error) {
 	file, err := openLocked(ctx, path, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -8,8 +8,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// TestLockedWhatWasReplaced is what becomes of who waited for a directory that
-// its owner removed, and another made anew.
+// TestLockedWhatWasReplaced waits for the lock of a directory that its owner removes and
+// another process creates again.
 func TestLockedWhatWasReplaced(t *testing.T) {
 	path := t.TempDir() + "/dir"
 	must.NoError(t, os.Mkdir(path, 0o700))

@@ -15,8 +15,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestMain runs the tests in a mount namespace of their own, and is what
-// startChild starts.
+// TestMain runs the tests in a mount namespace of their own. It also runs the children of
+// startChild.
 func TestMain(m *testing.M) {
 	if act := children[os.Getenv(childAct)]; act != nil {
 		act(Store{Dir: os.Getenv(childDir)})
@@ -30,7 +30,7 @@ func newStore(t *testing.T) Store {
 	return Store{Dir: filepath.Join(t.TempDir(), "images")}
 }
 
-// digest returns one for a name.
+// digest returns a digest for a name.
 func digest(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return "sha256:" + hex.EncodeToString(sum[:])
@@ -38,7 +38,7 @@ func digest(name string) string {
 
 const filesOfTree = 20
 
-// fillTree writes a tree in which every file has the text.
+// fillTree writes a tree in which every file contains the text.
 func fillTree(text string) func(context.Context, string) error {
 	return func(_ context.Context, dir string) error {
 		for i := range filesOfTree {
@@ -50,7 +50,7 @@ func fillTree(text string) func(context.Context, string) error {
 	}
 }
 
-// checkTree tells what of a tree by fillTree is missing.
+// checkTree returns what is missing of a tree that fillTree has written.
 func checkTree(dir, text string) error {
 	files, err := list(dir)
 	if err != nil {
@@ -71,7 +71,7 @@ func checkTree(dir, text string) error {
 	return nil
 }
 
-// imageOfLayers is an image whose name and layers are given by short names.
+// imageOfLayers returns an image whose name and layers are given by short names.
 func imageOfLayers(name string, layers ...string) Image {
 	image := Image{Digest: digest(name)}
 	for _, layer := range layers {
@@ -80,7 +80,8 @@ func imageOfLayers(name string, layers ...string) Image {
 	return image
 }
 
-// add puts an image into the store, each layer by fillTree of its digest.
+// add adds an image to the store. fillTree writes each layer, with its digest as the
+// text.
 func add(ctx context.Context, p *Pull, image Image, name string) error {
 	for _, layer := range image.Layers {
 		if _, err := p.Layer(ctx, layer, "here", fillTree(layer)); err != nil {

@@ -17,7 +17,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// What a child process is to do, in which store and for which machine.
+// Environment variables that say what a child process does, in which store and for which
+// machine.
 const (
 	childAct     = "STORE_TEST_CHILD"
 	childDir     = "STORE_TEST_DIR"
@@ -71,7 +72,7 @@ func startChild(t *testing.T, s Store, act, machine string, attr *syscall.SysPro
 }
 
 func (c child) kill() {
-	_ = c.Process.Kill() // It may have ended.
+	_ = c.Process.Kill() // it may have ended
 	_ = c.Wait()
 }
 
@@ -121,8 +122,8 @@ func TestKilledWhileFilling(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// TestKilledIsSwept leaves a half layer that nobody wants again, and a half
-// written file.
+// TestKilledIsSwept leaves a half-written layer that no pull needs again, and a
+// half-written file.
 func TestKilledIsSwept(t *testing.T) {
 	s, b := newStore(t), digest("b")
 	killed := startChild(t, s, "layer", "", nil)
@@ -134,7 +135,7 @@ func TestKilledIsSwept(t *testing.T) {
 	must.NoError(t, err)
 	_, err = s.Collect(t.Context(), CollectOptions{})
 	must.NoError(t, err)
-	must.SliceLen(t, 1, contents(t, s, "tmp")) // still alive
+	must.SliceLen(t, 1, contents(t, s, "tmp")) // it is still alive
 	killed.kill()
 	must.NoError(t, os.WriteFile(s.tmpName(), []byte("{"), 0o600))
 	must.SliceLen(t, 2, contents(t, s, "tmp"))
@@ -147,7 +148,7 @@ func TestKilledIsSwept(t *testing.T) {
 	killed.says(t, "filling")
 	killed.kill()
 	c := digest("c")
-	_, err = p.Layer(t.Context(), c, "here", fillTree(c)) // sweeps too
+	_, err = p.Layer(t.Context(), c, "here", fillTree(c)) // this sweeps, too
 	must.NoError(t, err)
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }

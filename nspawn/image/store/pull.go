@@ -15,23 +15,23 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// Pull brings one image into the store. What it returned is safe from Collect
-// until Close; whatever a pull that was not finished leaves is collected later.
-// It may be used by several goroutines.
+// Pull brings one image into the store. What it has returned is safe from Collect until
+// Close; the leftovers of an unfinished pull are collected later. Several goroutines may
+// use it.
 type Pull struct {
 	store Store
 
 	mu   sync.Mutex
-	held map[item][]*os.File // with a shared lock on each
+	held map[item][]*os.File // each file has a shared lock
 }
 
-// Begin starts a pull. It must be closed.
+// Begin starts a pull. The caller must close it.
 func (s Store) Begin() *Pull {
 	return &Pull{store: s, held: map[item][]*os.File{}}
 }
 
-// Close ends the protection of what was pulled. A machine that is to use the
-// image must have acquired it before.
+// Close ends the protection of what was pulled. If a machine is to use the image, acquire
+// it for the machine before.
 func (p *Pull) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,19 +43,21 @@ func (p *Pull) Close() {
 	clear(p.held)
 }
 
-// Layer returns the directory of a layer. If it is not in the store, fill is
-// called to unpack it into an empty directory of mode 0755 and to verify it.
+// Layer returns the directory of a layer. If the layer is not in the store, Layer calls
+// fill to unpack it into an empty directory of mode 0755 and to verify it.
 //
-// origin says where fill gets the layer from, and as whom. However many goroutines and
-// processes ask for the layer from one origin, one of them fills; the others wait, as
-// long as ctx lets them. Each waits once only: if the one that fills fails or is killed,
-// those that waited fill at the same time, each its own directory. Different origins
-// never wait for each other, because the digest is known to everybody, and one origin
-// may be slow on purpose. Whoever fills first has made the layer; the ctx of all other
-// calls of fill in this process ends then.
+// origin identifies where fill gets the layer from, and with which credentials. However
+// many goroutines and processes request the layer from one origin, only one of them
+// fills, and the others wait for as long as their ctx permits. Each waits only once: if
+// the one that fills fails or is killed, all that have waited fill at the same time, each
+// in its own directory.
 //
-// The digest should be that of the uncompressed content, the DiffID of an OCI
-// layer: layers are shared however they were compressed, and the image
+// Different origins never wait for each other, because every user can know the digest,
+// and an origin may be slow on purpose. The first one to finish has made the layer; the
+// ctx of all other calls of fill in this process then ends.
+//
+// The digest should be the digest of the uncompressed content, the DiffID of an OCI
+// layer. Then layers are shared regardless of their compression, and the image
 // configuration tells which ones are needed before any is downloaded.
 func (p *Pull) Layer(ctx context.Context, digest, origin string, fill func(ctx context.Context, dir string) error) (path string, err error) {
 	it := item{layers, digest}
@@ -71,8 +73,8 @@ func (p *Pull) Layer(ctx context.Context, digest, origin string, fill func(ctx c
 	return p.store.payload(it), nil
 }
 
-// Disk returns the path of a raw disk. It is as Layer, with an empty file of
-// mode 0600 to be filled, which may be left sparse.
+// Disk returns the path of a raw disk. It works like Layer, but fill gets an empty file
+// of mode 0600, which it may leave sparse.
 func (p *Pull) Disk(ctx context.Context, digest, origin string, fill func(ctx context.Context, file *os.File) error) (path string, err error) {
 	it := item{disks, digest}
 	err = p.obtain(ctx, it, origin, func(ctx context.Context, path string) error {
@@ -88,8 +90,8 @@ func (p *Pull) Disk(ctx context.Context, digest, origin string, fill func(ctx co
 	return p.store.payload(it), nil
 }
 
-// Add puts an image into the store, whose layers or disk this pull has got, and
-// remembers that name was resolved to it now.
+// Add adds an image to the store and records that name has been resolved to it. This pull
+// must have obtained the layers or the disk of the image.
 func (p *Pull) Add(ctx context.Context, image Image, name string) error {
 	err := p.checkHeld(image)
 	if err == nil && name == "" {
@@ -116,7 +118,7 @@ func (p *Pull) add(ctx context.Context, image Image, name string) error {
 	return p.store.writeName(name, image.Digest)
 }
 
-// checkHeld refuses an image that Collect could have taken something of.
+// checkHeld refuses an image with an item that Collect may have removed.
 func (p *Pull) checkHeld(image Image) error {
 	if err := image.check(); err != nil {
 		return err
@@ -125,7 +127,7 @@ func (p *Pull) checkHeld(image Image) error {
 	defer p.mu.Unlock()
 	for _, it := range image.items() {
 		if p.held[it] == nil {
-			return fmt.Errorf("%s of %s is not of this pull", it.digest, it.folder)
+			return fmt.Errorf("%s of %s was not obtained by this pull", it.digest, it.folder)
 		}
 	}
 	return nil
@@ -137,17 +139,17 @@ func (p *Pull) hold(it item, file *os.File) {
 	p.held[it] = append(p.held[it], file)
 }
 
-// filler makes an item at a path.
+// filler creates an item at a path.
 type filler func(ctx context.Context, path string) error
 
-// obtain holds an item, which fill makes if it is missing.
+// obtain holds an item, after calling fill if the item is missing.
 func (p *Pull) obtain(ctx context.Context, it item, origin string, fill filler) error {
 	if err := checkDigest(it.digest); err != nil {
 		return err
 	}
 	waited := false
 	for {
-		// Before the look at the store, lest the item arrives in between unnoticed.
+		// This comes before the search in the store, so that no arrival is missed.
 		filling, done := arrivals.expect(ctx, p.store.path(it))
 		found, err := p.share(ctx, it)
 		if found || err != nil {
@@ -170,7 +172,7 @@ func (p *Pull) obtain(ctx context.Context, it item, origin string, fill filler) 
 	}
 }
 
-// fillFrom makes an item in the workspace of an origin.
+// fillFrom creates an item in the workspace of an origin.
 func (p *Pull) fillFrom(ctx context.Context, it item, origin string, fill filler) error {
 	dir, err := p.store.workspace(ctx, it, origin)
 	if err != nil {
@@ -179,8 +181,8 @@ func (p *Pull) fillFrom(ctx context.Context, it item, origin string, fill filler
 	return p.complete(ctx, it, dir, fill)
 }
 
-// complete makes an item in its empty workspace, unless it was completed just
-// before we got that, and gives the workspace up.
+// complete creates an item in its empty workspace, unless the item was completed just
+// before we got the workspace. Then it gives the workspace up.
 func (p *Pull) complete(ctx context.Context, it item, work *os.File, fill filler) error {
 	found, err := p.share(ctx, it)
 	if !found && err == nil {
@@ -189,7 +191,7 @@ func (p *Pull) complete(ctx context.Context, it item, work *os.File, fill filler
 	return errors.Join(err, tree.Remove(work.Name()), work.Close())
 }
 
-// share holds an item if it is there.
+// share holds an item if it exists.
 func (p *Pull) share(ctx context.Context, it item) (found bool, err error) {
 	err = p.store.locked(ctx, func() error {
 		err := p.open(ctx, it)
@@ -202,7 +204,7 @@ func (p *Pull) share(ctx context.Context, it item) (found bool, err error) {
 	return found, err
 }
 
-// open holds an item. The lock of the store is held.
+// open holds an item. The caller holds the lock of the store.
 func (p *Pull) open(ctx context.Context, it item) error {
 	dir, err := openLocked(ctx, p.store.path(it), unix.LOCK_SH)
 	if err != nil {
@@ -212,11 +214,11 @@ func (p *Pull) open(ctx context.Context, it item) error {
 	return nil
 }
 
-// make fills a directory in the workspace, which then becomes the item. That is
-// not the workspace itself: others wait for its lock, and would go on to wait
-// for those that hold the item.
+// make fills a directory in the workspace, which then becomes the item. The workspace
+// itself does not become the item: other pulls wait for its lock, and would then have to
+// wait for those that hold the item.
 func (p *Pull) make(ctx context.Context, it item, work *os.File, fill filler) error {
-	// Make room first. Of what can not be removed, Collect tells.
+	// Make room first. Collect reports what cannot be removed.
 	_ = p.store.sweep(ctx)
 	dir := filepath.Join(work.Name(), "item")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -228,8 +230,8 @@ func (p *Pull) make(ctx context.Context, it item, work *os.File, fill filler) er
 	if err := writeSize(dir); err != nil {
 		return err
 	}
-	// One syncfs(2) for thousands of files. It tells of errors in writing back
-	// since kernel 5.8.
+	// One syncfs(2) replaces thousands of fsync(2). It reports write-back errors since
+	// Linux 5.8.
 	if err := unix.Syncfs(int(work.Fd())); err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}

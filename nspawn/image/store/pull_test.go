@@ -57,7 +57,7 @@ func TestDisk(t *testing.T) {
 	must.NoError(t, p.Add(t.Context(), image, "disk"))
 	listing, err := s.List(t.Context())
 	must.NoError(t, err)
-	must.Between(t, 4, listing.Bytes, 1<<20) // sparse
+	must.Between(t, 4, listing.Bytes, 1<<20) // it is sparse
 	must.Eq(t, listing.Bytes, listing.Images[0].Bytes)
 }
 
@@ -88,24 +88,24 @@ func TestAddRefuses(t *testing.T) {
 	must.NoError(t, err)
 	good := imageOfLayers("image", "a")
 	for want, image := range map[string]Image{
-		"is not of this pull":            imageOfLayers("image", "a", "b"),
-		"either layers or a disk":        {Digest: good.Digest},
-		"64 hexadecimal digits":          {Digest: "x", Layers: good.Layers},
-		"unexpected end of JSON input":   {Digest: good.Digest, Layers: good.Layers, Config: []byte("{")},
-		"of disks is not of this pull":   {Digest: good.Digest, Disk: a},
-		"has either layers or a disk":    {Digest: good.Digest, Layers: good.Layers, Disk: a},
-		digest("b") + " of layers is no": imageOfLayers("image", "b"),
+		"was not obtained by this pull":             imageOfLayers("image", "a", "b"),
+		"either layers or a disk":                   {Digest: good.Digest},
+		"64 hexadecimal digits":                     {Digest: "x", Layers: good.Layers},
+		"unexpected end of JSON input":              {Digest: good.Digest, Layers: good.Layers, Config: []byte("{")},
+		"of disks was not obtained by this pull":    {Digest: good.Digest, Disk: a},
+		"has either layers or a disk":               {Digest: good.Digest, Layers: good.Layers, Disk: a},
+		digest("b") + " of layers was not obtained": imageOfLayers("image", "b"),
 	} {
 		must.ErrorContains(t, p.Add(t.Context(), image, "name"), want)
 	}
 	must.ErrorContains(t, p.Add(t.Context(), good, ""), "it has no name")
 	must.SliceEmpty(t, contents(t, s, "images"))
 	p.Close()
-	must.ErrorContains(t, p.Add(t.Context(), good, "name"), "is not of this pull")
+	must.ErrorContains(t, p.Add(t.Context(), good, "name"), "was not obtained by this pull")
 }
 
-// TestLayerOnce lets many ask at once, each as a process of its own would: by
-// another open file. None waits for the rest of another's pull.
+// TestLayerOnce lets many pulls request a layer at the same time, each with an open file
+// of its own, as in separate processes. None waits for the rest of another pull.
 func TestLayerOnce(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	var fills atomic.Int32
@@ -137,8 +137,8 @@ func TestLayerOnce(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// TestLayerFails has the first of 20 pulls fail. Those that waited for it do not
-// wait again: they fill at the same time, each by itself, and one of them only has to
+// TestLayerFails lets the first of 20 pulls fail. Those that have waited for it do not
+// wait again: they fill at the same time, each by itself, and only one of them must
 // succeed.
 func TestLayerFails(t *testing.T) {
 	s, a := newStore(t), digest("a")
@@ -185,16 +185,16 @@ func TestLayerFails(t *testing.T) {
 			}
 		})
 	}
-	// All of them have to wait for the first before it fails.
+	// All of them must be waiting for the first one before it fails.
 	waitForLocks(t, s, 19)
 	close(fail)
 	all.Wait()
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// TestOriginsDoNotWait has a layer come from a place that never ends to send it. A
-// pull of the same layer from elsewhere does not wait, and ends the wait of all others:
-// of the one that fills, and of one that waits for that.
+// TestOriginsDoNotWait gets a layer from an origin that never finishes. A pull of the
+// same layer from another origin does not wait for it, and ends the wait of all others:
+// of the pull that fills, and of the pull that waits for that one.
 func TestOriginsDoNotWait(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	filling := make(chan struct{})
@@ -228,8 +228,8 @@ func TestOriginsDoNotWait(t *testing.T) {
 	must.MapEmpty(t, arrivals.waiting)
 }
 
-// TestOriginFails is a pull that fails while another of the same layer fills. Neither
-// has to do with the other.
+// TestOriginFails lets a pull fail while another one of the same layer fills. The two are
+// independent.
 func TestOriginFails(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	p := s.Begin()
@@ -244,8 +244,8 @@ func TestOriginFails(t *testing.T) {
 	must.NoError(t, err)
 }
 
-// TestLateLayer has a layer filled although another process was faster, which nobody
-// tells of.
+// TestLateLayer fills a layer although another process was faster, without being
+// notified.
 func TestLateLayer(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	p := s.Begin()
@@ -264,8 +264,8 @@ func TestLateLayer(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// waitForLocks waits until so many threads of this process wait for a lock of the
-// store's tmp/ (proc_locks(5)).
+// waitForLocks waits until the given number of threads of this process wait for a lock in
+// the store's tmp/ (proc_locks(5)).
 func waitForLocks(t *testing.T, s Store, want int) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -286,8 +286,8 @@ func waitForLocks(t *testing.T, s Store, want int) {
 	}
 }
 
-// TestLayerWaitEnds gives up waiting while another fills. That must not be in the
-// way of those who come later.
+// TestLayerWaitEnds cancels a wait while another pull fills. That must not block later
+// pulls.
 func TestLayerWaitEnds(t *testing.T) {
 	s, a := newStore(t), digest("a")
 	filling, fail, failed := make(chan struct{}), make(chan struct{}), make(chan error)
@@ -310,7 +310,7 @@ func TestLayerWaitEnds(t *testing.T) {
 	_, err := p.Layer(ctx, a, "here", fillTree("never"))
 	must.ErrorIs(t, err, why)
 	must.ErrorContains(t, err, "get layer "+a+": lock ")
-	b := digest("b") // Other layers do not wait.
+	b := digest("b") // other layers do not wait
 	_, err = p.Layer(t.Context(), b, "here", fillTree(b))
 	must.NoError(t, err)
 	close(fail)
@@ -321,9 +321,9 @@ func TestLayerWaitEnds(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// TestLayerCompletedMeanwhile is in the one moment that TestLayerOnce hardly ever
-// meets: another completes the layer after we saw that it is missing, and before
-// we have a directory to write it in.
+// TestLayerCompletedMeanwhile tests a moment that TestLayerOnce hardly ever hits: another
+// pull completes the layer after we have seen that it is missing, and before we have a
+// directory to write it in.
 func TestLayerCompletedMeanwhile(t *testing.T) {
 	s := newStore(t)
 	image := imageOfLayers("image", "a")
@@ -338,7 +338,7 @@ func TestLayerCompletedMeanwhile(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
-// TestLockWaitEnds gives up waiting for the store, and leaves no lock behind.
+// TestLockWaitEnds cancels a wait for the store, and checks that no lock remains.
 func TestLockWaitEnds(t *testing.T) {
 	s, image := newStore(t), imageOfLayers("image", "a")
 	mustPull(t, s, image, "name")
@@ -350,7 +350,7 @@ func TestLockWaitEnds(t *testing.T) {
 	must.ErrorIs(t, err, context.Canceled)
 	must.ErrorContains(t, err, "for machine web: lock "+s.Dir)
 	must.NoError(t, dir.Close())
-	for range 100 { // The one who gave up gets it at one of them.
+	for range 100 { // the canceled wait gets the lock during one of these
 		mustAcquire(t, s, "web", image.Digest)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sizeFile lies beside the payload of an item and has its bytes on disk, which
-// are too much work to count each time.
+// sizeFile is a file beside the payload of an item, with the item's bytes on disk.
+// Counting them each time would take too long.
 const sizeFile = "size"
 
 func writeSize(dir string) error {
@@ -21,8 +21,8 @@ func writeSize(dir string) error {
 	return os.WriteFile(filepath.Join(dir, sizeFile), strconv.AppendInt(nil, bytes, 10), 0o600)
 }
 
-// readSize returns the size of the item in dir. A damaged record is no reason to
-// fail.
+// readSize returns the size of the item in dir. If the record is damaged, it counts
+// again.
 func readSize(dir string) (bytes int64, err error) {
 	if text, err := os.ReadFile(filepath.Join(dir, sizeFile)); err == nil {
 		if bytes, err := strconv.ParseInt(string(text), 10, 64); err == nil {
@@ -32,8 +32,8 @@ func readSize(dir string) (bytes int64, err error) {
 	return measure(dir)
 }
 
-// measure counts the bytes that dir and all in it take on disk, those of a file
-// with several links once.
+// measure counts the bytes on disk of dir and everything in it. A file with several links
+// is counted once.
 func measure(dir string) (bytes int64, err error) {
 	type inode struct{ dev, number uint64 }
 	seen := map[inode]bool{}
@@ -52,7 +52,7 @@ func measure(dir string) (bytes int64, err error) {
 			}
 			seen[id] = true
 		}
-		bytes += stat.Blocks * 512 // stat(2): st_blocks is in these units
+		bytes += stat.Blocks * 512 // the unit of st_blocks (stat(2))
 		return nil
 	})
 	return bytes, err

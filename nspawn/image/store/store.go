@@ -1,31 +1,30 @@
-// Package store keeps unpacked images on disk, by digest. It knows no registry
-// and no HTTP: callers hand it functions that fill a directory or a file.
+// Package store keeps unpacked images on disk, by digest. It knows nothing of registries
+// and HTTP: callers pass functions that fill a directory or a file.
 //
-// There is no daemon and no database, only directories, rename and flock, so
-// any number of processes may share a store and any of them may be killed at
-// any point:
+// There is no daemon and no database, only directories, rename and flock. So any number
+// of processes may share a store, and any of them may be killed at any point:
 //
 //	layers/sha256-HEX/tree        an unpacked OCI layer or tarball, beside its size
 //	disks/sha256-HEX/disk.raw     a raw disk, beside its size
-//	images/sha256-HEX.json        an Image; the time of change is that of last use
-//	names/HASH.json               what a name, say alpine:3, was last resolved to
+//	images/sha256-HEX.json        an Image; its modification time is the time of last use
+//	names/HASH.json               the image to which a name, say alpine:3, was last resolved
 //	refs/MACHINE                  symbolic link to the image that a machine uses
-//	tmp/                          what is being written or removed
+//	tmp/                          files that are being written or removed
 //
 // These rules make it safe:
 //
-//   - What has its name is complete. A layer is written in tmp/, synced, and
-//     renamed; it is renamed back into tmp/ to be removed.
-//   - All that is outside tmp/ is changed only with the lock of the store, a
-//     flock on its directory, held for a few file system calls.
-//   - A directory in tmp/ belongs to the process that holds its exclusive flock. Its
-//     name follows from the digest and from where the item comes from, so whoever wants
-//     the same layer from there waits for that lock, and nobody else does. Without a
-//     holder it is garbage, for anybody to remove.
-//   - A Pull holds a shared flock on each layer, disk and image it was given,
-//     which keeps them from Collect until it is closed, or dies.
+//   - A file with its final name is complete. A layer is written in tmp/, synced, and
+//     renamed; to be removed, it is renamed back into tmp/.
+//   - Files outside of tmp/ are changed only under the lock of the store, a flock on its
+//     directory, which is held for a few file system calls.
+//   - A directory in tmp/ belongs to the process that holds its exclusive flock. Its name
+//     is derived from the digest and from the origin of the item, so only pulls of the
+//     same layer from the same origin wait for that lock. A directory without a holder is
+//     garbage that any process may remove.
+//   - A Pull holds a shared flock on each layer, disk and image that it has obtained, which
+//     protects them from Collect until the Pull is closed or its process dies.
 //
-// Locks end with their process and with the boot, names and references do not.
+// Locks end with their process and with the boot; names and references do not.
 package store
 
 import (
@@ -40,24 +39,24 @@ import (
 	"strings"
 )
 
-// ErrNotFound says that an image is not in the store, or is there but damaged,
-// which the error tells. Either way it has to be fetched.
+// ErrNotFound means that an image is not in the store, or that it is damaged, which the
+// text of the error says. Either way it must be fetched.
 var ErrNotFound = errors.New("not in the store")
 
 // Store is a directory of images on a local file system.
 type Store struct {
-	Dir string // absolute, made with mode 0700 if missing; without symbolic links, which an overlay refuses
+	Dir string // absolute, without symbolic links, which an overlay refuses; created with mode 0700 if missing
 }
 
-// Image is what a machine can run from: either layers or a disk.
+// Image is an image from which a machine can run. It has either layers or a disk.
 type Image struct {
-	Digest string          `json:"digest"`           // of its source: an OCI manifest, a tarball or a raw disk
-	Layers []string        `json:"layers,omitempty"` // digests as given to Pull.Layer, the topmost first
-	Disk   string          `json:"disk,omitempty"`   // digest as given to Pull.Disk
-	Config json.RawMessage `json:"config,omitempty"` // the OCI image configuration, if it has one
+	Digest string          `json:"digest"`           // digest of its source: an OCI manifest, a tarball or a raw disk
+	Layers []string        `json:"layers,omitempty"` // digests that were passed to Pull.Layer, the topmost first
+	Disk   string          `json:"disk,omitempty"`   // digest that was passed to Pull.Disk
+	Config json.RawMessage `json:"config,omitempty"` // OCI image configuration, if there is one
 }
 
-// Trees returns the directories of the layers of an image, the topmost first.
+// Trees returns the directories of an image's layers, the topmost first.
 func (s Store) Trees(image Image) []string {
 	var trees []string
 	for _, digest := range image.Layers {
@@ -66,12 +65,12 @@ func (s Store) Trees(image Image) []string {
 	return trees
 }
 
-// DiskFile returns the path of the disk of an image that has one.
+// DiskFile returns the path of an image's disk.
 func (s Store) DiskFile(image Image) string {
 	return s.payload(item{disks, image.Disk})
 }
 
-// kind is a folder of the store and what an item in it holds.
+// kind is a folder of the store, with the name of the payload in each of its items.
 type kind struct{ folder, payload string }
 
 var (
@@ -85,7 +84,7 @@ type item struct {
 	digest string
 }
 
-// items are those of an image, each once.
+// items returns the items of an image, each once.
 func (image Image) items() []item {
 	var all []item
 	for _, digest := range image.Layers {
@@ -98,7 +97,8 @@ func (image Image) items() []item {
 	return slices.Compact(all)
 }
 
-// check says what makes an image useless, or unsafe to make paths of.
+// check returns an error if an image is useless, or if its digests cannot safely be used
+// in paths.
 func (image Image) check() error {
 	if (len(image.Layers) == 0) == (image.Disk == "") {
 		return errors.New("an image has either layers or a disk")
@@ -113,7 +113,7 @@ func (image Image) check() error {
 
 var (
 	digestPattern  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	machinePattern = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`) // 64: HOST_NAME_MAX
+	machinePattern = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`) // 64 is HOST_NAME_MAX
 )
 
 func checkDigest(digest string) error {
@@ -130,18 +130,18 @@ func checkMachine(name string) error {
 	return nil
 }
 
-// fileName is a digest as part of a path: a colon separates the layers in the
-// options of overlayfs.
+// fileName returns a digest as a file name. It has no colon, because a colon separates
+// the layers in the options of overlayfs.
 func fileName(digest string) string { return strings.Replace(digest, ":", "-", 1) }
 
-// digestOf is the reverse of fileName.
+// digestOf is the inverse of fileName.
 func digestOf(name string) string { return strings.Replace(name, "-", ":", 1) }
 
 func (s Store) path(it item) string { return filepath.Join(s.Dir, it.folder, fileName(it.digest)) }
 
 func (s Store) payload(it item) string { return filepath.Join(s.path(it), it.kind.payload) }
 
-// workPath is where an item that comes from an origin is written.
+// workPath returns the path of the workspace for an item from an origin.
 func (s Store) workPath(it item, origin string) string {
 	sum := sha256.Sum256([]byte(origin))
 	return filepath.Join(s.tmp(), it.folder+"."+fileName(it.digest)+"."+hex.EncodeToString(sum[:8]))

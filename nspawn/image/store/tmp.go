@@ -15,12 +15,12 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// errGone says that a workspace was given up by the pull that had it.
-var errGone = errors.New("another pull has given it up")
+// errGone means that the pull that had a workspace has given it up.
+var errGone = errors.New("another pull has given up its workspace")
 
-// workspace returns an empty directory, locked, in which to write an item that comes
-// from an origin. It waits while another pull from there has it; the error is errGone if
-// that one completed the item or gave up.
+// workspace returns an empty, locked directory in which to create an item from an origin.
+// It waits while another pull from that origin has it. The error is errGone if that pull
+// has then completed the item or given up.
 func (s Store) workspace(ctx context.Context, it item, origin string) (*os.File, error) {
 	path := s.workPath(it, origin)
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -41,13 +41,13 @@ func (s Store) workspace(ctx context.Context, it item, origin string) (*os.File,
 	if err != nil {
 		return nil, err
 	}
-	if err := tree.Remove(path); err != nil { // of a killed process
+	if err := tree.Remove(path); err != nil { // left by a process that was killed
 		return nil, err
 	}
 	return nil, errGone
 }
 
-// sweep removes what nobody writes any more from tmp/.
+// sweep removes everything from tmp/ that is not being written any more.
 func (s Store) sweep(ctx context.Context) error {
 	garbage, err := s.claimGarbage(ctx)
 	for _, dir := range garbage {
@@ -62,8 +62,8 @@ func (s Store) sweep(ctx context.Context) error {
 	return err
 }
 
-// claimGarbage locks directories to be removed. Files are removed at once: they
-// are written with the lock of the store held.
+// claimGarbage locks directories to be removed. It removes files at once, because files
+// are written only under the lock of the store.
 func (s Store) claimGarbage(ctx context.Context) (dirs []*os.File, err error) {
 	err = s.locked(ctx, func() error {
 		entries, err := os.ReadDir(s.tmp())
@@ -92,8 +92,8 @@ func (s Store) claimGarbage(ctx context.Context) (dirs []*os.File, err error) {
 	return dirs, err
 }
 
-// writeFile makes a file appear at path, or replaces it, complete even after a
-// power cut. The lock of the store is held.
+// writeFile creates or replaces the file at path. The file is complete even after a power
+// failure. The caller holds the lock of the store.
 func (s Store) writeFile(path string, text []byte) error {
 	tmp := s.tmpName()
 	err := writeSynced(tmp, text)
@@ -101,7 +101,7 @@ func (s Store) writeFile(path string, text []byte) error {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		_ = os.Remove(tmp) // It may not be there.
+		_ = os.Remove(tmp) // It may not exist.
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
@@ -119,5 +119,5 @@ func writeSynced(path string, text []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// tmpName returns a path in tmp/ that nobody else has.
+// tmpName returns a new unique path in tmp/.
 func (s Store) tmpName() string { return filepath.Join(s.tmp(), rand.Text()) }

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Acquire records that a machine uses an image, and no other, and returns it:
-// from now on it is not collected, over restarts of plugin and host, until
-// Release. The error is ErrNotFound if the image is not there (any more) and
-// has to be fetched.
+// Acquire records that a machine uses an image, instead of any other, and returns the
+// image. From then on until Release, the image is not collected, even across restarts of
+// the plugin and the host. The error is ErrNotFound if the image is not, or no longer, in
+// the store and must be fetched.
 func (s Store) Acquire(ctx context.Context, machine, digest string) (Image, error) {
 	var image Image
 	err := s.lockedFor(ctx, machine, func() (err error) {
@@ -31,13 +31,13 @@ func (s Store) Acquire(ctx context.Context, machine, digest string) (Image, erro
 	return image, nil
 }
 
-// Release ends a machine's use of its image. It is no error if it has none.
+// Release ends a machine's use of its image. It is not an error if the machine uses none.
 func (s Store) Release(ctx context.Context, machine string) error {
 	if err := checkMachine(machine); err != nil {
 		return fmt.Errorf("release image of machine %s: %w", machine, err)
 	}
 	if _, err := os.Lstat(s.refPath(machine)); errors.Is(err, fs.ErrNotExist) {
-		return nil // as most machines; who acquires one does not release it meanwhile
+		return nil // true of most machines; the caller does not acquire an image for it at the same time
 	}
 	err := s.lockedFor(ctx, machine, func() error {
 		if digest, err := s.referred(machine); err == nil {
@@ -64,8 +64,8 @@ func (s Store) lockedFor(ctx context.Context, machine string, work func() error)
 	return s.locked(ctx, work)
 }
 
-// refer points the machine's reference at an image. A link needs no sync: it is
-// there or not, and after a power cut the machine is not.
+// refer points the machine's reference at an image. The link need not be synced: it
+// exists or it does not, and after a power failure the machine does not exist any more.
 func (s Store) refer(machine, digest string) error {
 	link := s.tmpName()
 	if err := os.Symlink(filepath.Join("..", "images", filepath.Base(s.imagePath(digest))), link); err != nil {
@@ -82,12 +82,12 @@ func (s Store) referred(machine string) (string, error) {
 	}
 	digest, ok := imageOf(filepath.Base(target))
 	if !ok {
-		return "", fmt.Errorf("%s points to %s, which is no image", s.refPath(machine), target)
+		return "", fmt.Errorf("%s points to %s, which is not an image", s.refPath(machine), target)
 	}
 	return digest, nil
 }
 
-// touch records that an image was used now.
+// touch records that an image has just been used.
 func (s Store) touch(digest string) error {
 	now := time.Now()
 	err := os.Chtimes(s.imagePath(digest), now, now)

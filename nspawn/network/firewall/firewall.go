@@ -1,11 +1,12 @@
-// Package firewall lets packets of containers pass the host's other firewalls,
-// which drop whatever they do not know when they forward. The rules it adds are
-// the narrowest that do: everything that a container's link sends, and to it only
-// what answers, or what a forwarded port has changed.
+// Package firewall lets packets of containers pass the host's other firewalls, which
+// usually drop forwarded packets that they do not know.
 //
-// An accept in a chain of ours does not help, because a packet passes only if no
-// chain drops it. So the rules are added to the other firewall's chains, where
-// that is meant to be done, with a comment by which they are found again.
+// The rules that it adds are the narrowest that work: they accept everything that a
+// container's link sends, and of the packets to it only answers and forwarded ports.
+//
+// An accept rule in a chain of our own would not help, because a packet passes only if no
+// chain drops it. So the rules are added to the other firewall's chains, where that is
+// the intended way, with a comment by which Close finds them.
 package firewall
 
 import (
@@ -16,11 +17,11 @@ import (
 	"github.com/google/nftables"
 )
 
-// Comment marks each rule of ours.
+// Comment marks each of our rules.
 const Comment = "nomad-nspawn"
 
-// Finding is a firewall that drops packets of containers and cannot be opened
-// safely.
+// Finding describes a firewall that drops packets of containers and cannot safely be
+// changed by the driver.
 type Finding struct {
 	Problem string
 	Remedy  string // commands for the operator
@@ -28,9 +29,9 @@ type Finding struct {
 
 func (f Finding) String() string { return f.Problem + "; to let them pass: " + f.Remedy }
 
-// Open lets packets pass that come from links whose names begin with one of the
-// prefixes, and what answers them. Rules that are there already are left alone.
-// An error is about a firewall that could not be looked at or changed.
+// Open lets packets pass that come from links whose names begin with one of the prefixes,
+// and the answers to them. It does not add a rule twice. An error means that a firewall
+// could not be read or changed.
 func Open(ctx context.Context, prefixes []string) ([]Finding, error) {
 	var findings []Finding
 	finding, err := openFirewalld(ctx, prefixes)
@@ -54,7 +55,7 @@ func Open(ctx context.Context, prefixes []string) ([]Finding, error) {
 	return findings, errors.Join(errs...)
 }
 
-// Close removes the rules that Open has added, by whichever plugin.
+// Close removes the rules that Open has added, in this plugin or an earlier one.
 func Close(ctx context.Context, prefixes []string) error {
 	errs := []error{closeFirewalld(ctx, prefixes)}
 	filters, err := forwarding()
@@ -69,11 +70,11 @@ func Close(ctx context.Context, prefixes []string) error {
 	return errors.Join(errs...)
 }
 
-// filter is a chain of another firewall that sees forwarded packets first.
+// filter is a base chain of another firewall for forwarded packets.
 type filter struct {
 	*nftables.Chain
-	tables map[string]bool // chains of the same table, by name
-	owned  bool            // by a process, which alone may change it
+	tables map[string]bool // names of the chains of the same table
+	owned  bool            // the table belongs to a process, and only that process may change it
 }
 
 func (f filter) String() string {
@@ -84,7 +85,7 @@ var familyNames = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 }
 
-// dropping lists the filters that drop what no rule accepts.
+// dropping returns the filters whose policy is to drop.
 func dropping() ([]filter, error) {
 	all, err := forwarding()
 	var found []filter
@@ -96,7 +97,7 @@ func dropping() ([]filter, error) {
 	return found, err
 }
 
-// forwarding lists the base chains that see forwarded packets.
+// forwarding returns all base chains for forwarded packets.
 func forwarding() ([]filter, error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -135,8 +136,8 @@ func forwarding() ([]filter, error) {
 // tableOwner is the flag NFT_TABLE_F_OWNER (linux/netfilter/nf_tables.h).
 const tableOwner = 2
 
-// byIptables reports whether the chain is iptables' own, which only iptables(8)
-// should change: others cannot be shown by it.
+// byIptables reports whether the chain belongs to iptables. Only iptables(8) should
+// change such chains, because it cannot display foreign rules.
 func (f filter) byIptables() bool {
 	return f.Name == "FORWARD" && f.Table.Name == "filter" && f.Table.Family != nftables.TableFamilyINet
 }

@@ -42,13 +42,13 @@ func newWorld(t *testing.T, host *networktest.Space) *world {
 		link.end.AwaitPeer(t, fmt.Sprintf("10.98.%d.1", n))
 		link.end.AwaitPeer(t, fmt.Sprintf("fd00:%d::1", n))
 	}
-	// A forwarded port, as far as a firewall is concerned.
+	// To a firewall, this looks like a forwarded port.
 	w.host.Run(t, "nft", "table inet forwarding { chain c { type nat hook prerouting priority -100; tcp dport 8080 meta nfproto ipv4 dnat ip to 10.98.1.2:80; }; }")
 	t.Cleanup(func() { w.host.Run(t, "nft", "delete table inet forwarding") })
 	return w
 }
 
-// passes returns what gets through.
+// passes returns which connections get through.
 func (w *world) passes() string {
 	var all []string
 	for name, said := range map[string]string{
@@ -56,7 +56,7 @@ func (w *world) passes() string {
 		"out6":      w.web.Ask("udp", "[fd00:3::2]:80"),
 		"sibling":   w.web.Ask("tcp", "10.98.2.2:80"),
 		"forwarded": w.other.Ask("tcp", "10.98.3.1:8080"),
-		"in":        w.other.Ask("tcp", "10.98.1.2:80"), // which nobody has allowed
+		"in":        w.other.Ask("tcp", "10.98.1.2:80"), // no rule allows this
 		"in6":       w.other.Ask("tcp", "[fd00:1::2]:80"),
 	} {
 		if said != "" {
@@ -84,7 +84,7 @@ func (w *world) close(t *testing.T) {
 	must.NoError(t, err)
 }
 
-// check opens the host's firewall twice and closes it.
+// check opens the host's firewall twice, and then closes it.
 func (w *world) check(t *testing.T, before string) {
 	t.Helper()
 	counter := regexp.MustCompile(`packets \d+ bytes \d+`)
@@ -104,7 +104,7 @@ func (w *world) check(t *testing.T, before string) {
 	w.close(t)
 }
 
-// TestHostNative has a firewall as an operator writes it for nft(8).
+// TestHostNative uses a firewall that an operator would write for nft(8).
 func TestHostNative(t *testing.T) {
 	hosttest.Require(t)
 	w := newWorld(t, networktest.New(t))
@@ -113,7 +113,7 @@ func TestHostNative(t *testing.T) {
 	w.check(t, "[]")
 }
 
-// docker are the rules of dockerd 28 for forwarded packets.
+// docker holds the rules of dockerd 28 for forwarded packets.
 const docker = `*filter
 :INPUT ACCEPT [0:0]
 :FORWARD DROP [0:0]
@@ -152,7 +152,7 @@ func TestHostDocker(t *testing.T) {
 	w.close(t)
 }
 
-// TestHostUfw has ufw itself, which reloads while the firewall is open.
+// TestHostUfw runs ufw itself, and reloads it while the firewall is open.
 func TestHostUfw(t *testing.T) {
 	hosttest.Require(t)
 	w := newWorld(t, networktest.New(t))
@@ -165,12 +165,12 @@ func TestHostUfw(t *testing.T) {
 	w.close(t)
 }
 
-// nmShared is the zone as NetworkManager ships it.
+// nmShared is the zone that NetworkManager ships.
 const nmShared = `<zone target="ACCEPT"><short>NetworkManager Shared</short><rule priority="32767"><reject/></rule>
 <protocol value="icmp"/><protocol value="ipv6-icmp"/><service name="dhcp"/><service name="dns"/><service name="ssh"/></zone>`
 
-// startFirewalld starts firewalld itself, on the host's own network. The other
-// machine is in a zone that forwards nothing, as an uplink may be.
+// startFirewalld starts firewalld itself, on the host's own network. The other machine is
+// in a zone that forwards nothing, as an uplink may be.
 func startFirewalld(t *testing.T, prepare string) *world {
 	t.Helper()
 	hosttest.Require(t)
@@ -185,7 +185,7 @@ func startFirewalld(t *testing.T, prepare string) *world {
 	return w
 }
 
-// inFirewalld is what firewalld itself lets pass.
+// inFirewalld lists the connections that firewalld alone lets pass.
 const inFirewalld = "[forwarded]"
 
 func TestHostFirewalld(t *testing.T) {
@@ -197,18 +197,18 @@ func TestHostFirewalld(t *testing.T) {
 	must.SliceEmpty(t, w.open(t))
 	t.Log("nothing to do in", time.Since(begin))
 	w.host.Serve(t, ":9000", "service")
-	must.Eq(t, "", w.web.Ask("tcp", "10.98.1.1:9000")) // stays closed
+	must.Eq(t, "", w.web.Ask("tcp", "10.98.1.1:9000")) // it remains closed
 	w.close(t)
 	must.Eq(t, inFirewalld, w.passes())
 
-	// A reload forgets the links; the change is noticed.
+	// A reload forgets the links, and the watch notices that.
 	must.SliceEmpty(t, w.open(t))
 	w.watched(t, func() { w.host.Run(t, "firewall-cmd", "--reload") })
 	must.Eq(t, wanted, w.passes())
 	w.close(t)
 }
 
-// TestHostFirewalldFinding does as the finding says.
+// TestHostFirewalldFinding runs the commands in the finding.
 func TestHostFirewalldFinding(t *testing.T) {
 	w := startFirewalld(t, "true")
 	findings := w.open(t)
@@ -219,10 +219,10 @@ func TestHostFirewalldFinding(t *testing.T) {
 	must.SliceEmpty(t, w.open(t))
 	must.Eq(t, wanted, w.passes())
 	w.close(t)
-	must.Eq(t, wanted, w.passes()) // The operator's own zone stays.
+	must.Eq(t, wanted, w.passes()) // The operator's own zone remains.
 }
 
-// TestHostWatch reloads a firewall as an operator does.
+// TestHostWatch reloads a firewall in the way of an operator.
 func TestHostWatch(t *testing.T) {
 	hosttest.Require(t)
 	w := newWorld(t, networktest.New(t))
@@ -236,7 +236,7 @@ func TestHostWatch(t *testing.T) {
 	must.Eq(t, wanted, w.passes())
 }
 
-// watched runs change and waits until Open has put back what it removed.
+// watched calls change and waits until Open has restored what it removed.
 func (w *world) watched(t *testing.T, change func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -245,7 +245,7 @@ func (w *world) watched(t *testing.T, change func()) {
 	go w.host.Twin(t).Do(func() {
 		ended <- Watch(ctx, func() { changes <- struct{}{} })
 	})
-	<-changes // It watches.
+	<-changes // the watch has begun
 	change()
 	for start := time.Now(); w.passes() != wanted; {
 		must.Less(t, 5*time.Second, time.Since(start))

@@ -12,16 +12,17 @@ import (
 
 const firewalld = "org.fedoraproject.FirewallD1"
 
-// zone forwards what comes in, and keeps most of the host's services closed. It is
-// NetworkManager's, for shared connections, and only there with it
-// (/usr/lib/firewalld/zones/nm-shared.xml). Links are in it until firewalld
-// reloads, so nothing of its configuration is changed. Zones and policies of our
-// own would need a reload, which makes firewalld forget what an operator has not
-// stored.
+// zone is a firewalld zone that forwards incoming packets, and keeps most of the host's
+// services closed. It belongs to NetworkManager, for shared connections, and exists only
+// if NetworkManager is installed (/usr/lib/firewalld/zones/nm-shared.xml).
+//
+// Links remain in the zone until firewalld reloads, so the stored configuration does not
+// change. Zones and policies of our own would need a reload, and a reload discards all
+// changes that the operator has not stored.
 const zone = "nm-shared"
 
-// openFirewalld adds the links to the zone, unless the operator has them in
-// another. Without firewalld there is nothing to do.
+// openFirewalld adds the links to the zone, unless the operator has added them to another
+// one. It does nothing if firewalld is not running.
 func openFirewalld(ctx context.Context, prefixes []string) (finding *Finding, err error) {
 	err = eachLink(ctx, prefixes, func(bus dbus.BusObject, link string) error {
 		var in string
@@ -40,8 +41,8 @@ func openFirewalld(ctx context.Context, prefixes []string) (finding *Finding, er
 			return nil
 		}
 		err := bus.CallWithContext(ctx, firewalld+".zone.addInterface", dbus.FlagNoAutoStart, zone, link).Err
-		if err != nil && !says(err, "ZONE_ALREADY_SET") {
-			return fmt.Errorf("add links %s to zone %s of firewalld, `firewall-cmd --zone=%s --add-interface=%s` does it, too: %w", link, zone, zone, link, err)
+		if err != nil && !hasCode(err, "ZONE_ALREADY_SET") {
+			return fmt.Errorf("add links %s to zone %s of firewalld, which `firewall-cmd --zone=%s --add-interface=%s` also does: %w", link, zone, zone, link, err)
 		}
 		return nil
 	})
@@ -67,7 +68,7 @@ func firewalldFinding(prefixes []string) *Finding {
 func closeFirewalld(ctx context.Context, prefixes []string) error {
 	return eachLink(ctx, prefixes, func(bus dbus.BusObject, link string) error {
 		err := bus.CallWithContext(ctx, firewalld+".zone.removeInterface", dbus.FlagNoAutoStart, zone, link).Err
-		isOut := func(code string) bool { return says(err, code) }
+		isOut := func(code string) bool { return hasCode(err, code) }
 		if err != nil && !slices.ContainsFunc([]string{"UNKNOWN_INTERFACE", "NOT_ENABLED", "ZONE_CONFLICT", "INVALID_ZONE"}, isOut) {
 			return fmt.Errorf("remove links %s from zone %s of firewalld: %w", link, zone, err)
 		}
@@ -75,14 +76,14 @@ func closeFirewalld(ctx context.Context, prefixes []string) error {
 	})
 }
 
-// says reports whether firewalld answers with a code of its own.
-func says(err error, code string) bool { return strings.Contains(err.Error(), code) }
+// hasCode reports whether firewalld has returned an error code.
+func hasCode(err error, code string) bool { return strings.Contains(err.Error(), code) }
 
-// eachLink calls do for each pattern of links if firewalld runs.
+// eachLink calls do for the link pattern of each prefix, if firewalld is running.
 func eachLink(ctx context.Context, prefixes []string, do func(bus dbus.BusObject, link string) error) error {
 	conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
-		return nil // Firewalld needs the bus itself.
+		return nil // Without the bus, firewalld cannot run either.
 	}
 	defer conn.Close()
 	var runs bool

@@ -10,9 +10,9 @@ import (
 	"github.com/google/nftables"
 )
 
-// dockerUser is the chain that docker leaves to others: it calls it first, and
-// never changes it (docs.docker.com, Packet filtering and firewalls). Without
-// docker, as with ufw, FORWARD itself is it.
+// dockerUser is the chain that docker reserves for other programs: docker jumps to it
+// first, and never changes it (docs.docker.com, Packet filtering and firewalls). Without
+// docker, for example with ufw, the rules are added to FORWARD itself.
 const dockerUser = "DOCKER-USER"
 
 func (f filter) iptables() string {
@@ -29,7 +29,7 @@ func (f filter) iptablesChain() string {
 	return f.Name
 }
 
-// iptablesRules are the rules for one prefix.
+// iptablesRules returns the rules for one prefix.
 func iptablesRules(prefix string) []string {
 	comment := " -m comment --comment " + Comment + " -j ACCEPT"
 	return []string{
@@ -64,8 +64,8 @@ func (f filter) openIptables(ctx context.Context, prefixes []string) (*Finding, 
 	return nil, nil
 }
 
-// closeIptables removes the rules from both chains: docker may have come or gone
-// since they were added.
+// closeIptables removes the rules from both chains, because docker may have been started
+// or stopped since they were added.
 func (f filter) closeIptables(ctx context.Context, prefixes []string) error {
 	if _, err := exec.LookPath(f.iptables()); err != nil {
 		return nil
@@ -84,7 +84,7 @@ func (f filter) closeIptables(ctx context.Context, prefixes []string) error {
 	return nil
 }
 
-// runIptables waits for other users of iptables no longer than ctx does.
+// runIptables runs iptables, which waits for other users of iptables until ctx ends.
 func (f filter) runIptables(ctx context.Context, do, chain, rule string) error {
 	args := append([]string{"-w", do, chain}, strings.Fields(rule)...)
 	out, err := exec.CommandContext(ctx, f.iptables(), args...).CombinedOutput()

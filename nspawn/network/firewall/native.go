@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nativeRule is a rule for a chain of nft(8), and how nft writes it.
+// nativeRule is a rule for a chain of nft(8), together with its text in nft's syntax.
 type nativeRule struct {
 	text  string
 	exprs []expr.Any
 }
 
-// nativeRules are the rules for one prefix.
+// nativeRules returns the rules for one prefix.
 func nativeRules(prefix string) []nativeRule {
 	const register = 1
 	link := func(key expr.MetaKey) []expr.Any {
@@ -53,10 +53,11 @@ func nativeRules(prefix string) []nativeRule {
 	}
 }
 
-// ruleComment is the type NFTNL_UDATA_RULE_COMMENT (libnftnl/udata.h).
+// ruleComment is NFTNL_UDATA_RULE_COMMENT (libnftnl/udata.h).
 const ruleComment userdata.Type = 0
 
-// mark is the comment of a rule: ours, and which of the rules it is.
+// mark returns the rule's comment, which says that the rule is ours, and which rule it
+// is.
 func (r nativeRule) mark() string { return Comment + ": " + r.text }
 
 func (f filter) openNative(prefixes []string) (*Finding, error) {
@@ -92,7 +93,7 @@ func (f filter) openNative(prefixes []string) (*Finding, error) {
 	return nil, nil
 }
 
-// finding is for a table that belongs to a process.
+// finding describes a table that belongs to a process.
 func (f filter) finding(rules []nativeRule) *Finding {
 	var texts []string
 	for _, rule := range rules {
@@ -104,7 +105,7 @@ func (f filter) finding(rules []nativeRule) *Finding {
 	}
 }
 
-// marks returns the rules of ours in the chain, by mark.
+// marks returns our rules in the chain by their marks.
 func (f filter) marks(conn *nftables.Conn) (map[string]*nftables.Rule, error) {
 	rules, err := conn.GetRules(f.Table, f.Chain)
 	if err != nil {

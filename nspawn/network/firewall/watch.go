@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls changed once it watches, and after each change of the host's
-// firewalls that may have removed what Open has added, such as a reload. It
-// returns when ctx ends.
+// Watch calls changed as soon as it is watching, and after each change of the host's
+// firewalls that may have removed rules of Open, such as a reload. It returns when ctx
+// ends.
 func Watch(ctx context.Context, changed func()) error {
 	const group = unix.NFNLGRP_NFTABLES
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (group - 1)})
@@ -22,7 +22,7 @@ func Watch(ctx context.Context, changed func()) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	changed()
-	pending := false // in the transaction that is being reported
+	pending := false // the transaction that is being reported may have removed rules
 	for {
 		messages, err := conn.Receive()
 		if ctx.Err() != nil {
@@ -48,7 +48,7 @@ func Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// Types of messages of nftables.
+// Types of nftables messages.
 const (
 	removedTable     = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELTABLE
 	newChain         = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWCHAIN

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attach makes a link of a kind that is not Veth.
+// attach makes a link of any kind except Veth.
 func (h *Host) attach(ctx context.Context, host, container *space, s Spec) (Connection, error) {
 	switch s.Kind {
 	case Zone:
@@ -19,7 +19,7 @@ func (h *Host) attach(ctx context.Context, host, container *space, s Spec) (Conn
 	case Bridge:
 		bridge, err := host.LinkByName(s.Of)
 		if err != nil {
-			return Connection{}, fmt.Errorf("find bridge %s of the host, is it there?: %w", s.Of, err)
+			return Connection{}, fmt.Errorf("find bridge %s of the host (does it exist?): %w", s.Of, err)
 		}
 		if bridge.Type() != "bridge" {
 			return Connection{}, fmt.Errorf("use %s as bridge: it is a link of type %s", s.Of, bridge.Type())
@@ -28,17 +28,18 @@ func (h *Host) attach(ctx context.Context, host, container *space, s Spec) (Conn
 	case Macvlan, Ipvlan, Interface:
 		parent, err := host.LinkByName(s.Of)
 		if err != nil {
-			return Connection{}, fmt.Errorf("find interface %s of the host, is it there?: %w", s.Of, err)
+			return Connection{}, fmt.Errorf("find interface %s of the host (does it exist?): %w", s.Of, err)
 		}
 		return h.share(host, container, s, parent)
 	default:
-		return Connection{}, fmt.Errorf("connect by %q: no such kind", s.Kind)
+		return Connection{}, fmt.Errorf("connect by %q: unknown kind of connection", s.Kind)
 	}
 }
 
-// addPort makes a veth link whose host's end becomes a port of a bridge. The link
-// is up before. A new bridge that gets a port which is not up loses its carrier, and
-// systemd-networkd then gives it other addresses than it has begun to offer.
+// addPort makes a veth link whose host end becomes a port of a bridge. Both ends are
+// brought up before that. A new bridge loses its carrier when it gets a port that is
+// down, and systemd-networkd would then assign the bridge other addresses than it already
+// offers.
 func (h *Host) addPort(host, container *space, s Spec, find func(port netlink.Link) (netlink.Link, error)) (Connection, error) {
 	outside, err := h.makePair(host, container, s)
 	if err != nil {
@@ -67,19 +68,20 @@ func (h *Host) addPort(host, container *space, s Spec, find func(port netlink.Li
 	return Connection{Interface: inside.name(), Link: outside.name(), Bridge: name, MAC: h.mac(s.Machine, containerEnd)}, nil
 }
 
-// zonePrefix begins the name of the bridge of a zone, and zoneLock is the file by
-// which systemd-nspawn keeps the making and removal of zones apart.
+// zonePrefix begins the name of a zone's bridge. zoneLock is the file with which
+// systemd-nspawn serializes the creation and removal of zones.
 const (
 	zonePrefix = "vz-"
 	zoneLock   = "/run/systemd/nspawn-network-zone"
 )
 
-// joinZone makes the zone if it is not there. The bridge is left down:
-// systemd-networkd brings it up with an address, and offers others by DHCP.
+// joinZone makes the container a port of the zone's bridge, and creates the bridge if it
+// is missing. The bridge is left down: systemd-networkd brings it up with an address, and
+// offers addresses by DHCP there.
 func (h *Host) joinZone(ctx context.Context, host, container *space, s Spec) (Connection, error) {
 	name := zonePrefix + s.Of
 	if len(name) >= unix.IFNAMSIZ {
-		return Connection{}, fmt.Errorf("name zone %s: at most %d characters are possible", s.Of, unix.IFNAMSIZ-1-len(zonePrefix))
+		return Connection{}, fmt.Errorf("name zone %s: the name is longer than %d characters", s.Of, unix.IFNAMSIZ-1-len(zonePrefix))
 	}
 	lock, err := lockZones()
 	if err != nil {
@@ -106,8 +108,8 @@ func (h *Host) joinZone(ctx context.Context, host, container *space, s Spec) (Co
 	})
 }
 
-// awaitUp waits until the kernel counts a link as up. On a busy host that comes up to a
-// second after both of its ends were brought up (net/core/link_watch.c).
+// awaitUp waits until the kernel reports a link as up. On a busy host that can be up to a
+// second after both ends were brought up (net/core/link_watch.c).
 func (s *space) awaitUp(ctx context.Context, link netlink.Link) error {
 	updates, done := make(chan netlink.LinkUpdate), make(chan struct{})
 	if err := netlink.LinkSubscribe(updates, done); err != nil {
@@ -116,7 +118,7 @@ func (s *space) awaitUp(ctx context.Context, link netlink.Link) error {
 	}
 	defer func() {
 		close(done)
-		for range updates { // The sender does not look at done while it sends.
+		for range updates { // The sender does not check done while it sends.
 		}
 	}()
 	for {
@@ -132,14 +134,14 @@ func (s *space) awaitUp(ctx context.Context, link netlink.Link) error {
 			return fmt.Errorf("wait until link %s is up: %w", link.Attrs().Name, ctx.Err())
 		case _, ok := <-updates:
 			if !ok {
-				return fmt.Errorf("watch link %s: the kernel tells no more", link.Attrs().Name)
+				return fmt.Errorf("watch link %s: the kernel stopped sending updates", link.Attrs().Name)
 			}
 		}
 	}
 }
 
-// lockZones takes the lock until the file is closed. Others hold it for a moment
-// only.
+// lockZones holds the lock until the returned file is closed. Other processes hold it
+// only for a moment.
 func lockZones() (*os.File, error) {
 	file, err := os.OpenFile(zoneLock, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -154,8 +156,9 @@ func lockZones() (*os.File, error) {
 	return file, nil
 }
 
-// RemoveEmptyZones removes the zones that have no more ports: the last one ends with
-// its container, whoever sees it first. Others make and fill a zone under the lock.
+// RemoveEmptyZones removes zones without ports. The last container of a zone does not
+// remove it, so the first process that sees an empty zone does. Zones are created and
+// filled under the lock.
 func RemoveEmptyZones() error {
 	host, err := openHost()
 	if err != nil {
@@ -199,8 +202,8 @@ func (s *space) emptyZones() (empty []netlink.Link, err error) {
 	return empty, nil
 }
 
-// share makes a link of an interface of the host in the container, or moves the
-// interface there. systemd-nspawn calls them mv-NAME and iv-NAME.
+// share makes a link of a host interface in the container, or moves the interface there.
+// It uses the names of systemd-nspawn, mv-NAME and iv-NAME.
 func (h *Host) share(host, container *space, s Spec, parent netlink.Link) (Connection, error) {
 	if s.Kind == Interface {
 		return moveInterface(host, container, s, parent)
@@ -226,11 +229,11 @@ func (h *Host) share(host, container *space, s Spec, parent netlink.Link) (Conne
 	return c, nil
 }
 
-// shorten cuts a name to what the kernel takes.
+// shorten cuts a name to the length that the kernel allows.
 func shorten(name string) string { return name[:min(len(name), unix.IFNAMSIZ-1)] }
 
-// moveInterface takes an interface from the host. The kernel gives it back when
-// the namespace ends, unless it is virtual.
+// moveInterface moves an interface from the host to the container. The kernel moves it
+// back when the namespace ends, unless the interface is virtual.
 func moveInterface(host, container *space, s Spec, link netlink.Link) (Connection, error) {
 	if err := host.LinkSetNsFd(link, int(container.file.Fd())); err != nil {
 		return Connection{}, fmt.Errorf("move interface %s to the container: %w", s.Of, err)

@@ -15,42 +15,42 @@ import (
 )
 
 const (
-	// leasePatience bounds the wait for a server. One that first asks whether
-	// somebody has the address takes 3 s.
-	leasePatience = 12 * time.Second
-	// firstTry is short, because the link, or the server of a new zone, is often
-	// ready a moment later. Each next try lasts twice as long.
+	// leaseTimeout limits the wait for a server. A server that first checks whether the
+	// address is in use takes 3 s.
+	leaseTimeout = 12 * time.Second
+	// firstTry is short because the link, or the server of a new zone, is often ready a
+	// moment later. Each further attempt lasts twice as long.
 	firstTry = 20 * time.Millisecond
 )
 
-// lease asks for an address by DHCP, from the container's namespace, and assigns
-// it for as long as the lease lasts. A plugin that is away does not renew it, and
-// the container then loses an address that the server may give to others.
+// lease requests an address by DHCP in the container's namespace, and assigns it for the
+// time of the lease. While the plugin is not running, the lease is not renewed, and the
+// container then loses the address, which the server may give to others.
 func (h *Host) lease(ctx context.Context, container *space, s Spec, c Connection) (Connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	err := c.ask(ctx, container.file, func(client *nclient4.Client) (*dhcpv4.DHCPv4, error) {
-		offer, err := client.DiscoverOffer(ctx, modify(s.Machine)...)
+	err := c.runClient(ctx, container.file, func(client *nclient4.Client) (*dhcpv4.DHCPv4, error) {
+		offer, err := client.DiscoverOffer(ctx, modifiers(s.Machine)...)
 		if err != nil {
 			return nil, err
 		}
-		lease, err := client.RequestFromOffer(ctx, offer, modify(s.Machine)...)
+		lease, err := client.RequestFromOffer(ctx, offer, modifiers(s.Machine)...)
 		if err != nil {
 			return nil, err
 		}
 		return lease.ACK, nil
 	})
 	if err != nil {
-		return Connection{}, fmt.Errorf("get an address for %s by DHCP, does a server answer there? "+
-			"A zone needs systemd-networkd on the host: %w", c.Interface, err)
+		return Connection{}, fmt.Errorf("get an address for %s by DHCP (does a server answer there? "+
+			"A zone needs systemd-networkd on the host.): %w", c.Interface, err)
 	}
-	if err := c.trust(s); err != nil {
+	if err := c.checkAddress(s); err != nil {
 		return Connection{}, err
 	}
 	return c, container.assign(c)
 }
 
-// Lease gives a container that has lost its address by DHCP another one.
+// Lease gets a new address for a container that has lost its address by DHCP.
 func (h *Host) Lease(ctx context.Context, namespace *os.File, s Spec, c Connection) (Connection, error) {
 	container, err := openContainer(namespace)
 	if err != nil {
@@ -60,10 +60,11 @@ func (h *Host) Lease(ctx context.Context, namespace *os.File, s Spec, c Connecti
 	return h.lease(ctx, container, s, c)
 }
 
-// trust refuses an address that no honest server gives, as whoever is on the network may
-// answer: in a zone it is of the host's network, and never the host's own.
-func (c Connection) trust(s Spec) error {
-	wrong := fmt.Errorf("take address %s that somebody on %s has given by DHCP: it is not one of that network", c.IPv4, s.Of)
+// checkAddress refuses addresses that an honest server would not assign, because any
+// machine on the network may answer. In a zone, the address must belong to a network of
+// the host, and must not be the host's own.
+func (c Connection) checkAddress(s Spec) error {
+	wrong := fmt.Errorf("accept address %s from a DHCP server on %s: it does not belong to that network", c.IPv4, s.Of)
 	if !c.IPv4.Addr().IsGlobalUnicast() {
 		return wrong
 	}
@@ -80,13 +81,13 @@ func (c Connection) trust(s Spec) error {
 	return nil
 }
 
-// Renew extends the lease of an address that a machine has had from Connect, also
-// by an earlier plugin. It returns when the lease ends then.
+// Renew extends the lease of an address that a machine got from Connect, even one of an
+// earlier plugin. It returns the new end of the lease.
 func Renew(ctx context.Context, namespace *os.File, machine string, c Connection) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, leasePatience)
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	had := c.IPv4
-	err := c.ask(ctx, namespace, func(client *nclient4.Client) (*dhcpv4.DHCPv4, error) {
+	err := c.runClient(ctx, namespace, func(client *nclient4.Client) (*dhcpv4.DHCPv4, error) {
 		return confirm(ctx, client, machine, c)
 	})
 	if err == nil && c.IPv4 != had {
@@ -110,10 +111,10 @@ func extend(namespace *os.File, c Connection) error {
 	return container.assign(c)
 }
 
-// confirm asks for the address that the machine has, of any server, as after a
-// reboot (RFC 2131, 3.2). So nothing else has to be remembered.
+// confirm requests the address that the machine has from any server, as after a reboot
+// (RFC 2131, 3.2). So nothing else of the lease must be stored.
 func confirm(ctx context.Context, client *nclient4.Client, machine string, c Connection) (*dhcpv4.DHCPv4, error) {
-	request, err := dhcpv4.New(append(modify(machine),
+	request, err := dhcpv4.New(append(modifiers(machine),
 		dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithHwAddr(c.MAC),
 		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(c.IPv4.Addr().AsSlice())))...)
 	if err != nil {
@@ -132,11 +133,11 @@ func confirm(ctx context.Context, client *nclient4.Client, machine string, c Con
 
 var errRefused = errors.New("the server refuses")
 
-// modify names the machine to the server, which then gives it the same address
-// again. Servers answer by broadcast: the address is not there yet, and an ipvlan
-// has the MAC address of its parent.
-func modify(machine string) []dhcpv4.Modifier {
-	id := append([]byte{0}, machine...) // type 0 is not a hardware address (RFC 2132, 9.14)
+// modifiers identify the machine to the server, which then assigns it the same address
+// again. They make servers answer by broadcast, because the interface does not have the
+// address yet, and an ipvlan shares the MAC address of its parent.
+func modifiers(machine string) []dhcpv4.Modifier {
+	id := append([]byte{0}, machine...) // type 0 means that the ID is not a hardware address (RFC 2132, 9.14)
 	return []dhcpv4.Modifier{
 		dhcpv4.WithOption(dhcpv4.OptClientIdentifier(id)), dhcpv4.WithBroadcast(true),
 		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
@@ -144,9 +145,9 @@ func modify(machine string) []dhcpv4.Modifier {
 	}
 }
 
-// ask runs a conversation with a server from a namespace, and takes over what the
-// server says in the end.
-func (c *Connection) ask(ctx context.Context, namespace *os.File, talk func(*nclient4.Client) (*dhcpv4.DHCPv4, error)) error {
+// runClient runs a DHCP exchange from a namespace, and stores the result of the server's
+// last answer.
+func (c *Connection) runClient(ctx context.Context, namespace *os.File, talk func(*nclient4.Client) (*dhcpv4.DHCPv4, error)) error {
 	var ack *dhcpv4.DHCPv4
 	err := within(namespace, func() error {
 		client, err := nclient4.New(c.Interface, nclient4.WithTimeout(firstTry), nclient4.WithRetry(-1))
@@ -160,15 +161,15 @@ func (c *Connection) ask(ctx context.Context, namespace *os.File, talk func(*ncl
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	return c.take(ack)
+	return c.accept(ack)
 }
 
-// take reads an answer. A server may leave out everything but the address.
-func (c *Connection) take(ack *dhcpv4.DHCPv4) error {
+// accept stores the content of an answer. A server may omit everything but the address.
+func (c *Connection) accept(ack *dhcpv4.DHCPv4) error {
 	address, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
 	bits, _ := ack.SubnetMask().Size()
 	if !ok || !address.IsValid() || address.IsUnspecified() || bits == 0 {
-		return fmt.Errorf("take answer of DHCP server %s: address %s with mask %s is not usable", ack.ServerIdentifier(), ack.YourIPAddr, ack.SubnetMask())
+		return fmt.Errorf("accept the answer of DHCP server %s: address %s with mask %s is not usable", ack.ServerIdentifier(), ack.YourIPAddr, ack.SubnetMask())
 	}
 	c.IPv4 = netip.PrefixFrom(address, bits)
 	c.Gateways = nil
@@ -181,7 +182,7 @@ func (c *Connection) take(ack *dhcpv4.DHCPv4) error {
 	} else if name := ack.DomainName(); name != "" {
 		c.Searches = []string{name}
 	}
-	const shortest = 10 * time.Second // of a server that does not say, or makes no sense
+	const shortest = 10 * time.Second // for servers that give no lease time, or a useless one
 	c.Expires = time.Now().Add(max(shortest, ack.IPAddressLeaseTime(time.Hour)))
 	return nil
 }
@@ -196,8 +197,8 @@ func toAddrs(list []net.IP) []netip.Addr {
 	return all
 }
 
-// assign gives the container's interface the addresses, and routes. Addresses of
-// a lease end with it.
+// assign sets addresses and default routes on the container's interface. The kernel
+// removes addresses of a lease when it ends.
 func (s *space) assign(c Connection) error {
 	e, err := s.end(c.Interface)
 	if err != nil {
@@ -214,7 +215,7 @@ func (s *space) assign(c Connection) error {
 	}
 	for _, gateway := range c.Gateways {
 		if gateway.IsValid() {
-			if err := e.routeAll(gateway); err != nil {
+			if err := e.addDefaultRoute(gateway); err != nil {
 				return err
 			}
 		}

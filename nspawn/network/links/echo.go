@@ -16,26 +16,26 @@ import (
 )
 
 const (
-	// echoPatience is 100 times what an answer takes. A host whose firewall drops
-	// even answers must not delay a start for long.
-	echoPatience = 500 * time.Millisecond
+	// echoTimeout is 100 times as long as an answer takes. If the host's firewall drops
+	// even answers, the start must not be delayed for long.
+	echoTimeout  = 500 * time.Millisecond
 	echoInterval = time.Millisecond
 )
 
-// awaitEcho returns once the kernel of the container's namespace has answered at
-// each address, or an error that says which did not.
+// awaitEcho waits until the kernel in the container's namespace has answered at each
+// address. The error says which address did not answer.
 func awaitEcho(ctx context.Context, c Connection) error {
-	ctx, cancel := context.WithTimeout(ctx, echoPatience)
+	ctx, cancel := context.WithTimeout(ctx, echoTimeout)
 	defer cancel()
 	for i, address := range c.addresses() {
 		if err := echo(ctx, c.Gateways[i], address.Addr()); err != nil {
-			return fmt.Errorf("ask the container at %s for an echo, does a firewall of the host drop the answer?: %w", address.Addr(), err)
+			return fmt.Errorf("ask the container at %s for an echo (does a firewall of the host drop the answer?): %w", address.Addr(), err)
 		}
 	}
 	return nil
 }
 
-// echo sends echo requests from one address of the host until the other answers.
+// echo sends echo requests from one address of the host until the other address answers.
 func echo(ctx context.Context, from, to netip.Addr) error {
 	network, request, reply, protocol := "ip4:icmp", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1
 	if to.Is6() {
@@ -46,7 +46,7 @@ func echo(ctx context.Context, from, to netip.Addr) error {
 		return fmt.Errorf("open raw socket: %w", err)
 	}
 	defer conn.Close()
-	// The checksum of IPv6 is the kernel's.
+	// The kernel computes the checksum for IPv6.
 	message := icmp.Message{Type: request, Body: &icmp.Echo{ID: int(binary.BigEndian.Uint16(to.AsSlice()[2:])), Data: []byte("nomad-nspawn")}}
 	packet, err := message.Marshal(nil)
 	if err != nil {

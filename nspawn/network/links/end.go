@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// space is a network namespace: the host's, or a container's.
+// space is a network namespace, either the host's or a container's.
 type space struct {
 	*netlink.Handle
-	file *os.File // nil for the host's
+	file *os.File // nil for the host
 }
 
 func openHost() (*space, error) {
@@ -34,7 +34,7 @@ func openContainer(namespace *os.File) (*space, error) {
 	return &space{Handle: handle, file: namespace}, nil
 }
 
-// end is a link as seen from the namespace that it is in.
+// end is one end of a link, seen from the namespace that contains it.
 type end struct {
 	space *space
 	netlink.Link
@@ -57,9 +57,9 @@ func (e end) up() error {
 	return nil
 }
 
-// addAddress gives the link an address, of IPv6 without asking others whether
-// they have it: nobody else is on the link, or DHCP has asked. If seconds is not
-// 0, the kernel removes the address after that time.
+// addAddress adds an address to the link. IPv6 duplicate address detection is off: no
+// other machine is on the link, or DHCP has checked the address. If seconds is not 0, the
+// kernel removes the address after that time.
 func (e end) addAddress(address netip.Prefix, seconds int) error {
 	a := &netlink.Addr{
 		IPNet:    &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), address.Addr().BitLen())},
@@ -74,8 +74,8 @@ func (e end) addAddress(address netip.Prefix, seconds int) error {
 	return nil
 }
 
-// know tells the link the MAC address of a neighbor for good.
-func (e end) know(neighbor netip.Addr, mac net.HardwareAddr) error {
+// addNeighbor adds a permanent entry with a neighbor's MAC address.
+func (e end) addNeighbor(neighbor netip.Addr, mac net.HardwareAddr) error {
 	n := &netlink.Neigh{
 		LinkIndex: e.Attrs().Index, State: netlink.NUD_PERMANENT, IP: neighbor.AsSlice(), HardwareAddr: mac,
 		Family: netlink.FAMILY_V6,
@@ -84,13 +84,13 @@ func (e end) know(neighbor netip.Addr, mac net.HardwareAddr) error {
 		n.Family = netlink.FAMILY_V4
 	}
 	if err := e.space.NeighSet(n); err != nil {
-		return fmt.Errorf("tell %s the MAC address of %s: %w", e.name(), neighbor, err)
+		return fmt.Errorf("set the MAC address of neighbor %[2]s on %[1]s: %[3]w", e.name(), neighbor, err)
 	}
 	return nil
 }
 
-// routeAll sends everything else to a gateway on the link.
-func (e end) routeAll(gateway netip.Addr) error {
+// addDefaultRoute adds a default route by a gateway on the link.
+func (e end) addDefaultRoute(gateway netip.Addr) error {
 	route := &netlink.Route{LinkIndex: e.Attrs().Index, Gw: gateway.AsSlice()}
 	if err := e.space.RouteReplace(route); err != nil {
 		return fmt.Errorf("route by %s to %s: %w", e.name(), gateway, err)
@@ -98,8 +98,8 @@ func (e end) routeAll(gateway netip.Addr) error {
 	return nil
 }
 
-// sysctl sets a value of the host for the link, below /proc/sys/net. The kernel
-// may be without IPv6.
+// sysctl writes a setting below /proc/sys/net of the host. It ignores settings that do
+// not exist, because the kernel may have no IPv6.
 func sysctl(path, value string) error {
 	err := os.WriteFile("/proc/sys/net/"+path, []byte(value), 0o644)
 	if errors.Is(err, os.ErrNotExist) {
@@ -108,15 +108,15 @@ func sysctl(path, value string) error {
 	return err
 }
 
-// noIPv6 keeps the host from having an address on a link that is a bridge's.
+// noIPv6 prevents the host from having an IPv6 address on the port of a bridge.
 func noIPv6(link string) error {
 	if err := sysctl("ipv6/conf/"+link+"/disable_ipv6", "1"); err != nil {
-		return fmt.Errorf("have no IPv6 address on port %s: %w", link, err)
+		return fmt.Errorf("disable IPv6 on port %s: %w", link, err)
 	}
 	return nil
 }
 
-// hasIPv6 reports whether a link of the host can have an IPv6 address.
+// hasIPv6 reports whether a link of the host can have IPv6 addresses.
 func hasIPv6(link string) bool {
 	disabled, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/disable_ipv6")
 	return err == nil && len(disabled) > 0 && disabled[0] == '0'

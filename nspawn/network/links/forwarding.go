@@ -10,20 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// EnableForwarding lets the host route between its links, which containers need
-// to reach others. With IPv6, a host that forwards no longer heeds what routers
-// announce, unless the interface says otherwise (accept_ra = 2); where the
-// kernel has its default route from such an announcement, IPv6 is left as it is
-// and a *RouterError says so.
+// EnableForwarding lets the host route between its links. Containers need that to reach
+// other machines.
+//
+// A host that forwards IPv6 ignores router advertisements, unless the interface has
+// accept_ra = 2. If the kernel has its default route from an advertisement,
+// EnableForwarding leaves IPv6 as it is and returns a *RouterError.
 func EnableForwarding() error {
 	if err := sysctl("ipv4/ip_forward", "1"); err != nil {
 		return fmt.Errorf("let the host forward IPv4: %w", err)
 	}
 	const all = "ipv6/conf/all/forwarding"
 	if value, err := os.ReadFile("/proc/sys/net/" + all); err != nil || strings.TrimSpace(string(value)) == "1" {
-		return nil // There is no IPv6, or it forwards.
+		return nil // There is no IPv6, or the host forwards it already.
 	}
-	link, err := announced()
+	link, err := advertisingLink()
 	if err != nil {
 		return fmt.Errorf("let the host forward IPv6: %w", err)
 	}
@@ -36,7 +37,7 @@ func EnableForwarding() error {
 	return nil
 }
 
-// RouterError reports that containers reach others by IPv4 only.
+// RouterError reports that containers can reach other machines by IPv4 only.
 type RouterError struct{ Link string }
 
 func (e *RouterError) Error() string {
@@ -44,10 +45,10 @@ func (e *RouterError) Error() string {
 		"which it would lose if it forwarded; set net.ipv6.conf.%s.accept_ra=2 and net.ipv6.conf.all.forwarding=1", e.Link, e.Link)
 }
 
-// announced returns the link by which the kernel itself has learnt a default
-// route, or "". systemd-networkd and NetworkManager learn routes themselves, and
-// turn that off in the kernel.
-func announced() (string, error) {
+// advertisingLink returns the link on which the kernel itself has learnt a default route
+// from a router advertisement, or "". systemd-networkd and NetworkManager learn routes
+// themselves, and turn that off in the kernel.
+func advertisingLink() (string, error) {
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return "", fmt.Errorf("list routes: %w", err)
@@ -55,7 +56,7 @@ func announced() (string, error) {
 	for _, route := range routes {
 		link, err := netlink.LinkByIndex(route.LinkIndex)
 		if err != nil {
-			continue // It has gone, and its route with it.
+			continue // The link is gone, and its route with it.
 		}
 		name := link.Attrs().Name
 		accept, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/accept_ra")

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AwaitGuest waits until a guest that systemd-nspawn has connected gives itself an
-// IPv4 address, and returns its connection. An address counts only if it is of a
-// network that the host has on the link: it is the guest that says it.
+// AwaitGuest waits until a guest that systemd-nspawn has connected gives itself an IPv4
+// address, and returns its connection. The guest can choose any address, so an address
+// counts only if it belongs to a network that the host has on the link.
 func AwaitGuest(ctx context.Context, namespace *os.File, s Spec) (Connection, error) {
 	container, err := openContainer(namespace)
 	if err != nil {
@@ -41,8 +41,9 @@ func AwaitGuest(ctx context.Context, namespace *os.File, s Spec) (Connection, er
 	return c, err
 }
 
-// peer returns the host's end of a link. Were the other end not on this host, its
-// index could be that of any link here: it must name the container's namespace.
+// peer returns the host's end of a link. If the other end were not on this host, its
+// index could be the index of any link here. So the host's link must refer back to the
+// container's namespace.
 func peer(namespace *os.File, inside end) (netlink.Link, error) {
 	outside, err := netlink.LinkByIndex(inside.Attrs().ParentIndex)
 	if err != nil {
@@ -53,15 +54,15 @@ func peer(namespace *os.File, inside end) (netlink.Link, error) {
 		return nil, fmt.Errorf("identify network namespace: %w", err)
 	}
 	if id < 0 || outside.Attrs().NetNsID != id || outside.Attrs().ParentIndex != inside.Attrs().Index {
-		return nil, fmt.Errorf("%s is not it", outside.Attrs().Name)
+		return nil, fmt.Errorf("%s is not the other end", outside.Attrs().Name)
 	}
 	return outside, nil
 }
 
-// awaitIPv4 returns the first address of the link inside that is of a network of
-// the link outside.
+// awaitIPv4 returns the first address of the link inside that belongs to a network of the
+// link outside.
 func awaitIPv4(ctx context.Context, namespace netns.NsHandle, inside, outside netlink.Link) (netip.Prefix, error) {
-	var broken error // settled once updates is closed
+	var broken error // it may be read once updates is closed
 	updates, done := make(chan netlink.AddrUpdate), make(chan struct{})
 	err := netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{
 		Namespace: &namespace, ListExisting: true, ErrorCallback: func(err error) { broken = err },
@@ -72,7 +73,7 @@ func awaitIPv4(ctx context.Context, namespace netns.NsHandle, inside, outside ne
 	}
 	defer func() {
 		close(done)
-		for range updates { // The sender does not look at done while it sends.
+		for range updates { // The sender does not check done while it sends.
 		}
 	}()
 	for {
@@ -91,7 +92,8 @@ func awaitIPv4(ctx context.Context, namespace netns.NsHandle, inside, outside ne
 	}
 }
 
-// global returns an IPv4 address that is in use and not link-local.
+// global returns the IPv4 address of an update if it is neither link-local nor restricted
+// to the link.
 func global(update netlink.AddrUpdate) (netip.Prefix, bool) {
 	ip, ok := netip.AddrFromSlice(update.LinkAddress.IP)
 	bits, _ := update.LinkAddress.Mask.Size()
@@ -99,8 +101,8 @@ func global(update netlink.AddrUpdate) (netip.Prefix, bool) {
 	return netip.PrefixFrom(ip, bits), ok && ip.Is4() && ip.IsGlobalUnicast() && update.Scope == unix.RT_SCOPE_UNIVERSE
 }
 
-// isNeighbor reports whether an address is of a network that the host has on a
-// link, and not the host's own.
+// isNeighbor reports whether an address belongs to a network that the host has on a link,
+// and is not the host's own.
 func isNeighbor(link netlink.Link, address netip.Prefix) bool {
 	list, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {

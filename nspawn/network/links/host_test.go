@@ -21,7 +21,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
-// gated is a container of systemd-nspawn whose payload waits for a line.
+// gated is a container of systemd-nspawn whose payload waits for a line of input.
 type gated struct {
 	*exec.Cmd
 	leader int
@@ -29,7 +29,7 @@ type gated struct {
 	out    *bufio.Reader
 }
 
-// startGated returns when systemd-nspawn says that the container is up.
+// startGated returns when systemd-nspawn has reported that the container is up.
 func startGated(t *testing.T, name, script string) gated {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "notify")
@@ -65,7 +65,7 @@ func startGated(t *testing.T, name, script string) gated {
 	return g
 }
 
-// TestHostStart has 100 payloads whose first act is a connection.
+// TestHostStart runs 100 payloads that first make a connection.
 func TestHostStart(t *testing.T) {
 	hosttest.Require(t)
 	host, h := networktest.Host(t), newHost(t, "10.213.0.0/16")
@@ -101,7 +101,7 @@ func TestHostStart(t *testing.T) {
 	must.SliceEmpty(t, owners(t, host))
 }
 
-// TestHostZone joins two containers to a zone that systemd-networkd configures.
+// TestHostZone connects two containers to a zone that systemd-networkd configures.
 func TestHostZone(t *testing.T) {
 	hosttest.Require(t)
 	host, h := networktest.Host(t), newHost(t, "10.213.0.0/16")
@@ -116,7 +116,7 @@ func TestHostZone(t *testing.T) {
 	must.NoError(t, err)
 	t.Log("second in", time.Since(begin), second)
 	api.Serve(t, ":80", "api")
-	// With br_netfilter, systemd-networkd masquerades even what it only bridges.
+	// With br_netfilter, systemd-networkd masquerades even bridged packets.
 	must.StrHasPrefix(t, "api from 192.168.", web.Ask("tcp", second.IPv4.Addr().String()+":80"))
 	must.Eq(t, "api from "+second.Gateways[0].String(), host.Ask("tcp", second.IPv4.Addr().String()+":80"))
 	begin = time.Now()
@@ -127,15 +127,15 @@ func TestHostZone(t *testing.T) {
 
 	again, err := connect(t, host, networktest.Bare(t), h, Spec{Machine: "zone-web", Kind: Zone, Of: "lab"})
 	must.NoError(t, err)
-	must.Eq(t, first.IPv4, again.IPv4) // The machine's name stands for the address.
+	must.Eq(t, first.IPv4, again.IPv4) // the address depends on the machine's name
 	disconnectAll(t, host, "zone-web")
 	host.Run(t, "ip", "link", "show", "vz-lab")
 	disconnectAll(t, host, "zone-api")
 	must.StrNotContains(t, host.Run(t, "ip", "link"), "vz-lab")
 }
 
-// TestHostZoneAgain makes the same zone again and again while the host is busy.
-// Each time, systemd-networkd offers addresses of the network that it keeps.
+// TestHostZoneAgain makes the same zone many times while the host is busy. Each time,
+// systemd-networkd must offer addresses of the network that the bridge then has.
 func TestHostZoneAgain(t *testing.T) {
 	hosttest.Require(t)
 	host, h := networktest.Host(t), newHost(t, "10.213.0.0/16")

@@ -11,17 +11,18 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// pause is the least time between two attempts to renew a lease.
-const pause = time.Second / 2
+// minRenewInterval is the shortest time between two attempts to renew a lease.
+const minRenewInterval = time.Second / 2
 
-// Keep renews the lease of a machine's address whenever half of it is over, until
-// ctx ends. It returns at once if the address does not end. The connection may be
-// of an earlier plugin: Interface, MAC and IPv4 are enough, as the kernel knows
-// when the address ends. Keep reports each failure by notice, and returns an error
-// when the address has ended.
+// Keep renews the lease of a machine's address whenever half of it is over, until ctx
+// ends. If the address has no end, Keep returns at once. It calls notice for each
+// failure, and returns an error when the address has ended.
 //
-// The namespace is opened for each renewal. If it stayed open, it would outlive
-// its container.
+// The connection may be one of an earlier plugin: only Interface, MAC and IPv4 are
+// needed, because the kernel stores when the address ends.
+//
+// The namespace is opened for each renewal. An open file would keep it alive after its
+// container has ended.
 func Keep(ctx context.Context, open func() (*os.File, error), machine string, c Connection, notice func(error)) error {
 	expires, err := expiry(open, c)
 	if err != nil || expires.IsZero() {
@@ -35,7 +36,7 @@ func Keep(ctx context.Context, open func() (*os.File, error), machine string, c 
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(max(wait, pause)):
+		case <-time.After(max(wait, minRenewInterval)):
 		}
 		next, err := renew(ctx, open, machine, c)
 		if ctx.Err() != nil {
@@ -58,8 +59,8 @@ func renew(ctx context.Context, open func() (*os.File, error), machine string, c
 	return Renew(ctx, namespace, machine, c)
 }
 
-// expiry returns when the kernel will remove the container's address. It is zero
-// for never.
+// expiry returns when the kernel will remove the container's address. A zero time means
+// never.
 func expiry(open func() (*os.File, error), c Connection) (time.Time, error) {
 	namespace, err := open()
 	if err != nil {

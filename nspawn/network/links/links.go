@@ -1,10 +1,10 @@
-// Package links connects containers to networks from outside: it makes the link,
-// straight into the container's network namespace, gives it an address and a
-// route, and returns when the first packet would be answered. The container runs
-// nothing of this, and systemd-nspawn needs no more than --private-network.
+// Package links connects containers to networks from outside. It creates a link directly
+// in the container's network namespace, sets an address and a route, and returns when the
+// first packet would be answered. Nothing of this runs in the container, and
+// systemd-nspawn needs only --private-network.
 //
-// The host's end of a link is named by a hash of the machine's name, which its
-// alias holds in full. So the kernel is the record of what there is.
+// The name of a link's host end is a hash of the machine's name; its alias is the full
+// name. So no record is needed beside the kernel's.
 package links
 
 import (
@@ -25,49 +25,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kind says how a container is connected.
+// Kind selects how a container is connected.
 type Kind string
 
-// The kinds of connections, by what they need on the host.
+// The kinds of connections, with what each uses on the host.
 const (
-	Veth      Kind = "veth"      // a network of its own with the host
-	Zone      Kind = "zone"      // a bridge of systemd-nspawn's, which systemd-networkd configures
-	Bridge    Kind = "bridge"    // a bridge of the operator's
+	Veth      Kind = "veth"      // a network that only the host and the container share
+	Zone      Kind = "zone"      // a bridge as systemd-nspawn makes them, configured by systemd-networkd
+	Bridge    Kind = "bridge"    // a bridge of the operator
 	Macvlan   Kind = "macvlan"   // an interface of the host, with a MAC address of its own
-	Ipvlan    Kind = "ipvlan"    // an interface of the host, with its MAC address
-	Interface Kind = "interface" // an interface that is taken from the host
+	Ipvlan    Kind = "ipvlan"    // an interface of the host, with the same MAC address
+	Interface Kind = "interface" // an interface that is moved from the host to the container
 )
 
-// Spec says how to connect a machine.
+// Spec describes the connection of a machine.
 type Spec struct {
 	Machine string
 	Kind    Kind
 	Of      string // the zone, bridge or interface; not for Veth
-	Name    string // of the interface in the container; "" is what systemd-nspawn calls it
-	// Address and Gateway are static. Without them a veth link gets addresses of
-	// the pool, and others ask by DHCP.
+	Name    string // name of the interface in the container; "" selects systemd-nspawn's name
+	// Address and Gateway are static. Without them, a veth link gets addresses from the
+	// pool, and other links use DHCP.
 	Address netip.Prefix
 	Gateway netip.Addr
-	// Taken reports whether an address of the pool still belongs to another machine,
-	// also to one whose link is gone. It may be nil.
+	// Taken reports whether an address of the pool still belongs to another machine, even
+	// to one whose link is gone. It may be nil.
 	Taken func(netip.Addr) bool
 }
 
-// Connection is how a container is connected.
+// Connection describes how a container is connected.
 type Connection struct {
-	Interface string // in the container
-	// Link is the host's end, Bridge what it is a port of. The host reaches the
-	// container by Bridge, or else by Link. With other kinds there is neither.
+	Interface string // name of the interface in the container
+	// Link is the host's end, and Bridge is the bridge that has it as a port. The host
+	// reaches the container through Bridge if it is set, and otherwise through Link.
+	// Other kinds have neither.
 	Link, Bridge string
-	MAC          net.HardwareAddr // in the container
+	MAC          net.HardwareAddr // MAC address in the container
 	IPv4, IPv6   netip.Prefix
-	Gateways     []netip.Addr // of IPv4 and IPv6, as far as there are addresses
-	// Servers and Searches are what DHCP says about names, and Expires is when
-	// the lease ends; it is zero for static addresses.
+	Gateways     []netip.Addr // for IPv4 and IPv6, as far as there are addresses
+	// Servers and Searches are the name servers and search domains that DHCP has given.
+	// Expires is the end of the lease; it is zero for static addresses.
 	Servers  []netip.Addr
 	Searches []string
 	Expires  time.Time
-	// Warning says why the connection may not work. It is for an event.
+	// Warning says why the connection may not work. It becomes an event of the task.
 	Warning error
 }
 
@@ -75,11 +76,11 @@ type Connection struct {
 type Host struct {
 	pool4, pool6 netip.Prefix
 	machineID    string
-	mu           sync.Mutex // between choosing an address and having it
+	mu           sync.Mutex // held between choosing an address and assigning it
 }
 
-// New returns a Host whose veth links get their IPv4 addresses from pool, and
-// their IPv6 addresses from a range that follows from the host's machine ID.
+// New returns a Host. Its veth links get IPv4 addresses from pool, and IPv6 addresses
+// from a range that is derived from the host's machine ID.
 func New(pool netip.Prefix, machineID string) (*Host, error) {
 	if !pool.IsValid() || !pool.Addr().Is4() || pool.Bits() > 30 || pool.Bits() < 16 {
 		return nil, fmt.Errorf("use address pool %s: want an IPv4 network of /16 to /30", pool)
@@ -90,25 +91,25 @@ func New(pool netip.Prefix, machineID string) (*Host, error) {
 // Prefix begins the name of each link on the host.
 const Prefix = "nv-"
 
-// LinkName returns the name of the host's end of a machine's link. Base 32 of 60
-// bits makes 12 characters, so that 500 tasks do not collide.
+// LinkName returns the name of the host's end of a machine's link. It contains 60 bits of
+// a hash, in 12 characters of base 32, which is enough that 500 tasks do not collide.
 func LinkName(machine string) string {
 	hash := sha256.Sum256([]byte(machine))
 	return Prefix + strings.ToLower(base32.StdEncoding.EncodeToString(hash[:10])[:12])
 }
 
-// mac returns the MAC address of an end of a machine's link, which is the same
-// after a restart. Without it udev would give the link another one a moment later.
+// mac returns the MAC address for an end of a machine's link. It is the same after a
+// restart. Without a fixed address, udev would change the link's address a moment later.
 func (h *Host) mac(machine, end string) net.HardwareAddr {
 	hash := sha256.Sum256([]byte(h.machineID + "/" + machine + "/" + end))
 	address := net.HardwareAddr(hash[:6])
-	address[0] = address[0]&^1 | 2 // for one station, locally administered
+	address[0] = address[0]&^1 | 2 // individual (not multicast), locally administered
 	return address
 }
 
-// Connect connects the container whose network namespace is given. What an
-// earlier machine of the same name left is removed before. After an error,
-// Disconnect removes what was made.
+// Connect connects the container with the given network namespace. It first removes the
+// link of an earlier machine of the same name. After an error, Disconnect removes what
+// Connect has made.
 func (h *Host) Connect(ctx context.Context, namespace *os.File, s Spec) (Connection, error) {
 	c, err := h.connect(ctx, namespace, s)
 	if err != nil {
@@ -149,9 +150,9 @@ func (h *Host) connect(ctx context.Context, namespace *os.File, s Spec) (Connect
 	return c, container.assign(c)
 }
 
-// Disconnect removes the link that a machine has on the host, and reports whether
-// there was one. It may have ended before, with the container's namespace; links into
-// the namespace itself always do.
+// Disconnect removes a machine's link from the host, and reports whether there was one.
+// The link may have ended already, with the container's namespace, as links that are made
+// in the namespace itself always do.
 func Disconnect(machine string) (had bool, err error) {
 	host, err := openHost()
 	if err != nil {
@@ -171,7 +172,7 @@ func Disconnect(machine string) (had bool, err error) {
 	return true, nil
 }
 
-// Owners returns the machines that have a link on the host.
+// Owners returns the machines that have a link on the host, sorted.
 func Owners() ([]string, error) {
 	all, err := netlink.LinkList()
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
-// TestMain runs the tests in a network namespace of their own, which is their
-// host. A disposable host is the tests' already.
+// TestMain runs the tests in a network namespace of their own, which serves as their
+// host. A disposable host is used as it is.
 func TestMain(m *testing.M) {
 	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNET)
 }
@@ -61,9 +61,9 @@ func disconnectAll(t testing.TB, host *networktest.Space, machine string) {
 	must.NoError(t, err)
 }
 
-// TestVeth sends one packet of each family right after Connect, for many
-// containers. A lost one would take longer than Ask waits: nothing sends it again
-// within a second.
+// TestVeth sends one packet of each family right after Connect, for many containers. A
+// lost packet would take longer than Ask waits, because it is not sent again within a
+// second.
 func TestVeth(t *testing.T) {
 	host, h := networktest.New(t), newHost(t, "10.213.0.0/16")
 	host.Serve(t, ":9000", "host")
@@ -99,14 +99,14 @@ func owners(t *testing.T, host *networktest.Space) (list []string) {
 }
 
 func TestVethAgain(t *testing.T) {
-	host, h := networktest.New(t), newHost(t, "10.213.0.0/29") // two pairs
+	host, h := networktest.New(t), newHost(t, "10.213.0.0/29") // room for two pairs
 	first, err := connect(t, host, networktest.Bare(t), h, Spec{Machine: "web", Kind: Veth})
 	must.NoError(t, err)
 	again, err := connect(t, host, networktest.Bare(t), h, Spec{Machine: "web", Kind: Veth, Name: "eth0"})
 	must.NoError(t, err)
 	must.Eq(t, first.MAC, again.MAC)
 	must.Eq(t, "eth0", again.Interface)
-	must.NotEq(t, first.IPv4, again.IPv4) // The first was in use when it was chosen.
+	must.NotEq(t, first.IPv4, again.IPv4) // the first address was in use when this one was chosen
 	_, err = connect(t, host, networktest.Bare(t), h, Spec{Machine: "api", Kind: Veth})
 	must.NoError(t, err)
 	_, err = connect(t, host, networktest.Bare(t), h, Spec{Machine: "full", Kind: Veth})
@@ -114,19 +114,18 @@ func TestVethAgain(t *testing.T) {
 	must.Eq(t, []string{"api", "web"}, owners(t, host))
 }
 
-// TestVethWithoutEcho has a host whose firewall drops the answers of containers.
+// TestVethWithoutEcho uses a host whose firewall drops the answers of containers.
 func TestVethWithoutEcho(t *testing.T) {
 	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
 	container.Do(func() { _ = os.WriteFile("/proc/sys/net/ipv4/icmp_echo_ignore_all", []byte("1"), 0o644) })
 	begin := time.Now()
 	c, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Veth})
 	must.NoError(t, err)
-	must.ErrorContains(t, c.Warning, "does a firewall of the host drop the answer?")
+	must.ErrorContains(t, c.Warning, "(does a firewall of the host drop the answer?)")
 	must.Less(t, 2*time.Second, time.Since(begin))
 }
 
-// TestRouterAdvertisement checks that a container cannot make itself the host's
-// router.
+// TestRouterAdvertisement checks that a container cannot become the host's router.
 func TestRouterAdvertisement(t *testing.T) {
 	host, h := networktest.New(t), newHost(t, "10.213.0.0/16")
 	c, err := connect(t, host, networktest.Bare(t), h, Spec{Machine: "web", Kind: Veth})
@@ -186,7 +185,7 @@ func TestPool(t *testing.T) {
 	must.Eq(t, testPool, pool)
 	_, err = connect(t, host, networktest.Bare(t), h, Spec{Machine: "web", Kind: Veth})
 	must.NoError(t, err)
-	pool, err = choose(netip.Prefix{}) // It is the same with links of ours.
+	pool, err = choose(netip.Prefix{}) // links of ours do not change the choice
 	must.NoError(t, err)
 	must.Eq(t, testPool, pool)
 	host.IP(t, "link add x type veth peer name y", "link set x up", "link set y up", "route add 10.213.7.0/24 dev x")
@@ -197,8 +196,8 @@ func TestPool(t *testing.T) {
 	must.ErrorContains(t, err, "the host routes parts of [10.213.0.0/16] elsewhere")
 }
 
-// serveDHCP serves leases of 10.66.0.0/24 on an interface of a namespace, and
-// reports each request for an address.
+// serveDHCP offers leases of 10.66.0.0/24 on an interface in a namespace, and reports
+// each request for an address.
 func serveDHCP(t *testing.T, s *networktest.Space, link string) <-chan string {
 	t.Helper()
 	requests := make(chan string, 100)
@@ -231,7 +230,7 @@ func serveDHCP(t *testing.T, s *networktest.Space, link string) <-chan string {
 func TestBridge(t *testing.T) {
 	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
 	_, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Bridge, Of: "br0"})
-	must.ErrorContains(t, err, "connect machine web by bridge br0: find bridge br0 of the host, is it there?")
+	must.ErrorContains(t, err, "connect machine web by bridge br0: find bridge br0 of the host (does it exist?)")
 	host.IP(t, "link add br0 type bridge", "link set br0 up", "addr add 10.66.0.1/24 dev br0")
 	requests := serveDHCP(t, host, "br0")
 	c, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Bridge, Of: "br0"})
@@ -243,7 +242,7 @@ func TestBridge(t *testing.T) {
 	must.Eq(t, "host from 10.66.0.50", container.Ask("tcp", "10.66.0.1:9000"))
 	must.StrContains(t, container.Run(t, "ip", "-4", "addr", "show", "dev", "host0"), "valid_lft 35")
 
-	// A plugin that was restarted knows this much.
+	// A plugin knows these fields after a restart.
 	container.IP(t, "addr change 10.66.0.50/24 dev host0 valid_lft 100 preferred_lft 100")
 	until, err := Renew(t.Context(), open(t, container), "web", Connection{Interface: c.Interface, MAC: c.MAC, IPv4: c.IPv4})
 	must.NoError(t, err)
@@ -267,7 +266,7 @@ func TestStatic(t *testing.T) {
 		}
 		c, err := connect(t, host, container, h, s)
 		if kind == Ipvlan && errors.Is(err, unix.EOPNOTSUPP) {
-			t.Log(err) // a kernel without it, as where disposable hosts are made
+			t.Log(err) // this kernel does not support it, for example where disposable hosts are made
 			continue
 		}
 		must.NoError(t, err)
@@ -277,7 +276,7 @@ func TestStatic(t *testing.T) {
 	}
 }
 
-// TestNoServer ends with the caller's deadline.
+// TestNoServer checks that the deadline of the caller ends the wait.
 func TestNoServer(t *testing.T) {
 	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
 	host.IP(t, "link add br0 type bridge", "link set br0 up")
@@ -287,5 +286,5 @@ func TestNoServer(t *testing.T) {
 	var err error
 	host.Do(func() { _, err = h.Connect(ctx, namespace, Spec{Machine: "web", Kind: Bridge, Of: "br0"}) })
 	must.ErrorIs(t, err, context.DeadlineExceeded)
-	must.ErrorContains(t, err, "get an address for host0 by DHCP, does a server answer there?")
+	must.ErrorContains(t, err, "get an address for host0 by DHCP (does a server answer there?")
 }

@@ -12,14 +12,14 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// pools are the networks that veth links may be in, in order of preference. They
-// are seldom used by others.
+// pools are the networks to choose for veth links, in order of preference. Other networks
+// seldom use these ranges.
 var pools = []netip.Prefix{
 	netip.MustParsePrefix("10.213.0.0/16"), netip.MustParsePrefix("172.29.0.0/16"), netip.MustParsePrefix("100.117.0.0/16"),
 }
 
-// ChoosePool returns a network for veth links that the host does not route
-// elsewhere. If the operator wants one, it is that one or an error.
+// ChoosePool returns a network for veth links that the host does not route elsewhere. If
+// wanted is valid, it returns wanted or an error.
 func ChoosePool(wanted netip.Prefix) (netip.Prefix, error) {
 	used, err := networks()
 	if err != nil {
@@ -37,7 +37,7 @@ func ChoosePool(wanted netip.Prefix) (netip.Prefix, error) {
 	return netip.Prefix{}, fmt.Errorf("choose address pool: the host routes parts of %v elsewhere; name another IPv4 network in the plugin's config", candidates)
 }
 
-// networks lists what the host routes by links that are not ours.
+// networks returns the networks that the host routes over links that are not ours.
 func networks() ([]netip.Prefix, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -64,7 +64,7 @@ func networks() ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// localPrefix returns the host's network of unique local addresses (RFC 4193).
+// localPrefix returns the host's prefix of unique local addresses (RFC 4193).
 func localPrefix(machineID string) netip.Prefix {
 	hash := sha256.Sum256([]byte("nomad-driver-nspawn/" + machineID))
 	address := [16]byte{0xfd}
@@ -75,14 +75,14 @@ func localPrefix(machineID string) netip.Prefix {
 // pair holds the addresses of both ends of a veth link.
 type pair struct{ host4, container4, host6, container6 netip.Prefix }
 
-// size is the number of pairs in the pool.
+// size returns the number of pairs in the pool.
 func (h *Host) size() uint32 { return 1 << (30 - h.pool4.Bits()) }
 
-// pair returns the pair of an index: a /30 of IPv4, and a /64 of IPv6.
+// pair returns the pair with an index: a /30 of IPv4 and a /64 of IPv6.
 func (h *Host) pair(index uint32) pair {
 	four, six := h.pool4.Addr().As4(), h.pool6.Addr().As16()
 	binary.BigEndian.PutUint32(four[:], binary.BigEndian.Uint32(four[:])+4*index)
-	binary.BigEndian.PutUint16(six[6:], uint16(index)) // The pool has no more than 1<<14.
+	binary.BigEndian.PutUint16(six[6:], uint16(index)) // The pool has at most 1<<14 pairs.
 	at := func(n byte) (netip.Prefix, netip.Prefix) {
 		a4, a6 := four, six
 		a4[3] += n
@@ -95,7 +95,7 @@ func (h *Host) pair(index uint32) pair {
 	return p
 }
 
-// indexOf returns the index of the pair that an address is in.
+// indexOf returns the index of the pair that contains an address.
 func (h *Host) indexOf(address netip.Addr) (uint32, bool) {
 	if !h.pool4.Contains(address) {
 		return 0, false
@@ -106,9 +106,9 @@ func (h *Host) indexOf(address netip.Addr) (uint32, bool) {
 
 var errExhausted = errors.New("every address of the pool is in use; name a larger IPv4 network in the plugin's config")
 
-// free returns the first index that no link of the host has, and no other machine. It begins at one
-// that follows from the machine's name, so that an address that was given up is
-// seldom the next one to be taken.
+// free returns the first index that neither a link of the host nor another machine uses.
+// The search begins at a hash of the machine's name, so that an address is seldom reused
+// soon after it was released.
 func (h *Host) free(host *space, s Spec) (uint32, error) {
 	list, err := host.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {

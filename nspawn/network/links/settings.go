@@ -9,13 +9,14 @@ import (
 	"nomad-driver-nspawn/nspawn/thread"
 )
 
-// Settings makes a network namespace fit for a container: everybody in it may
-// bind to ports below 1024 and use ping, as in docker. A user namespace that does
-// not own it gives no capability there (capabilities(7)). lo comes up, which
-// Nomad's network mode "none" leaves down.
+// Settings prepares a network namespace for a container. All users in it may bind to
+// ports below 1024 and use ping, as in docker; capabilities of a user namespace that does
+// not own the network namespace would not permit that (capabilities(7)). Settings also
+// brings up lo, which Nomad's network mode "none" leaves down.
 func Settings(namespace *os.File) error {
 	err := within(namespace, func() error {
-		// Files below /proc/sys/net show the namespace of the thread that opens them.
+		// Files below /proc/sys/net belong to the namespace of the thread that opens
+		// them.
 		for _, setting := range []struct{ path, value string }{
 			{"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
 			{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},

@@ -8,15 +8,14 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// guestName is what systemd-nspawn calls the end of a veth link in a container.
+// guestName is systemd-nspawn's name for the container's end of a veth link.
 const guestName = "host0"
 
 // connectVeth makes a veth link with static addresses on both ends.
 //
-// The order matters. Ends that have just been brought up drop packets for a
-// moment, and a lost ARP request costs a second: so both know each other's MAC
-// address, and the answer of the container's kernel to an echo request shows that
-// packets pass.
+// The order matters. Ends that have just been brought up drop packets for a moment, and a
+// lost ARP request would cost a second. So both ends get each other's MAC address. Then
+// an answer of the container's kernel to an echo request shows that packets pass.
 func (h *Host) connectVeth(ctx context.Context, host, container *space, s Spec) (Connection, error) {
 	outside, addresses, err := h.makeVeth(host, container, s)
 	if err != nil {
@@ -54,25 +53,25 @@ func (h *Host) bringUp(outside, inside end, c Connection, s Spec) error {
 		}
 	}
 	for _, address := range c.addresses() {
-		if err := outside.know(address.Addr(), c.MAC); err != nil {
+		if err := outside.addNeighbor(address.Addr(), c.MAC); err != nil {
 			return err
 		}
 	}
 	for _, gateway := range c.Gateways {
-		if err := inside.know(gateway, h.mac(s.Machine, hostEnd)); err != nil {
+		if err := inside.addNeighbor(gateway, h.mac(s.Machine, hostEnd)); err != nil {
 			return err
 		}
-		if err := inside.routeAll(gateway); err != nil {
+		if err := inside.addDefaultRoute(gateway); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Names of the ends, for their MAC addresses.
+// hostEnd and containerEnd name the ends of a link, see mac.
 const hostEnd, containerEnd = "host", "container"
 
-// makeVeth makes a link whose host's end has an IPv4 address that no other has.
+// makeVeth makes a link and gives its host end an IPv4 address that no other link has.
 func (h *Host) makeVeth(host, container *space, s Spec) (end, pair, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -88,11 +87,11 @@ func (h *Host) makeVeth(host, container *space, s Spec) (end, pair, error) {
 	return outside, addresses, outside.addAddress(addresses.host4, 0)
 }
 
-// makePair makes a veth link into the container. The host takes nothing of what
-// the container may say there about routers.
+// makePair makes a veth link into the container. The host ignores router advertisements
+// and redirects of the container on it.
 func (h *Host) makePair(host, container *space, s Spec) (end, error) {
 	name := LinkName(s.Machine)
-	if old, err := host.LinkByName(name); err == nil { // of an earlier machine, which goes in its own time
+	if old, err := host.LinkByName(name); err == nil { // an earlier machine's, whose removal is not finished
 		if err := host.LinkDel(old); err != nil {
 			return end{}, fmt.Errorf("delete link %s of an earlier machine: %w", name, err)
 		}
@@ -121,7 +120,7 @@ func (h *Host) makePair(host, container *space, s Spec) (end, error) {
 	return outside, nil
 }
 
-// name returns the name of the interface in the container.
+// name returns the name of the interface in the container, or usual if the job sets none.
 func (s Spec) name(usual string) string {
 	if s.Name != "" {
 		return s.Name

@@ -8,15 +8,14 @@ import (
 	"strings"
 )
 
-// HostGateway is the address in an extra host that stands for the host, as in
-// docker.
+// HostGateway is a name for the host's address in an extra host, as in docker.
 const HostGateway = "host-gateway"
 
-// Extra is one name that a job adds to /etc/hosts.
+// Extra is a name that a job adds to /etc/hosts.
 type Extra struct {
 	Name    string
 	Address netip.Addr
-	Gateway bool // the host's address, which is known once the network is
+	Gateway bool // the host's address, which is not known before the network exists
 }
 
 // ParseExtra parses an entry of extra_hosts, NAME:ADDRESS. The address may be
@@ -36,19 +35,19 @@ func ParseExtra(entry string) (Extra, error) {
 		address = address[1 : len(address)-1]
 	}
 	parsed, err := netip.ParseAddr(address)
-	if err != nil || parsed.Zone() != "" { // The name of a link may hold anything, even a line feed.
+	if err != nil || parsed.Zone() != "" { // The zone of an address may contain anything, even a line feed.
 		return Extra{}, fmt.Errorf("extra host %q: address %q is neither an IP address nor %s", entry, address, HostGateway)
 	}
 	return Extra{Name: name, Address: parsed}, nil
 }
 
-// Hosts says what /etc/hosts of a container holds.
+// Hosts holds the content of a container's /etc/hosts.
 type Hosts struct {
 	Hostname  string       // the container's own name; "" adds none
-	Addresses []netip.Addr // the container's own; none is a container that only has a loopback, or the host's network
-	Gateways  []netip.Addr // the host's, for Extra
+	Addresses []netip.Addr // the container's own; empty on the host's network, or with only a loopback
+	Gateways  []netip.Addr // the host's addresses, for Extra
 	Extra     []Extra
-	Neighbors []Neighbor // others of the same zone
+	Neighbors []Neighbor // other containers of the same zone
 }
 
 // Neighbor is another container.
@@ -57,14 +56,14 @@ type Neighbor struct {
 	Addresses []netip.Addr
 }
 
-// String returns the text of the file. A name with a domain is also found
-// without the domain.
+// String returns the text of the file. A name with a domain can also be found without the
+// domain.
 func (h Hosts) String() string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
 	if h.Hostname != "" {
 		own := h.Addresses
-		if len(own) == 0 { // as Debian does, hostname(1)
+		if len(own) == 0 { // like Debian, see hostname(1)
 			own = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 1, 1})}
 		}
 		writeNames(&b, own, h.Hostname)
@@ -93,13 +92,13 @@ func writeNames(b *strings.Builder, addresses []netip.Addr, name string) {
 	}
 }
 
-// CheckHostname returns an error unless name can be the name of a host
-// (hostname(7)). Underscores are not of that standard, but in use.
+// CheckHostname returns an error unless name can be a host name (hostname(7)). It accepts
+// underscores, which the standard does not allow but which are in use.
 func CheckHostname(name string) error {
 	if name == "" {
 		return errors.New("check host name: it is empty")
 	}
-	const longest = 64 // of the kernel (HOST_NAME_MAX)
+	const longest = 64 // the kernel's limit (HOST_NAME_MAX)
 	if len(name) > longest {
 		return fmt.Errorf("check host name %q: it has %d characters, at most %d are possible", name, len(name), longest)
 	}
@@ -120,10 +119,9 @@ func letterOrDigit(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// Rewrite replaces the text of a file that is bound into a container. A new file
-// under the same name would not be seen there, because the mount holds the old
-// one. A reader sees the old text, the new one, or the new one with a tail of
-// the old, for the time between two system calls.
+// Rewrite replaces the text of a file that is bound into a container. A new file under
+// the same name would not be visible there, because the mount holds the old one. Between
+// two system calls, a reader may see the new text followed by the end of the old one.
 func Rewrite(file *os.File, text string) error {
 	_, err := file.WriteAt([]byte(text), 0)
 	if err == nil {

@@ -19,7 +19,7 @@ func TestResolvConf(t *testing.T) {
 		dns     DNS
 		private bool
 		want    string
-		none    []string // servers of the NoServerError
+		none    []string // servers in the NoServerError
 	}{
 		"host's network keeps the stub": {
 			host: Host{stub, uplink}, want: stub,

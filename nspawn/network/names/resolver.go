@@ -10,23 +10,23 @@ import (
 	"strings"
 )
 
-// Paths of the host's files. UplinkFile is where systemd-resolved lists the
-// servers that its stub asks (systemd-resolved(8)).
+// HostFile and UplinkFile are files of the host. In UplinkFile, systemd-resolved lists
+// the servers that its stub resolver asks (systemd-resolved(8)).
 const (
 	HostFile   = "/etc/resolv.conf"
 	UplinkFile = "/run/systemd/resolve/resolv.conf"
 )
 
-// Host holds the texts of the host's files. A file that is missing is "".
+// Host holds the texts of the host's files. A missing file is "".
 type Host struct{ ResolvConf, Uplink string }
 
-// DNS is the dns block of a job. An empty list leaves the host's in place.
+// DNS is the dns block of a job. An empty list keeps the host's settings.
 type DNS struct{ Servers, Searches, Options []string }
 
 // NoServerError reports that no name server of the host can be reached from a
 // container with a network of its own.
 type NoServerError struct {
-	Servers []string // the host's servers, as its files write them
+	Servers []string // the host's servers, as written in its files
 }
 
 func (e *NoServerError) Error() string {
@@ -38,15 +38,15 @@ func (e *NoServerError) Error() string {
 		"; set servers in the dns block of the group's network, or let " + UplinkFile + " of the host name one"
 }
 
-// ResolvConf returns the text of /etc/resolv.conf for a container. On the
-// host's network that is the host's own file, even if it names a stub resolver.
-// A private network cannot reach loopback addresses of the host, so that their
-// servers are left out; if none is left, systemd-resolved's list of uplink
-// servers is used instead. If that has none either, ResolvConf returns a
-// *NoServerError beside a text that is still fit for use.
+// ResolvConf returns the text of /etc/resolv.conf for a container.
 //
-// The job's servers are taken as they are: 127.0.0.1 may well be another task
-// of the group.
+// On the host's network, that is the host's own file, even if it names a stub resolver. A
+// private network cannot reach loopback addresses of the host, so such servers are left
+// out. If none is left, systemd-resolved's list of uplink servers is used instead. If
+// that has no usable server either, ResolvConf returns a *NoServerError together with a
+// text that can still be used.
+//
+// The job's own servers are not checked: 127.0.0.1 may be another task of the group.
 func ResolvConf(host Host, dns DNS, private bool) (string, error) {
 	if !private && len(dns.Servers)+len(dns.Searches)+len(dns.Options) == 0 {
 		return host.ResolvConf, nil
@@ -68,8 +68,8 @@ func ResolvConf(host Host, dns DNS, private bool) (string, error) {
 	return base.String(), err
 }
 
-// reachable returns the first of two files that names a server which a private
-// network can reach, with those servers only.
+// reachable returns the first of the two files with a server that a private network can
+// reach, reduced to such servers.
 func reachable(own, uplink resolver) (resolver, error) {
 	for _, file := range []resolver{own, uplink} {
 		if servers := slices.DeleteFunc(slices.Clone(file.servers), unreachable); len(servers) > 0 {
@@ -83,10 +83,10 @@ func reachable(own, uplink resolver) (resolver, error) {
 	return own, &NoServerError{Servers: slices.Compact(servers)}
 }
 
-// unreachable reports whether a name server is on the host's loopback, or can
-// only be reached by a link of the host. The C library takes 0.0.0.0 and :: for
-// the host itself. What netip does not parse may be a loopback address in
-// another spelling, such as 127.1.
+// unreachable reports whether a name server is on the host's loopback, or can only be
+// reached over a link of the host. The C library uses 0.0.0.0 and :: for the host itself.
+// A text that netip cannot parse may be another spelling of a loopback address, such as
+// 127.1.
 func unreachable(server string) bool {
 	address, err := netip.ParseAddr(server)
 	if err != nil {
@@ -96,15 +96,15 @@ func unreachable(server string) bool {
 	return address.IsLoopback() || address.IsUnspecified() || address.Zone() != "" || address.IsLinkLocalUnicast()
 }
 
-// resolver is a parsed resolv.conf(5). Search, options and other hold lines as
-// the file has them.
+// resolver is a parsed resolv.conf(5). search, options and other hold whole lines of the
+// file.
 type resolver struct {
 	servers                []string
 	search, options, other []string
 }
 
-// parse splits a file by keyword. The C library takes keywords in the first
-// column only; others are more lenient, and so is parse.
+// parse splits a file by keyword. The C library accepts keywords only at the beginning of
+// a line; other resolvers are more lenient, and so is parse.
 func parse(text string) resolver {
 	var r resolver
 	for line := range strings.Lines(text) {
@@ -138,23 +138,22 @@ func (r resolver) String() string {
 	return b.String()
 }
 
-// clean splits the words of a job at white space, so that no word can begin a
-// line.
+// clean splits a job's words at white space, so that no word can begin a new line.
 func clean(words []string) []string { return strings.Fields(strings.Join(words, " ")) }
 
-// Resolver is what /etc/resolv.conf of a container is made of, see ResolvConf.
+// Resolver holds the sources of a container's /etc/resolv.conf, see ResolvConf.
 type Resolver struct {
 	Host    Host
 	DNS     DNS
 	Private bool
 }
 
-// Text returns the file. The error is a *NoServerError beside a text that is fit
-// for use.
+// Text returns the text of the file. A *NoServerError is returned together with a text
+// that can still be used.
 func (r Resolver) Text() (string, error) { return ResolvConf(r.Host, r.DNS, r.Private) }
 
-// With returns the resolver that also knows what a DHCP server has said. The job's
-// own servers and searches stand before.
+// With returns the resolver with the servers and search domains of a DHCP server added.
+// The job's own settings take precedence.
 func (r Resolver) With(servers []netip.Addr, searches []string) Resolver {
 	if len(r.DNS.Servers) == 0 {
 		for _, server := range servers {

@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bridgeTable is the table of the family bridge. It keeps containers that are
-// ports of one bridge from taking over each other's addresses, which happens
-// below the host's routing.
+// bridgeTable is the table of family bridge. It prevents containers on ports of one
+// bridge from taking over each other's addresses, because that happens below the host's
+// routing.
 var bridgeTable = &nftables.Table{Name: TableName, Family: nftables.TableFamilyBridge}
 
-// Sets of the bridge table. What is not in members is not looked at.
+// Sets of the bridge table. The rules apply only to links in members.
 const (
-	members  = "members"  // links
-	macs     = "macs"     // links with the MAC address of the container
-	sources4 = "sources4" // links with the addresses that the container may use
+	members  = "members"  // names of the links
+	macs     = "macs"     // pairs of a link and the container's MAC address
+	sources4 = "sources4" // pairs of a link and an address that the container may use
 	sources6 = "sources6"
 )
 
@@ -34,7 +34,7 @@ func bridgeSets() []*nftables.Set {
 	}
 }
 
-// addPort adds the rows of a container that is a port of a bridge.
+// addPort adds the rows of a container that is connected to a port of a bridge.
 func (m Machine) addPort(add func(set string, key, value []byte)) {
 	link := make([]byte, unix.IFNAMSIZ)
 	copy(link, m.Port)
@@ -50,8 +50,8 @@ func (m Machine) addPort(add func(set string, key, value []byte)) {
 	}
 }
 
-// linkLocal returns the address that the kernel gives a link by its MAC address
-// (RFC 4291, appendix A).
+// linkLocal returns the address that the kernel derives from a link's MAC address (RFC
+// 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) netip.Addr {
 	address := [16]byte{0xfe, 0x80}
 	copy(address[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
@@ -66,15 +66,15 @@ func bridgeChains() []chain {
 	return []chain{{guard, bridgeRules()}}
 }
 
-// Types of frames (linux/if_ether.h).
+// Types of Ethernet frames (linux/if_ether.h).
 const frameIPv4, frameARP, frameIPv6 = 0x0800, 0x0806, 0x86dd
 
-// bridgeRules accept what a container sends under its own addresses, and what it
-// needs to get one, and drop everything else: forged addresses, announcements of
-// routers, answers of DHCP, and protocols of bridges.
+// bridgeRules returns rules that accept packets with the container's own addresses, and
+// the packets that it needs to get an address. They drop everything else: forged
+// addresses, router advertisements, DHCP answers, and protocols of bridges.
 func bridgeRules() [][]expr.Any {
 	accept, drop := &expr.Verdict{Kind: expr.VerdictAccept}, &expr.Verdict{Kind: expr.VerdictDrop}
-	const second = register4 + unix.IFNAMSIZ/4 // after the name of a link
+	const second = register4 + unix.IFNAMSIZ/4 // the register after the one with the link's name
 	link := &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register}
 	not := func(set string) expr.Any { return &expr.Lookup{SourceRegister: register, SetName: set, Invert: true} }
 	frame := func(kind uint16, parts ...expr.Any) []expr.Any {
@@ -89,7 +89,7 @@ func bridgeRules() [][]expr.Any {
 			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: length}, equal(value),
 		}
 	}
-	const senderIP, source4, source6 = 14, 12, 8 // in the network header
+	const senderIP, source4, source6 = 14, 12, 8 // offsets in the network header
 	const advertisement, router, redirect = 136, 134, 137
 	v4, v6 := []byte{0, 0, 0, 0}, make([]byte, 16)
 	dhcp := frame(frameIPv4, load(source4, register, 4), equal(v4))
@@ -99,14 +99,14 @@ func bridgeRules() [][]expr.Any {
 		{link, &expr.Payload{DestRegister: second, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}, not(macs), drop},
 		frame(frameARP, link, load(senderIP, second, 4), in(sources4), accept),
 		frame(frameARP, load(senderIP, register, 4), equal(v4), accept),
-		append(frame(frameIPv4, transport(unix.IPPROTO_UDP, 0, 2, 0, 67)...), drop), // as a DHCP server
+		append(frame(frameIPv4, transport(unix.IPPROTO_UDP, 0, 2, 0, 67)...), drop), // a container must not act as a DHCP server
 		frame(frameIPv4, link, load(source4, second, 4), in(sources4), accept),
 		append(append(dhcp, transport(unix.IPPROTO_UDP, 2, 2, 0, 67)...), accept),
 		frame(frameIPv6, append(transport(unix.IPPROTO_ICMPV6, 0, 1, router), drop)...),
 		frame(frameIPv6, append(transport(unix.IPPROTO_ICMPV6, 0, 1, redirect), drop)...),
 		frame(frameIPv6, append(transport(unix.IPPROTO_ICMPV6, 0, 1, advertisement), link, target, not(sources6), drop)...),
 		frame(frameIPv6, link, load(source6, second, 16), in(sources6), accept),
-		frame(frameIPv6, load(source6, register, 16), equal(v6), accept), // to ask whether an address is free
+		frame(frameIPv6, load(source6, register, 16), equal(v6), accept), // duplicate address detection
 		{drop},
 	}
 }

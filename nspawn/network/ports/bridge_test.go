@@ -12,7 +12,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
-// zone is a host with a bridge and two containers on it, of which one is hostile.
+// zone is a host with a bridge and two containers on it, one of which is hostile.
 type zone struct {
 	host, victim, hostile *networktest.Space
 	table                 *Table
@@ -51,7 +51,7 @@ func newZone(t *testing.T) *zone {
 	return z
 }
 
-// honest checks that everybody reaches everybody under the own address.
+// honest checks that all of them reach each other from their own addresses.
 func (z *zone) honest(t *testing.T) {
 	t.Helper()
 	for _, peer := range []string{"10.66.0.1", "fd66::1", victim4, victim6} {
@@ -72,7 +72,7 @@ func (z *zone) neighbors(t *testing.T) {
 	must.StrNotContains(t, z.victim.Run(t, "ip", "neigh", "show", "10.66.0.1"), hostileMAC)
 }
 
-// TestZoneForgery has one container take over the addresses of another and of the
+// TestZoneForgery makes one container take over the addresses of another one and of the
 // host, by ARP, neighbor discovery and source addresses, and another MAC address.
 func TestZoneForgery(t *testing.T) {
 	z := newZone(t)
@@ -92,7 +92,7 @@ func TestZoneForgery(t *testing.T) {
 	}
 	z.hostile.Run(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/host0/arp_notify; echo 1 >/proc/sys/net/ipv6/conf/host0/ndisc_notify")
 	z.hostile.IP(t, "addr add 10.66.0.2/24 dev host0", "addr add fd66::2/64 dev host0 nodad", "addr add 10.66.0.1/24 dev host0",
-		"link set host0 down", "link set host0 up") // tells everybody
+		"link set host0 down", "link set host0 up") // this announces the address to all
 	z.hostile.IP(t, "addr del 10.66.0.1/24 dev host0", "addr replace fd66::2/64 dev host0 nodad", "addr replace fd66::3/64 dev host0 nodad")
 	send := func(from, to string) {
 		t.Helper()
@@ -108,7 +108,7 @@ func TestZoneForgery(t *testing.T) {
 		send(victim4+":5555", "10.66.0.1:9000")
 		send("["+victim6+"]:5555", "[fd66::1]:9000")
 	}
-	send("10.66.0.3:5555", "10.66.0.1:9000") // the truth comes last
+	send("10.66.0.3:5555", "10.66.0.1:9000") // the genuine packet comes last
 	must.Eq(t, "10.66.0.3:5555", <-packets)
 	send("[fd66::3]:5555", "[fd66::1]:9000")
 	must.Eq(t, "[fd66::3]:5555", <-packets)
@@ -121,7 +121,7 @@ func TestZoneForgery(t *testing.T) {
 	z.hostile.IP(t, "addr replace fd66::3/64 dev host0 nodad")
 	z.honest(t)
 
-	// Without the table, the same is a success.
+	// Without the table, the same attacks succeed.
 	z.host.Do(func() {
 		_, err := z.table.Remove("nv-3")
 		must.NoError(t, err)

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ForgetFlows ends the UDP flows to the machine's ports of the host that are
-// older than Add. NAT decides once for each flow, and a client that has sent
-// before the port was forwarded would never reach the machine.
+// ForgetFlows ends UDP flows to the machine's host ports that began before Add. NAT
+// decides once per flow, so a client that has sent packets before the port was forwarded
+// would never reach the machine.
 //
-// The kernel walks its whole table of connections, which takes 10 ms and more.
-// The machine need not wait for it.
+// The kernel walks its whole connection table for this, which takes 10 ms or more. The
+// machine's start need not wait for it.
 func ForgetFlows(m Machine) error {
 	if len(m.Mappings) == 0 {
 		return nil
@@ -32,8 +32,8 @@ func ForgetFlows(m Machine) error {
 	})
 }
 
-// endFlows ends the flows that were forwarded to a machine: another machine may
-// get the address next, and a flow goes on after its port is no longer forwarded.
+// endFlows ends the flows that were forwarded to a machine. A flow continues after its
+// port is no longer forwarded, and another machine may get the address next.
 func endFlows(r rows) error {
 	forwards := func(f family) bool { return len(r[f.ports])+len(r[f.anywhere]) > 0 }
 	if !slices.ContainsFunc(families, forwards) {
@@ -49,10 +49,10 @@ func endFlows(r rows) error {
 	})
 }
 
-// flowFilter chooses connections of the kernel's table.
+// flowFilter selects connections in the kernel's table.
 type flowFilter func(*netlink.ConntrackFlow) bool
 
-// MatchConntrackFlow is called by netlink.
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { return f(flow) }
 
 func deleteFlows(filter flowFilter) error {

@@ -8,7 +8,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestHostTable compares the table with what nft(8) of the release makes of it.
+// TestHostTable compares the table with the output of nft(8) of the release.
 func TestHostTable(t *testing.T) {
 	hosttest.Require(t)
 	w := newWorld(t)

@@ -7,11 +7,12 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// FromNomad returns the HostIP of a mapping for the address that Nomad gives with
-// a port. Nomad names an address even for a port without a host_network, which is
-// of its default network. That is the interface of the default route unless the
-// agent's config says otherwise, and such a port is meant for all addresses, as
-// with Nomad's bridge networks (bind_wildcard_default_host_network).
+// FromNomad converts the address that Nomad gives with a port to the HostIP of a mapping.
+//
+// Nomad gives an address even if the port has no host_network. It is an address of
+// Nomad's default network, which is the interface of the default route unless the agent's
+// configuration says otherwise. Such a port is meant for all addresses, as it is with
+// Nomad's bridge networks (bind_wildcard_default_host_network).
 func FromNomad(address netip.Addr) (netip.Addr, error) {
 	if !address.IsValid() || address.IsUnspecified() {
 		return netip.Addr{}, nil
@@ -19,7 +20,7 @@ func FromNomad(address netip.Addr) (netip.Addr, error) {
 	address = address.Unmap()
 	uplinks, err := uplinkAddresses()
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find out whether %s is of the default network: %w", address, err)
+		return netip.Addr{}, fmt.Errorf("check whether %s belongs to the default network: %w", address, err)
 	}
 	if uplinks[address] {
 		return netip.Addr{}, nil
@@ -27,7 +28,7 @@ func FromNomad(address netip.Addr) (netip.Addr, error) {
 	return address, nil
 }
 
-// uplinkAddresses are those of interfaces with a default route.
+// uplinkAddresses returns the addresses of interfaces with a default route.
 func uplinkAddresses() (map[netip.Addr]bool, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {

@@ -10,14 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openLoopback lets connections to 127.0.0.1 and ::1 of the host leave it by the
-// machine's link. The kernel drops packets of 127.0.0.0/8 on other links than lo
-// unless route_localnet is set; the table's guard chain keeps closed what that
-// opens in the other direction. An answer to ::1 is looked up by link, so the
-// link needs a route for it. Both end with the link.
+// openLoopback lets connections to the host's 127.0.0.1 and ::1 leave the host by the
+// machine's link.
 //
-// That of a network that others share stays as it is: who sends there could reach the
-// host's loopback wherever the guard chain is missing.
+// The kernel drops packets of 127.0.0.0/8 on links other than lo, unless route_localnet
+// is set. That also opens the other direction, which the table's guard chain closes
+// again. For ::1, the kernel looks up the route of an answer by link, so the link needs a
+// route to ::1. The setting and the route end with the link.
+//
+// A link to a shared network (Direct) is not changed. Any machine there could reach the
+// host's loopback while the guard chain is missing.
 func openLoopback(m Machine) error {
 	if m.Direct {
 		return nil
@@ -35,7 +37,7 @@ func openLoopback(m Machine) error {
 	if err != nil {
 		return fmt.Errorf("find link %s: %w", m.Link, err)
 	}
-	const behindLo = 1024 // lo's own route has metric 0, and no two routes to ::1 may have the same
+	const behindLo = 1024 // lo's own route has metric 0, and routes to ::1 must differ in their metric
 	err = netlink.RouteAdd(&netlink.Route{
 		LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Priority: behindLo + link.Attrs().Index,
 		Dst: &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},

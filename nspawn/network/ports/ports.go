@@ -1,9 +1,9 @@
-// Package ports forwards ports of the host to containers, by one nftables table
-// of ours. Its rules never change: what is forwarded, and for which machine, are
-// elements of maps and sets. Each carries the machine's name as comment, so that
-// the table itself records what belongs to whom.
+// Package ports forwards ports of the host to containers, with an nftables table of its
+// own. The rules of the table never change. The forwarded ports and their machines are
+// elements of maps and sets. Each element has the machine's name as its comment, so the
+// table itself records which machine it belongs to.
 //
-// The table also masquerades what containers send to the outside, and keeps them
+// The table also masquerades packets of containers to the outside, and keeps containers
 // from the host's loopback and from each other's addresses.
 package ports
 
@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mapping forwards a port of the host to a container, for TCP and UDP.
+// Mapping forwards a port of the host, TCP and UDP, to a container.
 type Mapping struct {
-	// HostIP is the only address of the host that forwards. If it is not valid
-	// or unspecified, every address does, IPv4 and IPv6.
+	// HostIP is the host's address whose port is forwarded. If it is invalid or
+	// unspecified, the port of every address is forwarded, IPv4 and IPv6.
 	HostIP    netip.Addr
 	Host      uint16
 	Container uint16
@@ -38,28 +38,29 @@ func (m Mapping) any() bool { return !m.HostIP.IsValid() || m.HostIP.IsUnspecifi
 // Machine is a container on a network of the host.
 type Machine struct {
 	Name string
-	// IPv4 and IPv6 are the container's addresses. One may be missing.
+	// IPv4 and IPv6 are the container's addresses. One of them may be missing.
 	IPv4, IPv6 netip.Addr
-	// Link is the interface by which the host reaches the container: the host's
-	// end of its veth pair, or a bridge.
+	// Link is the interface by which the host reaches the container: the host's end of
+	// its veth pair, or a bridge.
 	Link string
-	// Direct says that the container shares a network with other machines. It
-	// answers them without the host, and reaches the outside without it.
+	// Direct means that the container shares a network with other machines. They exchange
+	// packets, also with the outside, without the host.
 	Direct bool
-	// Port is the host's end of the link if that is a port of a zone's bridge, and
-	// MAC is the container's. Then it can only send under its own addresses there.
+	// Port is the host's end of the link if it is a port of a zone's bridge, and MAC is
+	// the container's MAC address. The container can then only send from its own
+	// addresses.
 	Port     string
 	MAC      net.HardwareAddr
 	Mappings []Mapping
 }
 
-// rows are the elements that a machine has, by the name of the map or set.
+// rows holds the elements of a machine by the name of their map or set.
 type rows map[string][]nftables.SetElement
 
 var protocols = []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP}
 
-// rows translates the machine. It returns an error if an address is missing that
-// a mapping needs.
+// rows returns the machine's elements. It returns an error if the machine lacks an
+// address that a mapping needs.
 func (m Machine) rows() (rows, error) {
 	r := rows{}
 	add := func(set string, key, value []byte) {
@@ -70,8 +71,8 @@ func (m Machine) rows() (rows, error) {
 		if !address.IsValid() {
 			continue
 		}
-		if !address.IsGlobalUnicast() { // as 127.0.0.1 of a DHCP server that is not to be trusted
-			return nil, fmt.Errorf("address %s is not one of a machine", address)
+		if !address.IsGlobalUnicast() { // for example 127.0.0.1 from a malicious DHCP server
+			return nil, fmt.Errorf("a machine cannot have address %s", address)
 		}
 		guest := address.AsSlice()
 		if m.Direct {
@@ -120,11 +121,10 @@ func (m Machine) addMapping(mapping Mapping, add func(set string, key, value []b
 	return nil
 }
 
-// service returns a port as part of a key or value, which is padded to four
-// bytes.
+// service encodes a port as part of a key or value, padded to four bytes.
 func service(port uint16) []byte { return append(binary.BigEndian.AppendUint16(nil, port), 0, 0) }
 
-// port returns the host's port and protocol of an element of a map of ports, for
+// describeKey returns the protocol and host port of a key in a map of ports, for
 // messages.
 func describeKey(key []byte) string {
 	protocol := map[byte]string{unix.IPPROTO_TCP: "TCP", unix.IPPROTO_UDP: "UDP"}[key[0]]

@@ -15,12 +15,12 @@ import (
 	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
-// TestReach asks for a forwarded port from everywhere, and compares which client
+// TestReach connects to a forwarded port from everywhere, and checks which client address
 // the container sees.
 func TestReach(t *testing.T) {
 	w := newWorld(t)
 	w.web.Serve(t, ":80", "web")
-	must.NoError(t, w.add("sibling", Mapping{Host: 9090, Container: 90})) // of the loopback, too
+	must.NoError(t, w.add("sibling", Mapping{Host: 9090, Container: 90})) // also on the loopback
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
 	for _, test := range []struct {
 		from         *networktest.Space
@@ -38,19 +38,19 @@ func TestReach(t *testing.T) {
 		{w.sibling, "203.0.113.1", "10.99.2.2"},
 		{w.sibling, "10.99.2.1", "10.99.2.2"},
 		{w.sibling, "[2001:db8::1]", "fd00:2::2"},
-		{w.web, "203.0.113.1", "10.99.1.1"}, // its own port
+		{w.web, "203.0.113.1", "10.99.1.1"}, // from the container itself
 		{w.web, "[2001:db8::1]", "fd00:1::1"},
 	} {
 		for _, network := range []string{"tcp", "udp"} {
 			got := test.from.Ask(network, test.to+":8080")
-			if test.to == "localhost" && got == "web from 10.99.1.1" { // whichever comes first
+			if test.to == "localhost" && got == "web from 10.99.1.1" { // either family may come first
 				continue
 			}
 			must.Eq(t, "web from "+test.expected, got, must.Sprint(network, " to ", test.to))
 		}
 	}
 	w.other.Serve(t, ":7000", "other")
-	must.Eq(t, "other from 203.0.113.1", w.web.Ask("tcp", "203.0.113.2:7000")) // masqueraded
+	must.Eq(t, "other from 203.0.113.1", w.web.Ask("tcp", "203.0.113.2:7000")) // it is masqueraded
 	must.Eq(t, "other from 2001:db8::1", w.web.Ask("udp", "[2001:db8::2]:7000"))
 
 	w.remove(t, "web")
@@ -83,8 +83,8 @@ func TestHostIP(t *testing.T) {
 	must.ErrorContains(t, w.table.Add(m), "forward port 8084 of ::1: the container has no address of that family")
 }
 
-// TestLoopbackStaysClosed asks from a container for services of the host that
-// listen on its loopback, while ports of the container are forwarded there.
+// TestLoopbackStaysClosed connects from a container to services on the host's loopback,
+// while ports of the container are forwarded there.
 func TestLoopbackStaysClosed(t *testing.T) {
 	w := newWorld(t)
 	w.host.Serve(t, "127.0.0.1:9000", "secret")
@@ -97,12 +97,12 @@ func TestLoopbackStaysClosed(t *testing.T) {
 		must.Eq(t, "", w.web.Ask(network, "127.0.0.1:9000"))
 		must.Eq(t, "", w.web.Ask(network, "[::1]:9000"))
 	}
-	must.Eq(t, "secret from 127.0.0.1", w.host.Ask("tcp", "127.0.0.1:9000")) // it is there
+	must.Eq(t, "secret from 127.0.0.1", w.host.Ask("tcp", "127.0.0.1:9000")) // the service is running
 	must.Eq(t, "secret from ::1", w.host.Ask("tcp", "[::1]:9000"))
 }
 
-// TestForgery sends packets from one container under the address of the other, by our
-// link and by one of systemd-nspawn's.
+// TestForgery sends packets from one container with the address of another, over our link
+// and over one of systemd-nspawn's.
 func TestForgery(t *testing.T) {
 	for _, prefix := range []string{"nv-", "ve-"} {
 		t.Run(prefix, func(t *testing.T) { testForgery(t, prefix) })
@@ -143,7 +143,7 @@ func testForgery(t *testing.T, prefix string) {
 	w.sibling.IP(t, "addr add 10.99.1.2/32 dev lo", "addr add fd00:1::2/128 dev lo nodad")
 	send("10.99.1.2:5555", "10.99.1.1:9000")
 	send("[fd00:1::2]:5555", "[fd00:1::1]:9000")
-	send("10.99.2.2:5555", "10.99.1.1:9000") // the truth comes last
+	send("10.99.2.2:5555", "10.99.1.1:9000") // the genuine packet comes last
 	must.Eq(t, "hello from 10.99.2.2:5555", <-seen)
 	send("[fd00:2::2]:5555", "[fd00:1::1]:9000")
 	must.Eq(t, "hello from [fd00:2::2]:5555", <-seen)
@@ -152,7 +152,7 @@ func testForgery(t *testing.T, prefix string) {
 func TestOwners(t *testing.T) {
 	w := newWorld(t)
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
-	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80})) // again, as after a restart of the plugin
+	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80})) // a second time, as after a restart of the plugin
 	var inUse *InUseError
 	err := w.add("sibling", Mapping{Host: 9090, Container: 80}, Mapping{Host: 8080, Container: 80})
 	must.True(t, errors.As(err, &inUse), must.Sprint(err))
@@ -164,13 +164,13 @@ func TestOwners(t *testing.T) {
 	}
 	must.Eq(t, []string{"web"}, owners(w.table))
 
-	m := w.machines["web"] // the same name at another address
+	m := w.machines["web"] // the same machine name with another address
 	m.IPv4, m.Mappings = netip.MustParseAddr("10.99.9.2"), []Mapping{{Host: 8081, Container: 80}, {Host: 8080, Container: 81}}
 	w.host.Do(func() { err = w.table.Add(m) })
 	must.NoError(t, err)
 	must.NoError(t, w.add("sibling", Mapping{Host: 9090, Container: 80}))
 	var next *Table
-	w.host.Do(func() { next, err = Open() }) // by the next plugin
+	w.host.Do(func() { next, err = Open() }) // the next plugin
 	must.NoError(t, err)
 	defer next.Close()
 	must.Eq(t, []string{"sibling", "web"}, owners(next))
@@ -185,8 +185,7 @@ func TestOwners(t *testing.T) {
 	must.SliceEmpty(t, owners(next))
 }
 
-// TestWatch removes the table in several ways, while it is watched by a plugin
-// that was restarted.
+// TestWatch removes the table in several ways while a restarted plugin watches it.
 func TestWatch(t *testing.T) {
 	w := newWorld(t)
 	w.web.Serve(t, ":80", "web")
@@ -205,9 +204,9 @@ func TestWatch(t *testing.T) {
 	defer next.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	repaired, ended := make(chan bool, 100), make(chan error, 1)
-	conn.DelTable(table) // before it is watched
+	conn.DelTable(table) // before the watch begins
 	must.NoError(t, conn.Flush())
-	watcher := w.host.Twin(t) // Watch does not return.
+	watcher := w.host.Twin(t) // Watch does not return
 	go watcher.Do(func() {
 		ended <- next.Watch(ctx, func(done bool, err error) {
 			if err != nil {
@@ -246,8 +245,8 @@ func TestWatch(t *testing.T) {
 	must.ErrorIs(t, <-ended, context.Canceled)
 }
 
-// TestUDPFlows moves a port from one container to another while a client keeps
-// sending from the same socket.
+// TestUDPFlows moves a port from one container to another while a client keeps sending
+// from the same socket.
 func TestUDPFlows(t *testing.T) {
 	w := newWorld(t)
 	w.web.Serve(t, ":80", "web")
@@ -267,7 +266,7 @@ func TestUDPFlows(t *testing.T) {
 	must.Eq(t, "", ask())
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
 	w.forget(t, "web", Mapping{Host: 8080})
-	_ = ask() // may still hear that nobody listened
+	_ = ask() // the answer may be an error, as nothing was listening
 	must.Eq(t, "web from 203.0.113.2", ask())
 	w.remove(t, "web")
 	must.Eq(t, "", ask())
@@ -277,8 +276,7 @@ func TestUDPFlows(t *testing.T) {
 	must.Eq(t, "sibling from 203.0.113.2", ask())
 }
 
-// TestCost compares the time that a start and an end take with the number of
-// mappings that there are.
+// TestCost compares the time of a start and of an end for different numbers of mappings.
 func TestCost(t *testing.T) {
 	w := newWorld(t)
 	m := w.machines["web"]
@@ -344,7 +342,7 @@ func TestReserve(t *testing.T) {
 	w.host.Serve(t, "127.0.0.1:8080", "daemon")
 	_, err = reserve(Mapping{Host: 8082}, Mapping{Host: 8080})
 	must.ErrorContains(t, err, "`ss -anp sport = :8080` shows which")
-	must.NoError(t, listen("tcp", ":8082")) // given back
+	must.NoError(t, listen("tcp", ":8082")) // the port has been released
 	_, err = reserve(Mapping{Host: 8080, HostIP: netip.MustParseAddr("203.0.113.99")})
 	must.ErrorContains(t, err, "reserve port 8080 of 203.0.113.99 of the host: the host does not have this address")
 }
@@ -364,7 +362,8 @@ func TestFromNomad(t *testing.T) {
 	}
 }
 
-// TestAddRefuses wants no address forwarded to that is not a machine's own.
+// TestAddRefuses checks that ports are not forwarded to addresses that no machine can
+// have.
 func TestAddRefuses(t *testing.T) {
 	w := newWorld(t)
 	must.NoError(t, w.add("web"))
@@ -376,7 +375,7 @@ func TestAddRefuses(t *testing.T) {
 	must.False(t, w.table.Has(w.machines["web"].IPv4, "web"))
 	for _, address := range []string{"127.0.0.1", "224.0.0.1", "0.0.0.0", "169.254.1.1"} {
 		w.machines["liar"] = Machine{Name: "liar", IPv4: netip.MustParseAddr(address), Link: "nv-sibling"}
-		must.ErrorContains(t, w.add("liar", Mapping{Host: 8080, Container: 80}), address+" is not one of a machine")
+		must.ErrorContains(t, w.add("liar", Mapping{Host: 8080, Container: 80}), "a machine cannot have address "+address)
 	}
 	w.remove(t, "web")
 	must.NoError(t, w.add("thief", Mapping{Host: 8080, Container: 80}))

@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reservation keeps other programs of the host away from ports. A program that
-// listened on one would never hear anything, as NAT comes first; and a port
-// that is forwarded although a program listens on it would take its clients.
+// Reservation keeps ports from other programs of the host. NAT comes first, so a program
+// that listened on a forwarded port would receive nothing. And forwarding a port on which
+// a program listens would take the program's clients away.
 type Reservation struct{ sockets []*os.File }
 
-// Reserve binds the ports of the mappings on the host, TCP and UDP, without
-// listening. It returns an error if another program has one of them, or if the
-// host does not have an address.
+// Reserve binds the host's ports of the mappings, TCP and UDP, without listening. It
+// returns an error if another program uses one of them, or if the host does not have an
+// address.
 func Reserve(mappings []Mapping) (*Reservation, error) {
 	r := &Reservation{}
 	for _, mapping := range mappings {
@@ -31,7 +31,7 @@ func Reserve(mappings []Mapping) (*Reservation, error) {
 	return r, nil
 }
 
-// Close gives the ports back.
+// Close releases the ports.
 func (r *Reservation) Close() error {
 	var errs []error
 	for _, socket := range r.sockets {
@@ -47,7 +47,7 @@ func bind(m Mapping, kind int) (*os.File, error) {
 		if fd, err = bindTo(address, kind); err == nil {
 			return os.NewFile(uintptr(fd), m.String()), nil
 		}
-		if !errors.Is(err, unix.EAFNOSUPPORT) { // a host without IPv6
+		if !errors.Is(err, unix.EAFNOSUPPORT) { // with EAFNOSUPPORT, the host has no IPv6
 			break
 		}
 	}
@@ -61,8 +61,8 @@ func bind(m Mapping, kind int) (*os.File, error) {
 	return nil, fmt.Errorf("%s: %w", protocol, err)
 }
 
-// socketAddresses are to be tried in order. The wildcard of IPv6 stands for that
-// of IPv4, too.
+// socketAddresses returns the addresses to try in order. The IPv6 wildcard includes the
+// IPv4 wildcard.
 func (m Mapping) socketAddresses() []netip.AddrPort {
 	if m.any() {
 		return []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), m.Host), netip.AddrPortFrom(netip.IPv4Unspecified(), m.Host)}
@@ -70,9 +70,9 @@ func (m Mapping) socketAddresses() []netip.AddrPort {
 	return []netip.AddrPort{netip.AddrPortFrom(m.HostIP.Unmap(), m.Host)}
 }
 
-// bindTo binds a TCP socket with SO_REUSEADDR, as else a connection of before
-// that has not timed out yet would be in the way, and takes the option back, as
-// it would let others bind the port.
+// bindTo binds a socket. TCP needs SO_REUSEADDR, because an earlier connection that has
+// not timed out yet would block the port. The option is then removed, because it would
+// let other programs bind the port.
 func bindTo(to netip.AddrPort, kind int) (fd int, err error) {
 	domain, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
 	if to.Addr().Is4() {

@@ -9,19 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TableName is the name of the table in the family inet.
+// TableName is the name of our tables in the families inet and bridge.
 const TableName = "nomad-nspawn"
 
-// LinkPrefix begins the name of every link that the driver makes on the host.
+// LinkPrefix is the beginning of the name of every link that the driver creates on the
+// host.
 const LinkPrefix = "nv-"
 
-// family holds what differs between IPv4 and IPv6: the names of maps and sets,
-// and where a packet has its addresses.
+// family holds the differences between IPv4 and IPv6: names of maps and sets, and the
+// positions of addresses in a packet.
 type family struct {
 	protocol                                byte
 	ports, anywhere, machines, self, direct string
 	address                                 nftables.SetDatatype
-	length, source, destination             uint32 // in the network header
+	length, source, destination             uint32 // offsets in the network header
 	addressOf                               func(Machine) netip.Addr
 }
 
@@ -38,9 +39,10 @@ var families = []family{
 
 var table = &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 
-// inetSets are the maps and sets of the table. ports forwards one address of the
-// host, any all of them; machines are masqueraded by the host and direct are
-// not; self is each container's address twice.
+// inetSets returns the maps and sets of the inet table. The map ports is for ports of one
+// address of the host, and anywhere for ports of all addresses. The set machines has the
+// addresses that the host masquerades, direct the addresses that it does not. The set
+// self contains each container's address twice.
 func inetSets() []*nftables.Set {
 	var all []*nftables.Set
 	for _, f := range families {
@@ -63,18 +65,20 @@ func inetSets() []*nftables.Set {
 	return all
 }
 
-// sets are those of both tables.
+// sets returns the maps and sets of both tables.
 func sets() []*nftables.Set { return append(inetSets(), bridgeSets()...) }
 
-// lay adds the table of the family inet to a transaction. What is there already
-// stays, but for the rules, which are replaced.
-func lay(conn *nftables.Conn) error { return layTable(conn, table, inetSets(), inetChains()) }
+// addTable adds the inet table to a transaction. It keeps existing elements and replaces
+// the rules.
+func addTable(conn *nftables.Conn) error { return replaceRules(conn, table, inetSets(), inetChains()) }
 
-func layBridge(conn *nftables.Conn) error {
-	return layTable(conn, bridgeTable, bridgeSets(), bridgeChains())
+func addBridgeTable(conn *nftables.Conn) error {
+	return replaceRules(conn, bridgeTable, bridgeSets(), bridgeChains())
 }
 
-func layTable(conn *nftables.Conn, table *nftables.Table, sets []*nftables.Set, all []chain) error {
+// replaceRules adds a table with its sets and chains, keeps the elements of the sets, and
+// replaces all rules.
+func replaceRules(conn *nftables.Conn, table *nftables.Table, sets []*nftables.Set, all []chain) error {
 	conn.AddTable(table)
 	conn.FlushTable(table)
 	for _, set := range sets {
@@ -82,7 +86,7 @@ func layTable(conn *nftables.Conn, table *nftables.Table, sets []*nftables.Set, 
 			return err
 		}
 	}
-	for _, chain := range all { // A rule may jump to any of them.
+	for _, chain := range all { // A rule may jump to any chain.
 		conn.AddChain(chain.Chain)
 	}
 	for _, chain := range all {
@@ -93,7 +97,7 @@ func layTable(conn *nftables.Conn, table *nftables.Table, sets []*nftables.Set, 
 	return nil
 }
 
-// chain is a chain of the table with its rules.
+// chain is a chain together with its rules.
 type chain struct {
 	*nftables.Chain
 	rules [][]expr.Any
@@ -115,13 +119,13 @@ func inetChains() []chain {
 	}
 }
 
-// Registers of four bytes begin at 8, and register 1 is the first four of them.
+// Registers of four bytes start at 8; register 1 overlaps the first four of them.
 const (
 	register  = 1
 	register4 = 8
 )
 
-// forwardRules are those of the chain that prerouting and output jump to.
+// forwardRules returns the rules of the chain to which prerouting and output jump.
 func forwardRules() [][]expr.Any {
 	rules := [][]expr.Any{{ // fib daddr type != local return
 		&expr.Fib{Register: register, ResultADDRTYPE: true, FlagDADDR: true},
@@ -152,7 +156,8 @@ func (f family) forward(set string, address expr.Any, portRegister uint32) []exp
 	)
 }
 
-// masqueradeRules hide addresses that the other side could not answer to.
+// masqueradeRules returns rules for packets whose source address the receiver could not
+// answer.
 func masqueradeRules() [][]expr.Any {
 	loopback := map[byte][]expr.Any{
 		unix.NFPROTO_IPV4: {load(12, register, 1), equal([]byte{127})},
@@ -185,13 +190,13 @@ func masqueradeRules() [][]expr.Any {
 	return rules
 }
 
-// statusDNAT is the bit IPS_DST_NAT of a connection's status
+// statusDNAT is IPS_DST_NAT in the status of a connection
 // (linux/netfilter/nf_conntrack_common.h).
 const statusDNAT = 0x20
 
-// guardRules keep the host's 127.0.0.0/8 closed, which route_localnet opens to
-// what can send to a link, and drop packets from a container of ours under an
-// address that does not lead back to it.
+// guardRules returns rules that protect the host's 127.0.0.0/8, which route_localnet
+// opens for other machines on a link. They also drop packets from containers whose source
+// address is not routed back over the same link.
 func guardRules() [][]expr.Any {
 	v4 := families[0]
 	name := make([]byte, unix.IFNAMSIZ)
@@ -203,7 +208,7 @@ func guardRules() [][]expr.Any {
 	loopback = append(loopback, v4.is()...)
 	loopback = append(loopback, load(v4.destination, register, 1), equal([]byte{127}), &expr.Verdict{Kind: expr.VerdictDrop})
 	rules := [][]expr.Any{loopback}
-	for _, f := range families { // ip saddr 0.0.0.0 accept: who asks for an address has none yet
+	for _, f := range families { // ip saddr 0.0.0.0 accept: a machine that requests an address has none yet
 		rules = append(rules, append(f.is(), load(f.source, register, f.length), equal(make([]byte, f.length)), &expr.Verdict{Kind: expr.VerdictAccept}))
 	}
 	for _, prefix := range guarded { // iifname "nv-*" fib saddr . iif oif missing drop
@@ -218,8 +223,8 @@ func guardRules() [][]expr.Any {
 	return rules
 }
 
-// guarded begin the names of links to containers: ours, and those that systemd-nspawn
-// makes for booted guests and zones.
+// guarded lists the beginnings of the names of links to containers: our links, and those
+// of systemd-nspawn for booted guests and zones.
 var guarded = []string{LinkPrefix, "ve-", "vz-"}
 
 func (f family) is() []expr.Any {

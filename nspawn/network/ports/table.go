@@ -12,23 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table is the table of the host, in the network namespace of the caller who
-// opened it. Its methods may be called at the same time.
+// Table represents the nftables tables in the network namespace in which Open was called.
+// Its methods may be called concurrently.
 type Table struct {
 	mu       sync.Mutex
 	conn     *nftables.Conn
-	machines map[string]rows // as they are to be, by name
+	machines map[string]rows // the elements that each machine should have, by machine name
 	bridged  bool            // the bridge table is in use
 }
 
-// Open makes the table, or what is missing of it, and reads what it forwards.
+// Open creates the table, or its missing parts, and reads its elements.
 func Open() (*Table, error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, fmt.Errorf("open nftables, is CAP_NET_ADMIN there?: %w", err)
+		return nil, fmt.Errorf("open nftables (is CAP_NET_ADMIN missing?): %w", err)
 	}
 	t := &Table{conn: conn}
-	err = t.change(lay)
+	err = t.change(addTable)
 	if err == nil {
 		t.machines, err = t.list()
 	}
@@ -41,20 +41,20 @@ func Open() (*Table, error) {
 	return t, nil
 }
 
-// Close gives up the connection. The table stays.
+// Close closes the connection to the kernel. The table remains.
 func (t *Table) Close() error { return t.conn.CloseLasting() }
 
-// InUseError reports that a port is forwarded to another machine already.
+// InUseError reports that a port, or an address, already belongs to another machine.
 type InUseError struct{ Port, Owner string }
 
 func (e *InUseError) Error() string {
 	return fmt.Sprintf("%s of the host is forwarded to machine %s", e.Port, e.Owner)
 }
 
-// Add makes the machine reachable. What the table has for a machine of the same
-// name is replaced. If a port of it is forwarded to another machine, Add returns
-// an *InUseError and changes nothing; the caller knows whether that machine still
-// exists, and removes it if not.
+// Add makes the machine reachable. It replaces the elements of an earlier machine of the
+// same name. If one of the ports is forwarded to another machine, Add returns an
+// *InUseError and changes nothing. The caller then checks whether that machine still
+// exists, and removes it if it does not.
 func (t *Table) Add(m Machine) error {
 	wanted, err := m.rows()
 	if err != nil {
@@ -62,7 +62,7 @@ func (t *Table) Add(m Machine) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.shared(m); err != nil {
+	if err := t.checkAddresses(m); err != nil {
 		return err
 	}
 	if len(m.Mappings) > 0 && m.Link != "" {
@@ -71,7 +71,7 @@ func (t *Table) Add(m Machine) error {
 		}
 	}
 	if len(wanted[members]) > 0 && !t.bridged {
-		if err := t.change(layBridge); err != nil {
+		if err := t.change(addBridgeTable); err != nil {
 			return fmt.Errorf("make table bridge %s: %w", TableName, err)
 		}
 		t.bridged = true
@@ -79,7 +79,7 @@ func (t *Table) Add(m Machine) error {
 	add := func(conn *nftables.Conn) error { return addRows(conn, wanted) }
 	err = t.change(add)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
-		err = t.addAnew(m.Name, wanted)
+		err = t.addAgain(m.Name, wanted)
 	}
 	if err != nil {
 		return fmt.Errorf("add machine %s to table %s: %w", m.Name, TableName, err)
@@ -88,9 +88,10 @@ func (t *Table) Add(m Machine) error {
 	return nil
 }
 
-// shared returns an *InUseError if another machine has an address of this one: the kernel
-// would leave the address to the other, and take it away with the other.
-func (t *Table) shared(m Machine) error {
+// checkAddresses returns an *InUseError if another machine has an address of this one. In
+// the kernel's sets, the address would remain the other machine's element, and be removed
+// with it.
+func (t *Table) checkAddresses(m Machine) error {
 	for _, address := range []netip.Addr{m.IPv4, m.IPv6} {
 		if owner := t.owner(address); owner != "" && owner != m.Name {
 			return &InUseError{Port: "address " + address.String(), Owner: owner}
@@ -99,7 +100,7 @@ func (t *Table) shared(m Machine) error {
 	return nil
 }
 
-// owner is the machine that has an address, as far as this table knows.
+// owner returns the machine that has an address, as far as this Table knows.
 func (t *Table) owner(address netip.Addr) string {
 	if !address.IsValid() {
 		return ""
@@ -114,12 +115,12 @@ func (t *Table) owner(address netip.Addr) string {
 	return ""
 }
 
-// addresses are those that a machine has in the table.
+// addresses returns the machine's addresses in the table.
 func (r rows) addresses() (list []netip.Addr) {
 	for _, f := range families {
 		for _, set := range []string{f.machines, f.direct} {
 			for _, element := range r[set] {
-				address, _ := netip.AddrFromSlice(element.Key) // of the length that the set has
+				address, _ := netip.AddrFromSlice(element.Key) // the key has the length of an address
 				list = append(list, address)
 			}
 		}
@@ -127,7 +128,7 @@ func (r rows) addresses() (list []netip.Addr) {
 	return list
 }
 
-// Has reports whether a machine other than the named one has an address.
+// Has reports whether a machine other than the named one has the address.
 func (t *Table) Has(address netip.Addr, name string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,17 +136,17 @@ func (t *Table) Has(address netip.Addr, name string) bool {
 	return owner != "" && owner != name
 }
 
-// Addresses returns the addresses that a machine has.
+// Addresses returns the addresses of a machine.
 func (t *Table) Addresses(name string) []netip.Addr {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.machines[name].addresses()
 }
 
-// addAnew is Add where the table is missing, or a port is taken: by an earlier
-// machine of the same name, or by another.
-func (t *Table) addAnew(name string, wanted rows) error {
-	if err := t.change(t.layAll); err != nil {
+// addAgain adds the rows after a first attempt has failed: the table is missing, or a
+// port is taken by another machine or by an earlier machine of the same name.
+func (t *Table) addAgain(name string, wanted rows) error {
+	if err := t.change(t.addTables); err != nil {
 		return err
 	}
 	have, err := t.list()
@@ -162,7 +163,7 @@ func (t *Table) addAnew(name string, wanted rows) error {
 	})
 }
 
-// overlap returns the first port that both forward.
+// overlap returns a description of the first port that both machines forward, or "".
 func overlap(wanted, other rows) string {
 	for _, f := range families {
 		for _, set := range []string{f.ports, f.anywhere} {
@@ -177,9 +178,9 @@ func overlap(wanted, other rows) string {
 	return ""
 }
 
-// Remove removes what the table has for a machine, whoever added it, and ends
-// the flows to its addresses. It is not an error if there is nothing: it reports
-// whether there was something.
+// Remove removes the machine's elements, whoever added them, and ends the flows to its
+// addresses. It reports whether there was anything to remove; it is not an error if there
+// was not.
 func (t *Table) Remove(name string) (had bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,7 +192,7 @@ func (t *Table) Remove(name string) (had bool, err error) {
 	if err == nil {
 		err = t.change(func(conn *nftables.Conn) error { return deleteRows(conn, have[name]) })
 	}
-	if errors.Is(err, unix.ENOENT) { // The table was flushed since, or always missing.
+	if errors.Is(err, unix.ENOENT) { // The table has been flushed since then, or has never existed.
 		err = nil
 	}
 	if err == nil {
@@ -214,11 +215,11 @@ func (t *Table) Owners() ([]string, error) {
 	return slices.Sorted(maps.Keys(have)), nil
 }
 
-// layAll adds the tables that are in use to a transaction.
-func (t *Table) layAll(conn *nftables.Conn) error {
-	err := lay(conn)
+// addTables adds the tables that are in use to a transaction.
+func (t *Table) addTables(conn *nftables.Conn) error {
+	err := addTable(conn)
 	if t.bridged {
-		err = errors.Join(err, layBridge(conn))
+		err = errors.Join(err, addBridgeTable(conn))
 	}
 	return err
 }
@@ -232,8 +233,8 @@ func (t *Table) change(fill func(*nftables.Conn) error) error {
 	return err
 }
 
-// list reads the elements of all machines from the kernel. A table that is missing
-// has none.
+// list reads the elements of all machines from the kernel. A missing table has no
+// elements.
 func (t *Table) list() (map[string]rows, error) {
 	machines := map[string]rows{}
 	for _, sets := range [][]*nftables.Set{inetSets(), bridgeSets()} {

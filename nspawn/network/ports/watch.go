@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch restores the table as soon as somebody removes it, as `nft flush ruleset`
-// does, or rules of it. It reports by notice what it has done or could not do,
+// Watch restores the table as soon as someone removes it, for example with `nft flush
+// ruleset`, or removes rules from it. It calls notice for each repair and each failure,
 // and returns when ctx ends.
 //
-// The kernel reports every change of nftables. The monitor of google/nftables
-// passes on no removal of a table that comes with a flush.
+// Watch uses netlink directly: the kernel reports every change of nftables, but the
+// monitor of google/nftables does not report that a flush has removed a table.
 func (t *Table) Watch(ctx context.Context, notice func(repaired bool, err error)) error {
 	const group = unix.NFNLGRP_NFTABLES
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (group - 1)})
@@ -25,7 +25,7 @@ func (t *Table) Watch(ctx context.Context, notice func(repaired bool, err error)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
-	for { // The first turn finds what happened before.
+	for { // The first iteration finds earlier removals.
 		if repaired, err := t.repair(); repaired || err != nil {
 			notice(repaired, err)
 		}
@@ -37,8 +37,8 @@ func (t *Table) Watch(ctx context.Context, notice func(repaired bool, err error)
 	}
 }
 
-// awaitRemoval returns when something of the table was removed that is not an
-// element, or when messages were lost.
+// awaitRemoval returns when the table, or a chain or rule of it, has been removed, or
+// when messages were lost.
 func awaitRemoval(conn *netlink.Conn) error {
 	for {
 		messages, err := conn.Receive()
@@ -73,41 +73,41 @@ func isRemoval(message netlink.Message) bool {
 		return false
 	}
 	for attributes.Next() {
-		if attributes.Type() == unix.NFTA_TABLE_NAME { // the same number in chains and rules
+		if attributes.Type() == unix.NFTA_TABLE_NAME { // chains and rules use the same number
 			return attributes.String() == TableName
 		}
 	}
 	return false
 }
 
-// repair makes the table again, with all machines, unless all rules are there.
-// It leaves elements alone if the table is: another plugin may be about to
-// remove a machine.
+// repair recreates the table with all machines, unless all rules are there. While they
+// are, it does not touch elements, because another plugin process may be removing a
+// machine.
 func (t *Table) repair() (repaired bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	whole, err := t.whole()
+	complete, err := t.isComplete()
 	if err != nil {
-		return false, fmt.Errorf("look at tables %s: %w", TableName, err)
+		return false, fmt.Errorf("check tables %s: %w", TableName, err)
 	}
-	if whole {
+	if complete {
 		return false, nil
 	}
 	err = t.change(func(conn *nftables.Conn) error {
-		err := t.layAll(conn)
+		err := t.addTables(conn)
 		for _, machine := range t.machines {
 			err = errors.Join(err, addRows(conn, machine))
 		}
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("restore tables %s, of which somebody has removed rules: %w", TableName, err)
+		return false, fmt.Errorf("restore tables %s, from which rules have been removed: %w", TableName, err)
 	}
 	return true, nil
 }
 
-// whole reports whether each chain has as many rules as it should.
-func (t *Table) whole() (bool, error) {
+// isComplete reports whether each chain has as many rules as it should.
+func (t *Table) isComplete() (bool, error) {
 	chains := inetChains()
 	if t.bridged {
 		chains = append(chains, bridgeChains()...)

@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/networktest"
 )
 
-// TestMain runs the tests in a network namespace of their own, which is their
-// host. A disposable host is the tests' already.
+// TestMain runs the tests in a network namespace of their own, which serves as their
+// host. A disposable host is used as it is.
 func TestMain(m *testing.M) {
 	hosttest.RunPrivateOutside(m, unix.CLONE_NEWNET)
 }
@@ -47,7 +47,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// container joins a namespace to the host as the driver does.
+// container connects a namespace to the host as the driver does.
 func (w *world) container(t *testing.T, name string, s *networktest.Space, n int) {
 	t.Helper()
 	link := "nv-" + name
@@ -61,7 +61,7 @@ func (w *world) container(t *testing.T, name string, s *networktest.Space, n int
 	}
 }
 
-// add adds the machine with mappings, on the host.
+// add adds the machine with mappings, in the host's namespace.
 func (w *world) add(name string, mappings ...Mapping) (err error) {
 	m := w.machines[name]
 	m.Mappings = mappings

@@ -11,8 +11,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// bus is a private dbus-daemon. It keeps the built-in limits of dbus-daemon,
-// which are those of a system bus.
+// bus is a private dbus-daemon. It has the built-in limits of dbus-daemon, which a system
+// bus has, too.
 type bus struct {
 	t      testing.TB
 	socket string
@@ -33,7 +33,7 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 </busconfig>
 `
 
-// newBus starts a dbus-daemon, or skips the test if there is none.
+// newBus starts a dbus-daemon, or skips the test if it is not installed.
 func newBus(t testing.TB) *bus {
 	t.Helper()
 	if _, err := exec.LookPath("dbus-daemon"); err != nil {
@@ -42,7 +42,8 @@ func newBus(t testing.TB) *bus {
 		}
 		t.Skip("SKIPPED: dbus-daemon is missing: install the package dbus")
 	}
-	// Not t.TempDir: with a long test name the socket's path would not fit into sun_path.
+	// t.TempDir is not used: with a long test name, the socket's path would not fit into
+	// sun_path.
 	dir, err := os.MkdirTemp("", "bus")
 	must.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })

@@ -1,6 +1,6 @@
-// Package systemdtest has a systemd and a systemd-machined for tests: they speak
-// real D-Bus over a private dbus-daemon, need no privileges, and run nothing.
-// Their units end when the test says so.
+// Package systemdtest provides a fake systemd and systemd-machined for tests. They speak
+// real D-Bus over a private dbus-daemon, need no privileges, and run no programs. Their
+// units end when the test ends them.
 package systemdtest
 
 import (
@@ -16,8 +16,8 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Fake is systemd and systemd-machined on a bus of their own. As far as package
-// systemd can tell, it behaves like systemd 252 does.
+// Fake is a systemd and a systemd-machined on a bus of their own. To package systemd, it
+// behaves like systemd 252.
 type Fake struct {
 	t   testing.TB
 	bus *bus
@@ -29,8 +29,8 @@ type Fake struct {
 	units       map[string]*unit
 	machines    map[string]systemd.Machine
 	images      map[string]systemd.Image
-	results     map[string]string // of the next job, by unit
-	hold        chan struct{}     // jobs end only after it, or ended, is closed
+	results     map[string]string // result of the next job, by unit
+	hold        chan struct{}     // jobs end only after this, or ended, is closed
 	ended       chan struct{}
 	onStart     func(name string, properties map[string]dbus.Variant)
 	lastJob     uint32
@@ -38,8 +38,8 @@ type Fake struct {
 	jobs        sync.WaitGroup
 }
 
-// New starts a Fake that ends with the test. Without dbus-daemon it skips the
-// test, or fails it if the environment has CI=true.
+// New starts a Fake that ends with the test. If dbus-daemon is not installed, New skips
+// the test, or fails it if the environment has CI=true.
 func New(t testing.TB) *Fake {
 	t.Helper()
 	f := &Fake{
@@ -71,7 +71,7 @@ func (f *Fake) end() {
 	}
 }
 
-// Address is the D-Bus address of the bus.
+// Address returns the D-Bus address of the bus.
 func (f *Fake) Address() string { return f.bus.address() }
 
 // Conn returns a client of the fake that is closed when the test ends.
@@ -81,7 +81,7 @@ func (f *Fake) Conn() *systemd.Conn {
 	return conn
 }
 
-// Leave takes systemd and machined off the bus.
+// Leave removes systemd and machined from the bus.
 func (f *Fake) Leave() {
 	f.mu.Lock()
 	conn := f.conn
@@ -92,7 +92,7 @@ func (f *Fake) Leave() {
 	}
 }
 
-// Join puts them on the bus again, with their units but without subscribers.
+// Join returns systemd and machined to the bus, with their units but without subscribers.
 func (f *Fake) Join() {
 	f.t.Helper()
 	conn, err := dbus.Connect(f.Address())
@@ -114,41 +114,39 @@ func (f *Fake) Join() {
 	}
 }
 
-// SetVersion lets systemd have another version from now on.
+// SetVersion changes systemd's version.
 func (f *Fake) SetVersion(version string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.version = version
 }
 
-// Reexec does what "systemctl daemon-reexec" does: systemd leaves the bus for a
-// moment.
+// Reexec behaves like "systemctl daemon-reexec": systemd leaves the bus for a moment.
 func (f *Fake) Reexec() {
 	f.Leave()
 	f.Join()
 }
 
-// StopBus ends the bus, and with it all connections.
+// StopBus stops the bus, which ends all connections.
 func (f *Fake) StopBus() {
 	f.Leave()
 	f.bus.stop()
 }
 
-// StartBus starts the bus at the same address after StopBus.
+// StartBus starts the bus again, at the same address, after StopBus.
 func (f *Fake) StartBus() {
 	f.bus.start()
 	f.Join()
 }
 
-// FreezeBus makes the bus accept messages and answer none, until ThawBus.
+// FreezeBus makes the bus accept messages without answering them, until ThawBus.
 func (f *Fake) FreezeBus() { must.NoError(f.t, f.bus.daemon.Process.Signal(syscall.SIGSTOP)) }
 
-// ThawBus undoes FreezeBus.
+// ThawBus reverts FreezeBus.
 func (f *Fake) ThawBus() { must.NoError(f.t, f.bus.daemon.Process.Signal(syscall.SIGCONT)) }
 
-// JobResult sets the result of the next job of a unit, which is else "done".
-// With any other result the unit of a start job fails, and that of a stop job
-// stays as it is.
+// JobResult sets the result of a unit's next job. The default is "done". With another
+// result, a start job makes the unit fail, and a stop job leaves the unit as it is.
 func (f *Fake) JobResult(unit, result string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -164,8 +162,8 @@ func (f *Fake) HoldJobs() (release func()) {
 	return sync.OnceFunc(func() { close(hold) })
 }
 
-// OnStart has fn called whenever a unit was started, before its start job ends.
-// It may play the program that the unit would run.
+// OnStart sets a function that is called whenever a unit has been started, before its
+// start job ends. The function may act as the unit's program.
 func (f *Fake) OnStart(fn func(unit string, properties map[string]dbus.Variant)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,13 +175,13 @@ func (f *Fake) Exit(unit string, status int) {
 	f.Change(unit, func(s *systemd.UnitState) { exit(s, cldExited, status) })
 }
 
-// Kill ends the main process of a unit by a signal.
+// Kill ends the main process of a unit with a signal.
 func (f *Fake) Kill(unit string, signal syscall.Signal) {
 	f.Change(unit, func(s *systemd.UnitState) { exit(s, cldKilled, int(signal)) })
 }
 
-// Change changes the state of a loaded unit at will. If that makes it inactive,
-// the unit is unloaded, as systemd does with a transient unit.
+// Change changes the state of a loaded unit. If that makes the unit inactive, it is
+// unloaded, as systemd does with a transient unit.
 func (f *Fake) Change(unit string, change func(*systemd.UnitState)) {
 	f.t.Helper()
 	f.mu.Lock()
@@ -194,8 +192,8 @@ func (f *Fake) Change(unit string, change func(*systemd.UnitState)) {
 	f.changed(u)
 }
 
-// Pin keeps a unit loaded even when it is inactive, as a reference of another
-// client does, until release is called.
+// Pin keeps a unit loaded even when it is inactive, as another client's reference does,
+// until release is called.
 func (f *Fake) Pin(unit string) (release func()) {
 	f.t.Helper()
 	f.mu.Lock()
@@ -218,9 +216,9 @@ func (f *Fake) Units() []string {
 	return slices.Sorted(maps.Keys(f.units))
 }
 
-// Properties returns what a loaded unit was started with, or what
-// SetUnitProperties made of it. File descriptors are replaced by those of
-// systemd's own duplicates, which are open as long as the unit is loaded.
+// Properties returns the properties with which a loaded unit was started, or which
+// SetUnitProperties has set. File descriptors are replaced by systemd's own duplicates,
+// which are open while the unit is loaded.
 func (f *Fake) Properties(unit string) map[string]dbus.Variant {
 	f.t.Helper()
 	f.mu.Lock()
@@ -230,7 +228,7 @@ func (f *Fake) Properties(unit string) map[string]dbus.Variant {
 	return maps.Clone(u.properties)
 }
 
-// Signals returns the signals that KillUnit sent to a loaded unit.
+// Signals returns the signals that KillUnit has sent to a loaded unit.
 func (f *Fake) Signals(unit string) []syscall.Signal {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -254,8 +252,7 @@ func (f *Fake) SetImage(name string, i systemd.Image) {
 	f.images[name] = i
 }
 
-// emit sends a signal of systemd, if anybody has subscribed. It must be called
-// with mu held.
+// emit sends a signal of systemd if there is a subscriber. The caller holds mu.
 func (f *Fake) emit(path dbus.ObjectPath, name string, values ...any) {
 	if f.conn != nil && len(f.subscribers) > 0 {
 		_ = f.conn.Emit(path, name, values...) // fails only if the bus is gone

@@ -15,7 +15,7 @@ const (
 	machinedIface = "org.freedesktop.machine1.Manager"
 )
 
-// machined has the methods of org.freedesktop.machine1.Manager.
+// machined implements the methods of org.freedesktop.machine1.Manager.
 type machined struct{ fake *Fake }
 
 type listedMachine struct {
@@ -55,7 +55,7 @@ func (m machined) ListMachines() ([]listedMachine, *dbus.Error) {
 	return listed, nil
 }
 
-// machineProperties answers for the objects of machines and images.
+// machineProperties implements the objects of machines and images.
 type machineProperties struct{ fake *Fake }
 
 func (p machineProperties) GetAll(msg dbus.Message, iface string) (map[string]dbus.Variant, *dbus.Error) {

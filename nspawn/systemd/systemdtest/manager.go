@@ -21,7 +21,7 @@ const (
 	propertyIface = "org.freedesktop.DBus.Properties"
 )
 
-// Version and Features are what the fake says of itself.
+// Version and Features are the fake's default version and its features.
 const (
 	Version  = "252.39-1~deb12u1"
 	Features = "+PAM +AUDIT -SELINUX"
@@ -35,7 +35,7 @@ func notLoaded(unit string) *dbus.Error {
 	return refuse("org.freedesktop.systemd1.NoSuchUnit", "Unit %s not loaded.", unit)
 }
 
-// jobRef is the type of the property Job.
+// jobRef has the type of the property Job.
 type jobRef struct {
 	ID   uint32
 	Path dbus.ObjectPath
@@ -48,7 +48,7 @@ func jobPath(id uint32) dbus.ObjectPath {
 	return dbus.ObjectPath(fmt.Sprintf("%s/job/%d", systemdPath, id))
 }
 
-// manager has the methods of org.freedesktop.systemd1.Manager.
+// manager implements the methods of org.freedesktop.systemd1.Manager.
 type manager struct{ fake *Fake }
 
 func (m manager) Subscribe(sender dbus.Sender) *dbus.Error {
@@ -108,8 +108,8 @@ func (m manager) StopUnit(name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	}), nil
 }
 
-// startJob makes a job that ends on its own, in a moment or when it is released:
-// then it has its effect on the unit. It must be called with mu held.
+// startJob creates a job that ends by itself, at once or when HoldJobs releases it. When
+// it ends, effect changes the unit. The caller holds mu.
 func (f *Fake) startJob(u *unit, effect func(result string)) dbus.ObjectPath {
 	f.lastJob++
 	id, hold, onStart := f.lastJob, f.hold, f.onStart
@@ -155,8 +155,8 @@ func (m manager) ResetFailedUnit(name string) *dbus.Error {
 	return nil
 }
 
-// KillUnit ends the main process with SIGTERM and SIGKILL, as it does with one
-// that has no handlers. Other signals are only noted.
+// KillUnit ends the main process on SIGTERM and SIGKILL, as if it had no signal handlers.
+// It only records other signals.
 func (m manager) KillUnit(name, whom string, signal int32) *dbus.Error {
 	f := m.fake
 	f.mu.Lock()
@@ -208,7 +208,7 @@ func (m manager) ListUnitsByPatterns(states, patterns []string) ([]sd.UnitStatus
 	return listed, nil
 }
 
-// managerProperties has the properties of org.freedesktop.systemd1.Manager.
+// managerProperties implements the properties of org.freedesktop.systemd1.Manager.
 type managerProperties struct{ *Fake }
 
 func (m managerProperties) Get(iface, name string) (dbus.Variant, *dbus.Error) {

@@ -61,7 +61,7 @@ func (u *unit) close() {
 	u.files = nil
 }
 
-// run is what a start job that ends well does to the unit.
+// run changes the unit as a successful start job does.
 func (u *unit) run(pid, invocation uint32) {
 	s := &u.state
 	s.ActiveState, s.SubState = "active", "running"
@@ -71,7 +71,7 @@ func (u *unit) run(pid, invocation uint32) {
 	s.ControlGroup = "/" + s.Slice + "/" + u.name
 }
 
-// settle turns an end of the main process into the state the unit then has.
+// settle adjusts the unit's state after its main process has ended.
 func (u *unit) settle() {
 	s := &u.state
 	if s.SubState != "exited" || s.ActiveState != "active" {
@@ -82,7 +82,7 @@ func (u *unit) settle() {
 	}
 }
 
-// exit is what the end of the main process does to the state of its unit.
+// exit changes a unit's state as the end of its main process does.
 func exit(s *systemd.UnitState, code, status int) {
 	s.MainPID = 0
 	s.ExecMainCode, s.ExecMainStatus = int32(code), int32(status)
@@ -100,25 +100,25 @@ func exit(s *systemd.UnitState, code, status int) {
 	s.ActiveState, s.SubState = "failed", "failed"
 }
 
-// now has the precision of systemd's timestamps.
+// now returns the time in the precision of systemd's timestamps.
 func now() time.Time { return time.Now().Truncate(time.Microsecond) }
 
-// changed signals that a unit has changed, and unloads it if nothing keeps it.
-// It must be called with mu held.
+// changed sends the signals for a changed unit, and unloads it if nothing keeps it
+// loaded. The caller holds mu.
 func (f *Fake) changed(u *unit) {
 	if f.units[u.name] != u {
 		return // unloaded already
 	}
 	u.settle()
-	// systemd sends one signal for each interface, and names in it only some
-	// of the properties, some without values; so clients must ask.
+	// systemd sends one signal for each interface. A signal names only some of the
+	// properties, some of them without values, so clients must ask.
 	for _, iface := range []string{serviceIface, unitIface} {
 		f.emit(u.path, propertyIface+".PropertiesChanged", iface, map[string]dbus.Variant{}, []string{"ActiveState"})
 	}
 	f.collect(u)
 }
 
-// collect unloads a unit that nothing keeps.
+// collect unloads a unit if nothing keeps it loaded.
 func (f *Fake) collect(u *unit) {
 	if u.state.ActiveState != "inactive" || u.state.JobID != 0 || u.pinned {
 		return
@@ -128,7 +128,7 @@ func (f *Fake) collect(u *unit) {
 	f.emit(systemdPath, managerIface+".UnitRemoved", u.name, u.path)
 }
 
-// unitProperties answers for the objects of all units.
+// unitProperties implements the objects of all units.
 type unitProperties struct{ fake *Fake }
 
 func (p unitProperties) GetAll(msg dbus.Message, iface string) (map[string]dbus.Variant, *dbus.Error) {

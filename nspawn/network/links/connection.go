@@ -9,19 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Look returns how a network namespace is connected that somebody else has
-// connected: its addresses by which others can reach it, the first of each
-// family, and its gateways.
+// Look returns the connection of a network namespace that someone else has connected: of
+// each address family, the first address that others can reach, and the gateways.
 func Look(namespace *os.File) (c Connection, err error) {
 	container, err := openContainer(namespace)
 	if err != nil {
 		return c, err
 	}
 	defer container.Close()
-	return container.look()
+	return container.connection()
 }
 
-func (s *space) look() (c Connection, err error) {
+func (s *space) connection() (c Connection, err error) {
 	list, err := s.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return c, fmt.Errorf("list addresses of a network namespace: %w", err)
@@ -51,14 +50,14 @@ func (s *space) look() (c Connection, err error) {
 	return c, nil
 }
 
-// Find returns the connection of a machine that another plugin has connected.
+// Find returns the connection of a machine that another plugin process has connected.
 func Find(namespace *os.File, s Spec) (Connection, error) {
 	container, err := openContainer(namespace)
 	if err != nil {
 		return Connection{}, err
 	}
 	defer container.Close()
-	c, err := container.look()
+	c, err := container.connection()
 	if err != nil {
 		return c, err
 	}
@@ -80,7 +79,7 @@ func Find(namespace *os.File, s Spec) (Connection, error) {
 	return c, nil
 }
 
-// interfaceName is that of the interface in the container.
+// interfaceName returns the name of the interface in the container.
 func (s Spec) interfaceName() string {
 	switch s.Kind {
 	case Macvlan:
