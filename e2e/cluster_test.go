@@ -49,7 +49,7 @@ func testMove(l *lab, other, group, config string) {
 		group: group + on("constraint", other),
 		tasks: []task{{
 			config: config,
-			script: "while true; do address=$(cat /local/api); [ -z \"$address\" ] || wget -q -T 5 -O- http://$address/; sleep 0.2; done",
+			script: "while true; do address=$(cat /local/api); [ -z \"$address\" ] || timeout 5 wget -q -O- http://$address/; sleep 0.2; done",
 			more: fmt.Sprintf("template {\ndestination = \"local/api\"\nchange_mode = \"noop\"\n"+
 				"data = \"{{ range nomadService %s }}{{ .Address }}:{{ .Port }}{{ end }}\"\n}", `\"`+l.serviceName()+`\"`),
 		}},
@@ -105,7 +105,7 @@ func upOn(t *testing.T, server string) *agent.Agent {
 	config += fmt.Sprintf(`
 client {
   network_interface        = "lan0"
-  preferred_address_family = "ipv4" # which a busybox without name service takes
+  preferred_address_family = "ipv4"
   %s
 }
 advertise {

@@ -74,7 +74,12 @@ func testSuite(t *testing.T) {
 	})
 	for _, group := range alone {
 		for _, test := range group {
-			t.Run(test.name, func(t *testing.T) { test.run(newLab(t, a)) })
+			t.Run(test.name, func(t *testing.T) {
+				l := newLab(t, a)
+				_, err := a.AwaitDriver(l.ctx, true) // The one before may have killed the plugin.
+				must.NoError(t, err)
+				test.run(l)
+			})
 		}
 	}
 	t.Run("nothing is left", func(t *testing.T) { awaitInventory(t, a, before) })
