@@ -26,7 +26,7 @@
 //  5. The shim comes to the gate (package gate). Manager.await sees by its credentials that
 //     it is the payload (begin.go). The payload waits.
 //  6. Manager.begin takes the steps, which finish the machine from outside: the
-//     network (connect.go). Then it gives the word: command, environment, user.
+//     network (connect.go) and parameters of the kernel (sysctl.go). Then it gives the word: command, environment, user.
 //     The shim executes the payload, or says why it cannot, and the start has failed.
 //  7. A Follower (follow.go) tells what happens to the machine. A guest that reboots goes
 //     through 4 to 6 again.
@@ -53,5 +53,5 @@
 //   - what runs it: systemd (its unit), programs and launch (systemd-nspawn), places (what
 //     systemd-nspawn may find in a root), gate (where the payload waits);
 //   - what runs: process (leader and payload), cgroup (limits and use), enter (exec);
-//   - and beneath: filelock, pidfd, tree.
+//   - and beneath: filelock, pidfd, thread, tree.
 package nspawn

@@ -47,13 +47,6 @@ type Hosts struct {
 	Addresses []netip.Addr // the container's own; empty on the host's network, or with only a loopback
 	Gateways  []netip.Addr // the host's addresses, for Extra
 	Extra     []Extra
-	Neighbors []Neighbor // other containers of the same zone
-}
-
-// Neighbor is another container.
-type Neighbor struct {
-	Name      string
-	Addresses []netip.Addr
 }
 
 // String returns the text of the file. A name with a domain can also be found without the
@@ -74,9 +67,6 @@ func (h Hosts) String() string {
 			addresses = h.Gateways
 		}
 		writeNames(&b, addresses, extra.Name)
-	}
-	for _, neighbor := range h.Neighbors {
-		writeNames(&b, neighbor.Addresses, neighbor.Name)
 	}
 	return b.String()
 }

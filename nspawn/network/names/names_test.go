@@ -106,7 +106,7 @@ func TestHosts(t *testing.T) {
 	must.NoError(t, err)
 	text := Hosts{
 		Hostname: "web.example", Addresses: addresses("10.99.0.2", "fd00::2"), Gateways: addresses("10.99.0.1"),
-		Extra: []Extra{db, host, six}, Neighbors: []Neighbor{{"api", addresses("10.99.0.6")}},
+		Extra: []Extra{db, host, six},
 	}.String()
 	must.Eq(t, `127.0.0.1 localhost
 ::1 localhost ip6-localhost ip6-loopback
@@ -115,7 +115,6 @@ fd00::2 web.example web
 10.1.2.3 db.example db
 10.99.0.1 host.internal host
 fd00::5 six
-10.99.0.6 api
 `, text)
 	must.StrContains(t, Hosts{Hostname: "alone"}.String(), "\n127.0.1.1 alone\n")
 	must.StrNotContains(t, Hosts{}.String(), "127.0.1.1")
