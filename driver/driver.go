@@ -1,6 +1,21 @@
 // Package driver is Nomad's side: it implements the task driver plugin
 // "nspawn" on top of package nspawn. Only here are jobs, allocations, HCL and
 // hclog known.
+//
+// # StartTask, step by step
+//
+//  1. Driver.StartTask (task.go) asks whether this very start has made a machine already,
+//     by a plugin that has died since.
+//  2. Driver.prepare (prepare.go) decodes the job's options, finds the image or pulls it
+//     (image.go, pull.go), and has package job turn all of that into a machine.Spec.
+//     resolvePaths (host_files.go) then checks the paths of the host that the job names.
+//  3. startMachine (task.go) starts the machine, or adopts the one of the earlier start.
+//     nspawn/doc.go goes on from there. The network is connected by networkStep
+//     (network.go) while the payload waits; openStreams (logs.go) gives the unit Nomad's pipes.
+//  4. The handle with the TaskState (handle.go) goes to Nomad. watch (task.go) follows the
+//     machine until it ends.
+//
+// RecoverTask (recover.go) begins at 4, with the TaskState that Nomad has kept.
 package driver
 
 import (

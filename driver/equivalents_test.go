@@ -56,7 +56,7 @@ func ownOptions() []string {
 }
 
 func nspawnOptions(t *testing.T) []equivalent {
-	return equivalents(t, "### Options of systemd-nspawn", "Option", "From", "Here", "Note")
+	return equivalents(t, "## Options of systemd-nspawn", "Option", "From", "Here", "Note")
 }
 
 // TestReadmeNspawn wants what the driver itself gives systemd-nspawn in the table, and

@@ -15,7 +15,7 @@ client {
   cni_path = "/usr/lib/cni" # Debian's containernetworking-plugins
 
   host_volume "shared" {
-    path = "/srv/shared"
+    path = "/srv/shared" # Nomad does not start unless it is there
   }
 }
 

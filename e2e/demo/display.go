@@ -35,7 +35,7 @@ func (d *display) show(jobs map[string]*agent.Alloc) {
 	d.onHost("nomad", "alloc", "status", "-stats", boot)
 	d.onHost("machinectl", "list", "--no-pager")
 
-	d.title("Its nginx, from outside of the host, through a port that systemd-nspawn forwards")
+	d.title("Its nginx, from outside of the host, through a forwarded port")
 	d.outside("curl", "--silent", "--show-error", "--max-time", "5", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", "--head", d.url("8080"))
 
 	d.title("A web server in a user namespace and Nomad's bridge network")
