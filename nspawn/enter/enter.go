@@ -70,7 +70,8 @@ type Command struct {
 	// Stdin is copied to the process until it ends; nil is an empty input. Run does not
 	// wait for a blocked Read, so the caller has to end it.
 	Stdin io.Reader
-	// Stdout and Stderr receive the output; nil discards it.
+	// Stdout and Stderr receive the output; nil discards it. If they are the same pointer,
+	// the process has one pipe for both, so that the order of what it writes is kept.
 	Stdout, Stderr io.Writer
 	// Resize receives the size of the terminal, at first and whenever it changes.
 	Resize <-chan Size

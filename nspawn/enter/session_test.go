@@ -162,6 +162,21 @@ func TestHostLargeOutput(t *testing.T) {
 	}
 }
 
+// TestHostOneOutput has one writer for both streams, as script checks do.
+func TestHostOneOutput(t *testing.T) {
+	m := startMachine(t, setup{mode: asPID2, private: true})
+	for range 50 {
+		var output bytes.Buffer
+		code, err := Run(t.Context(), m.target, Command{
+			Argv:   []string{"sh", "-c", "for n in 1 2 3; do echo out $n; echo err $n >&2; done"},
+			Stdout: &output, Stderr: &output,
+		})
+		must.NoError(t, err)
+		must.Zero(t, code)
+		must.EqOp(t, "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n", output.String())
+	}
+}
+
 func TestHostBackground(t *testing.T) {
 	m := startMachine(t, setup{mode: asPID2, private: true})
 	for _, tty := range []bool{false, true} {

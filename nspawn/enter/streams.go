@@ -48,15 +48,31 @@ func openStreams(command *Command) (_ *streams, err error) {
 		return nil, err
 	}
 	s.child, s.input = append(s.child, stdin), input
-	for _, to := range []io.Writer{command.Stdout, command.Stderr} {
-		from, file, err := pipe()
-		if err != nil {
-			return nil, err
-		}
-		s.child = append(s.child, file)
-		s.add(from, to)
+	if err := s.addPipe(command.Stdout); err != nil {
+		return nil, err
+	}
+	if command.Stderr != nil && command.Stderr == command.Stdout {
+		s.child = append(s.child, s.child[stdout])
+		return s, nil
+	}
+	if err := s.addPipe(command.Stderr); err != nil {
+		return nil, err
 	}
 	return s, nil
+}
+
+// stdout is the index of the process's stdout in streams.child.
+const stdout = 1
+
+// addPipe makes the next output of the process.
+func (s *streams) addPipe(to io.Writer) error {
+	from, file, err := pipe()
+	if err != nil {
+		return err
+	}
+	s.child = append(s.child, file)
+	s.add(from, to)
+	return nil
 }
 
 // pipe returns a pipe that every user can open again as /dev/stdin or /dev/stderr. The
