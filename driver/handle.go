@@ -37,8 +37,6 @@ type TaskState struct {
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
-	// Sysctls are set again for a guest that reboots.
-	Sysctls map[string]string
 	// Network is how the machine is connected, by a driver that does so itself.
 	Network NetworkState
 }
@@ -48,7 +46,7 @@ type TaskState struct {
 func (s TaskState) begin() nspawn.Begin {
 	return nspawn.Begin{Instructions: machine.Spec{
 		Mode: s.Mode, Command: s.Command, Environment: s.Environment, User: s.User, WorkingDirectory: s.WorkingDirectory,
-	}.Instructions(), Sysctls: s.Sysctls}
+	}.Instructions()}
 }
 
 // taskHandle is a task that this plugin started or recovered.

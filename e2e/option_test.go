@@ -20,16 +20,9 @@ var optionTests = []test{
 
 func testOptions(l *lab) {
 	for name, c := range map[string]struct{ config, script, want, more string }{
-		"ulimit":        {config: `ulimit = { nofile = "1000:2000", RLIMIT_CORE = "0" }`, script: "ulimit -Sn; ulimit -Hn; ulimit -c", want: "1000\n2000\n0\n"},
-		"ulimit block":  {config: "ulimit {\nnofile = \"4096\"\n}", script: "ulimit -n", want: "4096\n"},
-		"oom_score_adj": {config: "oom_score_adj = 700", script: "cat /proc/self/oom_score_adj", want: "700\n"},
-		"sysctl": {
-			config: "network_veth = true\nsysctl = { \"net.core.somaxconn\" = \"777\", \"kernel.msgmax\" = \"9000\" }",
-			script: "cd /proc/sys; cat net/core/somaxconn kernel/msgmax", want: "777\n9000\n",
-		},
-		"sysctl of PID 1": {
-			config: "process_two = false\nsysctl = { \"fs.mqueue.msg_max\" = \"20\" }", script: "cat /proc/sys/fs/mqueue/msg_max", want: "20\n",
-		},
+		"ulimit":             {config: `ulimit = { nofile = "1000:2000", RLIMIT_CORE = "0" }`, script: "ulimit -Sn; ulimit -Hn; ulimit -c", want: "1000\n2000\n0\n"},
+		"ulimit block":       {config: "ulimit {\nnofile = \"4096\"\n}", script: "ulimit -n", want: "4096\n"},
+		"oom_score_adj":      {config: "oom_score_adj = 700", script: "cat /proc/self/oom_score_adj", want: "700\n"},
 		"cap_drop":           {config: `cap_drop = ["mknod", "CAP_NET_RAW"]`, script: capability(27) + capability(13) + capability(0), want: "no\nno\nyes\n"},
 		"cap_add":            {config: `cap_add = ["sys_time"]`, script: capability(25), want: "yes\n"},
 		"cap_drop all":       {config: `cap_drop = ["all"]`, script: "grep CapEff /proc/self/status", want: "CapEff:\t0000000000000000\n"},

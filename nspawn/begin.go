@@ -21,7 +21,6 @@ import (
 type Begin struct {
 	Instructions inside.Instructions
 	Steps        []Step
-	Sysctls      map[string]string // of the machine's own namespaces, set after the steps
 }
 
 // Step finishes a machine from outside while its payload waits at the gate. Nothing of
@@ -100,14 +99,10 @@ func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin
 	if err != nil {
 		return err
 	}
-	waits := Waiting{Leader: w.leader.PID, Payload: w.payload.PID, identity: identity}
 	for _, step := range begin.Steps {
-		if err := step(ctx, waits); err != nil {
+		if err := step(ctx, Waiting{Leader: w.leader.PID, Payload: w.payload.PID, identity: identity}); err != nil {
 			return err
 		}
-	}
-	if err := waits.setSysctls(begin.Sysctls); err != nil {
-		return err
 	}
 	if err := os.WriteFile(m.dirs.Begun(name), []byte(identity+" told\n"), 0o600); err != nil {
 		return fmt.Errorf("record that machine %s begins: %w", name, err)

@@ -11,12 +11,13 @@ import (
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/names"
+	"nomad-driver-nspawn/nspawn/process"
 )
 
 // Connect connects a machine to its network. It is a step, for the payload finds the
 // network as it will be: address, route, names and forwarded ports.
 func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) (links.Connection, error) {
-	namespace, err := waiting.openNamespace("net")
+	namespace, err := waiting.openNetwork()
 	if err != nil {
 		return links.Connection{}, err
 	}
@@ -26,6 +27,23 @@ func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) 
 		return c, err
 	}
 	return c, m.rewriteNames(s, c)
+}
+
+// openNetwork opens the network namespace of a machine. It is the leader's if the leader
+// is still the same process then.
+func (w Waiting) openNetwork() (*os.File, error) {
+	namespace, err := links.OpenNamespace(w.Leader)
+	if err != nil {
+		return nil, err
+	}
+	now, err := process.Process{PID: w.Leader}.Identity()
+	if err == nil && now != w.identity {
+		err = fmt.Errorf("leader %d of the machine has ended", w.Leader)
+	}
+	if err != nil {
+		return nil, errors.Join(err, namespace.Close())
+	}
+	return namespace, nil
 }
 
 // networkOf is the network of a spec, with what else is on the host.
@@ -149,7 +167,7 @@ func (m *Manager) openLeaderNetwork(ctx context.Context, name string) (*os.File,
 	if err != nil {
 		return nil, err
 	}
-	return Waiting{Leader: leader.PID, identity: identity}.openNamespace("net")
+	return Waiting{Leader: leader.PID, identity: identity}.openNetwork()
 }
 
 // Reconnect gives a machine that another plugin has connected what is missing of it.

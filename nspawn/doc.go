@@ -27,10 +27,9 @@
 //  5. The shim comes to the gate (package gate). Manager.await checks the PID and the
 //     user of the peer: is it the payload (begin.go)? The payload waits.
 //  6. Manager.begin takes the steps, which finish the machine from outside: it
-//     shows limits inside (cgroup), connects the network (connect.go calls
-//     network.Host.Connect, and that links.Host.Connect) and sets parameters of the kernel
-//     (sysctl.go). It records that the payload begins, and then gives the word: command,
-//     environment, user.
+//     shows limits inside (cgroup) and connects the network (connect.go calls
+//     network.Host.Connect, and that links.Host.Connect). It records that the payload
+//     begins, and then gives the word: command, environment, user.
 //     The shim executes the payload, or says why it cannot, and the start has failed.
 //  7. A Follower (follow.go), which is there from before 4, tells what happens to the
 //     machine. A guest that reboots goes through 4 to 6 again.

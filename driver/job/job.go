@@ -33,7 +33,6 @@ type TaskConfig struct {
 	portOptions
 	limitOptions
 	isolationOptions
-	sysctlOptions
 	ioOptions
 	deviceOptions
 	credentialOptions
@@ -44,7 +43,7 @@ type TaskConfig struct {
 // TaskSchema is the schema of TaskConfig.
 var TaskSchema = schema.Merge(
 	imageSchema, loggingSchema, nameSchema, commandSchema, rootSchema,
-	mountSchema, networkSchema, portSchema, isolationSchema, sysctlSchema, limitSchema, ioSchema,
+	mountSchema, networkSchema, portSchema, isolationSchema, limitSchema, ioSchema,
 	deviceSchema, credentialSchema, dockerSchema, olderSchema,
 )
 
@@ -59,7 +58,6 @@ func (c TaskConfig) Validate() error {
 		c.validateMounts(),
 		c.validateLimits(),
 		c.validateIsolation(),
-		c.validateSysctls(),
 		c.validateIO(),
 		c.validateDevices(),
 		c.validateCredentials(),
@@ -110,7 +108,6 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		c.applyLimits,
 		c.applyIO,
 		c.applyIsolation,
-		c.applySysctls,
 		c.applyRoot,
 		c.applyLogging,
 		c.applyDevices,

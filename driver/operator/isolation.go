@@ -45,14 +45,6 @@ func (p Policy) Device(name string) error {
 	return fmt.Errorf("%s: is not among the devices that the operator allows with allow_devices in the plugin's config", name)
 }
 
-// Sysctl answers for a parameter of the kernel that a machine has of its own.
-func (p Policy) Sysctl(name string) error {
-	if matchesAny(p.rules.AllowSysctls, name) {
-		return nil
-	}
-	return fmt.Errorf("sysctl.%s: is not among those that the operator allows with allow_sysctls in the plugin's config (%s)", name, listed(p.rules.AllowSysctls))
-}
-
 // Capabilities answers for those that the job adds.
 func (p Policy) Capabilities(names []string) error {
 	missing := capabilities.New(p.rules.AllowCaps).Difference(capabilities.New(names))

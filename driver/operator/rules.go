@@ -26,7 +26,6 @@ type policyOptions struct {
 	AllowNetworkInterfaces []string `codec:"allow_network_interfaces"`
 	AllowNetworkZones      []string `codec:"allow_network_zones"`
 	AllowPrivileged        *bool    `codec:"allow_privileged"`
-	AllowSysctls           []string `codec:"allow_sysctls"`
 	AllowUnverifiedImages  *bool    `codec:"allow_unverified_images"`
 	AllowedImages          []string `codec:"allowed_images"`
 	DiskDefault            *string  `codec:"disk_default"`
@@ -50,7 +49,6 @@ func defaultPolicy() policyOptions {
 		AllowJournaldLogging:  new(bool),
 		AllowNetworkZones:     []string{"*"},
 		AllowPrivileged:       new(bool),
-		AllowSysctls:          []string{"*"},
 		AllowUnverifiedImages: new(bool),
 		NoNewPrivileges:       new(bool),
 		ImagePaths:            []string{"/var/lib/machines"},
@@ -91,7 +89,6 @@ func policyRules(defaults bool) schema.Options {
 		{"allow_journald_logging", "bool", d.AllowJournaldLogging},
 		{"allow_network_zones", "list(string)", d.AllowNetworkZones},
 		{"allow_privileged", "bool", d.AllowPrivileged},
-		{"allow_sysctls", "list(string)", d.AllowSysctls},
 		{"allow_unverified_images", "bool", d.AllowUnverifiedImages},
 		{"image_paths", "list(string)", d.ImagePaths},
 		{"no_new_privileges", "bool", d.NoNewPrivileges},
@@ -135,9 +132,6 @@ func (p policyOptions) mistakes(block string) schema.Mistakes {
 	}
 	for i, pattern := range p.AllowDevices {
 		found.Add(checkPattern(schema.At("allow_devices", i), pattern), schema.Absolute(schema.At("allow_devices", i), pattern))
-	}
-	for i, pattern := range p.AllowSysctls {
-		found.Add(checkPattern(schema.At("allow_sysctls", i), pattern))
 	}
 	found.Add(p.networkMistakes()...)
 	unknown := capabilities.Supported().Difference(capabilities.New(p.AllowCaps))

@@ -45,7 +45,6 @@ type Spec struct {
 	Names       Names
 	Limits      Limits
 	Isolation   Isolation
-	Sysctls     map[string]string // of the machine's own network and IPC namespaces, as net.core.somaxconn
 }
 
 // Host holds the values that depend on this host and not on the job. They are determined,
