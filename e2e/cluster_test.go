@@ -69,7 +69,11 @@ func testMove(l *lab, other, group, config string) {
 
 // on has a group placed on a node, or rather there.
 func on(kind, node string) string {
-	return fmt.Sprintf("\n%s {\nattribute = \"${node.unique.id}\"\nvalue = %q\n}", kind, node)
+	weight := ""
+	if kind == "affinity" {
+		weight = "weight = 100\n"
+	}
+	return fmt.Sprintf("\n%s {\nattribute = \"${node.unique.id}\"\nvalue = %q\n%s}", kind, node, weight)
 }
 
 func (l *lab) nodeOf(al *agent.Alloc) string {

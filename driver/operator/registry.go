@@ -26,7 +26,7 @@ var registrySchema = schema.Options{
 	"registry": schema.Block("registry", schema.Options{
 		"ca_file":       schema.Attr("ca_file", "string"),
 		"docker_config": schema.Attr("docker_config", "string"),
-		"mirrors":       hclspec.NewBlockAttrs("mirrors", "list(string)", false), // as stringMap
+		"mirrors":       hclspec.NewBlockAttrs("mirrors", "list(string)", false), // as schema.StringMap
 		"plain_http":    schema.Attr("plain_http", "list(string)"),
 	}),
 }

@@ -28,7 +28,7 @@ func (p mountPoint) dissect(ctx context.Context, image Image) error {
 	ctx, cancel := context.WithTimeout(ctx, dissectTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, tool, arguments(image, p.tree())...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // this also keeps it from asking for a password
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // nobody is asked for a password
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	err = cmd.Run()

@@ -18,7 +18,7 @@ type process struct {
 	terminal *os.File // nil without TTY
 	failure  string   // reason why it could not execute the command
 	code     int      // exit code that belongs to failure
-	release  func()   // stops the killing when its context is done
+	release  func()   // ends the watch that kills the process when the context is done
 }
 
 // setupTimeout limits the time until the process executes its command. That takes about

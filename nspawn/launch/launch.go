@@ -1,5 +1,5 @@
 // Package launch is the command of a machine's unit, run at each start and at each reboot
-// of the guest. It enters the machine's mount namespace, checks the places in the root to
+// of the guest. It enters the machine's mount namespace, secures the places in the root to
 // which systemd-nspawn writes, and executes systemd-nspawn.
 package launch
 
