@@ -15,6 +15,7 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/systemd"
@@ -123,7 +124,7 @@ func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (
 		return "", fmt.Errorf("%q shows Nomad's own files of the task, in private", name)
 	case filepath.IsAbs(name):
 		return found, policy.ImagePath(name, isBelow(found))
-	case !within(dir, found):
+	case !schema.Within(dir, found):
 		return "", fmt.Errorf("%q is not in the task's directory", name)
 	}
 	return found, policy.TaskImage(name)
@@ -134,7 +135,7 @@ func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (
 func isBelow(path string) func(dir string) bool {
 	return func(dir string) bool {
 		dir, err := filepath.EvalSymlinks(dir)
-		return err == nil && within(dir, path)
+		return err == nil && schema.Within(dir, path)
 	}
 }
 
@@ -168,11 +169,6 @@ func fileVersion(path string) string {
 		return ""
 	}
 	return fmt.Sprintf("%d-%d-%d.%09d", stat.Ino, stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec)
-}
-
-// within reports whether a clean path is the directory or below it.
-func within(dir, path string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // inits are where nspawn looks for the init of an image (systemd-nspawn(1), --boot).

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,16 +119,11 @@ advertise {
 	path := filepath.Join(t.TempDir(), "cluster.hcl")
 	must.NoError(t, os.WriteFile(path, []byte(config), 0o644))
 
-	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
-	defer cancel()
 	suites := host.Chosen()
-	a, err := agent.Up(ctx, agent.Options{
+	return upWith(t, agent.Options{
 		Suite:  suites[len(suites)-1],
 		LAN:    "cluster",
 		Plugin: "../build/nomad-driver-nspawn",
 		Config: []string{path, "agent.hcl"},
 	})
-	must.NoError(t, err)
-	t.Cleanup(func() { must.NoError(t, a.Host.Down()) })
-	return a
 }

@@ -141,16 +141,25 @@ func testEndedMeanwhile(l *lab) {
 	})
 	must.NoError(l, al.Running(l.ctx))
 	l.waitLog(al, agent.Stdout, "ready\n")
-	pid := l.pid(al)
-	must.NoError(l, l.agent.Stop(l.ctx))
-	l.onHost("sh", "-c", "echo go >"+allocDir(al)+"/alloc/data/go")
-	l.onHost("tail", "--pid="+pid, "--follow", "/dev/null") // until nspawn has ended
+	must.NoError(l, l.endsWithoutAgent(al))
 	must.NoError(l, l.agent.Start(l.ctx))
 
 	now, err := al.Ended(l.ctx)
 	must.NoError(l, err)
 	must.Eq(l, 7, l.exitCode(now))
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
+}
+
+// endsWithoutAgent stops the agent and then has a task of the script waiter end.
+func (l *lab) endsWithoutAgent(al *agent.Alloc) error {
+	l.Helper()
+	pid := l.pid(al)
+	if err := l.agent.Stop(l.ctx); err != nil {
+		return err
+	}
+	l.onHost("sh", "-c", "echo go >"+allocDir(al)+"/alloc/data/go")
+	l.onHost("tail", "--pid="+pid, "--follow", "/dev/null") // until nspawn has ended
+	return nil
 }
 
 // testHostRebooted takes from the host what a reboot does: all processes and

@@ -99,13 +99,18 @@ func warmUp(t *testing.T, a *agent.Agent) {
 }
 
 func up(t *testing.T, suite string) *agent.Agent {
-	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
-	defer cancel()
-	a, err := agent.Up(ctx, agent.Options{
+	return upWith(t, agent.Options{
 		Suite:  suite,
 		Plugin: "../build/nomad-driver-nspawn",
 		Config: []string{"../example/agent.hcl", "agent.hcl"},
 	})
+}
+
+// upWith takes the agent and its host down when the test is over.
+func upWith(t *testing.T, opts agent.Options) *agent.Agent {
+	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	defer cancel()
+	a, err := agent.Up(ctx, opts)
 	must.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -30,15 +30,11 @@ func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	suites := host.Chosen()
 	old := checkOut(t)
-	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
-	defer cancel()
-	a, err := agent.Up(ctx, agent.Options{
+	a := upWith(t, agent.Options{
 		Suite:  suites[len(suites)-1],
 		Plugin: filepath.Join(old, "build/nomad-driver-nspawn"),
 		Config: []string{filepath.Join(old, "example/agent.hcl"), filepath.Join(old, "e2e/agent.hcl")},
 	})
-	must.NoError(t, err)
-	t.Cleanup(func() { must.NoError(t, a.Host.Down()) })
 	l := newLabFor(t, a, upgradeTimeout)
 
 	booted := l.booted()
@@ -95,12 +91,9 @@ func checkOut(t *testing.T) string {
 // upgrade puts today's plugin in place of the old one, and its configuration. Meanwhile
 // a task ends.
 func (l *lab) upgrade(ends *agent.Alloc) error {
-	pid := l.pid(ends)
-	if err := l.agent.Stop(l.ctx); err != nil {
+	if err := l.endsWithoutAgent(ends); err != nil {
 		return err
 	}
-	l.onHost("sh", "-c", "echo go >"+allocDir(ends)+"/alloc/data/go")
-	l.onHost("tail", "--pid="+pid, "--follow", "/dev/null")
 	for path, from := range map[string]string{
 		"/srv/new/nomad-driver-nspawn": "../build/nomad-driver-nspawn",
 		"/etc/nomad.d/0-agent.hcl":     "../example/agent.hcl",

@@ -111,12 +111,12 @@ func makeKeeper(dir, file string) error {
 
 // candidate is a mount namespace, with a thread in it, that may become the keeper.
 type candidate struct {
-	thread    *thread
+	thread    *worker
 	namespace *os.File
 }
 
 func newCandidate(cpu int) (c candidate, err error) {
-	if c.thread, err = newThread(); err != nil {
+	if c.thread, err = newWorker(); err != nil {
 		return c, err
 	}
 	if err = c.thread.do(func() error { return unshareOn(cpu) }); err == nil {

@@ -68,7 +68,7 @@ func TestHostCopyOfTheKeeper(t *testing.T) {
 	keeper, err := os.Open(KeeperOf(pins + "/any"))
 	must.NoError(t, err)
 	defer keeper.Close()
-	thread, err := newThread()
+	thread, err := newWorker()
 	must.NoError(t, err)
 	defer thread.end()
 	must.NoError(t, thread.do(func() error { return enter(keeper) }))
@@ -93,7 +93,7 @@ func TestHostUnpin(t *testing.T) {
 		return err
 	}))
 	s.Close()
-	again, err := newThread()
+	again, err := newWorker()
 	must.NoError(t, err)
 	must.NoError(t, again.do(func() error {
 		for _, namespace := range []string{KeeperOf(pin), "/one"} {

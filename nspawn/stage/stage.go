@@ -26,7 +26,7 @@ import (
 
 // Stage is a mount namespace. Until Close, a thread of this process is in it.
 type Stage struct {
-	thread *thread
+	thread *worker
 	keeper *os.File
 }
 
@@ -50,7 +50,7 @@ func newStage(file string) (*Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	thread, err := newThread()
+	thread, err := newWorker()
 	if err != nil {
 		keeper.Close()
 		return nil, err

@@ -3,21 +3,27 @@ package stage
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/thread"
 )
 
-// thread is a locked OS thread that can move to other mount namespaces.
-type thread struct {
+// worker is a thread of its own that can move to other mount namespaces.
+type worker struct {
 	work       chan func()
 	namespaces *os.File // the thread's directory /proc/…/ns, which is not visible in every namespace
 }
 
-func newThread() (*thread, error) {
-	t := &thread{work: make(chan func())}
-	go t.run()
+func newWorker() (*worker, error) {
+	t := &worker{work: make(chan func())}
+	go thread.Run(func() error {
+		for work := range t.work {
+			work()
+		}
+		return nil
+	})
 	err := t.do(func() (err error) {
 		t.namespaces, err = os.Open("/proc/thread-self/ns")
 		return err
@@ -29,40 +35,20 @@ func newThread() (*thread, error) {
 	return t, nil
 }
 
-// run lets its thread end with it, as a thread in another namespace is of no other use.
-func (t *thread) run() {
-	runtime.LockOSThread()
-	// Go never ends the main thread, and /proc/self shows its namespaces. So the main
-	// thread is only blocked while another thread does the work.
-	if unix.Gettid() == unix.Getpid() {
-		done := make(chan struct{})
-		go func() {
-			t.run()
-			close(done)
-		}()
-		<-done
-		runtime.UnlockOSThread()
-		return
-	}
-	for work := range t.work {
-		work()
-	}
-}
-
 // do calls work on the thread and waits for it.
-func (t *thread) do(work func() error) error {
+func (t *worker) do(work func() error) error {
 	done := make(chan error)
 	t.work <- func() { done <- work() }
 	return <-done
 }
 
-func (t *thread) end() {
+func (t *worker) end() {
 	close(t.work)
 	t.namespaces.Close()
 }
 
 // namespace opens the current mount namespace of the thread.
-func (t *thread) namespace() (*os.File, error) {
+func (t *worker) namespace() (*os.File, error) {
 	fd, err := unix.Openat(int(t.namespaces.Fd()), "mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open own mount namespace: %w", err)
