@@ -137,6 +137,47 @@ func TestLayerOnce(t *testing.T) {
 	must.SliceEmpty(t, contents(t, s, "tmp"))
 }
 
+// TestLayerOnceWhileOthersSweep makes a layer again and again while the leftovers of pulls
+// are removed all the time: a workspace that was made a moment ago is none of them, and
+// nobody takes it for given up.
+func TestLayerOnceWhileOthersSweep(t *testing.T) {
+	s := newStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var sweeping sync.WaitGroup
+	defer sweeping.Wait()
+	defer cancel()
+	sweeping.Go(func() {
+		for ctx.Err() == nil {
+			if err := s.sweep(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for i := range 300 {
+		layer := digest(fmt.Sprint(i))
+		var fills atomic.Int32
+		var all, asked sync.WaitGroup
+		asked.Add(4)
+		for range 4 {
+			all.Go(func() {
+				p := s.Begin()
+				defer p.Close()
+				asked.Done()
+				_, err := p.Layer(t.Context(), layer, "here", func(ctx context.Context, dir string) error {
+					fills.Add(1)
+					asked.Wait()
+					return fillTree(layer)(ctx, dir)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		must.Eq(t, 1, fills.Load(), must.Sprintf("layer %d", i))
+	}
+}
+
 // TestLayerFails lets the first of 20 pulls fail. Those that have waited for it do not
 // wait again: they fill at the same time, each by itself, and only one of them must
 // succeed.

@@ -23,10 +23,10 @@ var errGone = errors.New("another pull has given up its workspace")
 // has then completed the item or given up.
 func (s Store) workspace(ctx context.Context, it item, origin string) (*os.File, error) {
 	path := s.workPath(it, origin)
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
+	dir, err := s.makeWorkspace(ctx, path)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		dir, err = openLocked(ctx, path, unix.LOCK_EX)
 	}
-	dir, err := openLocked(ctx, path, unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errGone
 	}
@@ -45,6 +45,20 @@ func (s Store) workspace(ctx context.Context, it item, origin string) (*os.File,
 		return nil, err
 	}
 	return nil, errGone
+}
+
+// makeWorkspace makes a workspace and locks it under the lock of the store. Without that,
+// a sweep could take the new one for a leftover, and those that wait for it would fetch
+// the item a second time. The error is unix.EWOULDBLOCK if a pull already has it.
+func (s Store) makeWorkspace(ctx context.Context, path string) (dir *os.File, err error) {
+	err = s.locked(ctx, func() error {
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		dir, err = openLocked(ctx, path, unix.LOCK_EX|unix.LOCK_NB)
+		return err
+	})
+	return dir, err
 }
 
 // sweep removes everything from tmp/ that is not being written any more.
