@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestReadmeOptions(t *testing.T) {
 	} {
 		t.Run(strings.TrimLeft(heading, "# "), func(t *testing.T) {
 			var documented []string
-			for _, cells := range tableBelow(t, heading, "Option", "Type", "Default", "Meaning") {
+			for _, cells := range tablesBelow(t, heading, "Option", "Type", "Default", "Meaning") {
 				must.NotEq(t, "", cells[3])
 				documented = append(documented, row(code(t, cells[0]), cells[1], documentedDefault(t, cells[2])))
 			}
@@ -137,25 +138,64 @@ func code(t *testing.T, cell string) string {
 	return text
 }
 
-// tableBelow returns the rows of the first table after a heading of README,
-// which must have these columns.
-func tableBelow(t *testing.T, heading string, columns ...string) (rows [][]string) {
-	_, text, found := strings.Cut(readFile(t, "README.md"), "\n"+heading+"\n")
-	must.True(t, found, must.Sprintf("README.md has no %q", heading))
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "|") {
-			rows = append(rows, splitRow(line))
-		} else if len(rows) > 0 || strings.HasPrefix(line, "#") {
-			break
-		}
+// tableBelow returns the rows of the first table after a heading of README, which must
+// have these columns.
+func tableBelow(t *testing.T, heading string, columns ...string) [][]string {
+	tables := tables(sectionBelow(t, heading))
+	must.SliceNotEmpty(t, tables, must.Sprintf("README.md has no table below %q", heading))
+	return rowsOf(t, tables[0], columns)
+}
+
+// tablesBelow returns the rows of all tables in the section of a heading, each of which
+// must have these columns.
+func tablesBelow(t *testing.T, heading string, columns ...string) (rows [][]string) {
+	for _, table := range tables(sectionBelow(t, heading)) {
+		rows = append(rows, rowsOf(t, table, columns)...)
 	}
 	must.SliceNotEmpty(t, rows, must.Sprintf("README.md has no table below %q", heading))
-	must.Eq(t, columns, rows[0])
-	for _, cells := range rows {
-		must.SliceLen(t, len(columns), cells)
+	return rows
+}
+
+// sectionBelow returns what is between a heading of README and the next one of its level
+// or a higher one.
+func sectionBelow(t *testing.T, heading string) string {
+	_, text, found := strings.Cut(readFile(t, "README.md"), "\n"+heading+"\n")
+	must.True(t, found, must.Sprintf("README.md has no %q", heading))
+	level := len(heading) - len(strings.TrimLeft(heading, "#"))
+	end := regexp.MustCompile(fmt.Sprintf(`(?m)^#{1,%d} `, level)).FindStringIndex(text)
+	if end == nil {
+		return text
 	}
-	return rows[2:] // without the head and its rule
+	return text[:end[0]]
+}
+
+// tables returns the lines of each table.
+func tables(text string) [][]string {
+	var found [][]string
+	inTable := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		isRow := strings.HasPrefix(line, "|")
+		switch {
+		case isRow && inTable:
+			found[len(found)-1] = append(found[len(found)-1], line)
+		case isRow:
+			found = append(found, []string{line})
+		}
+		inTable = isRow
+	}
+	return found
+}
+
+// rowsOf splits the lines of a table, and drops its head and the rule below that.
+func rowsOf(t *testing.T, table, columns []string) (rows [][]string) {
+	must.Eq(t, columns, splitRow(table[0]))
+	for _, line := range table[2:] {
+		cells := splitRow(line)
+		must.SliceLen(t, len(columns), cells)
+		rows = append(rows, cells)
+	}
+	return rows
 }
 
 func splitRow(line string) []string {

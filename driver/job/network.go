@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/links"
@@ -73,14 +74,34 @@ var (
 	interfaceName = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,14}$`) // IFNAMSIZ
 )
 
-// applyNetwork uses the group's network if it has one of its own, else a veth link
-// or what the job asks for.
+// withDefaultNetwork asks for the operator's network if the job asks for none.
+func (c TaskConfig) withDefaultNetwork(policy operator.Policy) TaskConfig {
+	if c.NetworkVeth != nil || len(c.networks()) > 0 {
+		return c
+	}
+	kind, of := policy.DefaultNetwork()
+	switch kind {
+	case "host":
+		c.NetworkVeth = new(bool)
+	case "zone":
+		c.NetworkZone = of
+	case "bridge":
+		c.NetworkBridge = of
+	}
+	return c
+}
+
+// applyNetwork uses the group's network if it has one of its own, else what the job asks
+// for, else the operator's default.
 func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
+	if isolation := in.Task.NetworkIsolation; isolation != nil {
+		spec.Network.Namespace = isolation.Path
+	}
+	if spec.Network.Namespace == "" {
+		c = c.withDefaultNetwork(in.Policy)
+	}
 	var found schema.Mistakes
 	network, set := &spec.Network, c.networks()
-	if isolation := in.Task.NetworkIsolation; isolation != nil {
-		network.Namespace = isolation.Path
-	}
 	veth := c.NetworkVeth != nil && *c.NetworkVeth
 	switch {
 	case network.Namespace != "":

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 	"nomad-driver-nspawn/nspawn/parts"
 )
@@ -72,7 +73,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
-	result := parts.Describe(spec, goldenVersion)
+	result := parts.Describe(spec, goldenVersion) + describeNetwork(spec.Network)
 	for _, file := range slices.Concat(spec.Names.Files(), spec.Root.Files) {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}
@@ -89,6 +90,18 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 		}
 	}
 	return result
+}
+
+// describeNetwork shows what the driver itself makes, which no command line has.
+func describeNetwork(network machine.Network) string {
+	if network.Kind == "" {
+		return ""
+	}
+	lines := []string{"\n# network", strings.TrimSpace(fmt.Sprintf("%s %s %s", network.Kind, network.Of, network.Name))}
+	for _, mapping := range network.Ports {
+		lines = append(lines, mapping.String())
+	}
+	return strings.Join(lines, "\n") + "\n"
 }
 
 func exampleTask() *drivers.TaskConfig {

@@ -2,13 +2,38 @@ package operator
 
 import (
 	"fmt"
+	"regexp"
+	"strings"
 
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
+// DefaultNetwork returns the network of a task that asks for none: "veth", "host", or
+// "zone" or "bridge" with the name of it. That network is allowed.
+func (p Policy) DefaultNetwork() (kind, of string) {
+	if p.rules.DefaultNetwork == nil {
+		return "veth", ""
+	}
+	kind, of, _ = strings.Cut(*p.rules.DefaultNetwork, ":")
+	return kind, of
+}
+
+func checkDefaultNetwork(network *string) error {
+	if network == nil || defaultNetwork.MatchString(*network) {
+		return nil
+	}
+	return fmt.Errorf("default_network: %q is none of veth, host, zone:NAME and bridge:NAME", *network)
+}
+
+// defaultNetwork takes the names that network_zone and network_bridge of a job take.
+var defaultNetwork = regexp.MustCompile(`^(veth|host|zone:[a-zA-Z0-9_-]{1,12}|bridge:[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,14})$`)
+
 // HostNetwork answers for a machine in the host's network namespace.
 func (p Policy) HostNetwork() error {
+	if kind, _ := p.DefaultNetwork(); kind == "host" {
+		return nil
+	}
 	return refusal{
 		what:   "network_veth: false gives the job the host's network, with what listens on its loopback device and all abstract sockets",
 		option: "allow_host_network",
@@ -25,13 +50,15 @@ func (p Policy) Network(option string, kind links.Kind, of string) error {
 	case links.Bridge:
 		rule, allowed = "allow_network_bridges", p.rules.AllowNetworkBridges
 	}
-	if matchesAny(allowed, of) {
+	standard, standardOf := p.DefaultNetwork()
+	if matchesAny(allowed, of) || string(kind) == standard && of == standardOf {
 		return nil
 	}
 	return fmt.Errorf("%s: %q is not among what the operator allows with %s in the plugin's config (%s)", option, of, rule, listed(allowed))
 }
 
 func (p policyOptions) networkMistakes() (found schema.Mistakes) {
+	found.Add(checkDefaultNetwork(p.DefaultNetwork))
 	for _, rule := range []struct {
 		name     string
 		patterns []string

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/shoenig/test/must"
+
+	"nomad-driver-nspawn/nspawn/network/links"
 )
 
 // Rules are merged field by field, so that each must be one that can be unset.
@@ -88,4 +90,29 @@ func TestDiskOfPolicy(t *testing.T) {
 		must.Eq(t, c.refused, err != nil, must.Sprint(name))
 		must.Eq(t, c.want, got, must.Sprint(name))
 	}
+}
+
+func TestDefaultNetwork(t *testing.T) {
+	for network, good := range map[string]bool{
+		"veth": true, "host": true, "zone:lab": true, "bridge:br-lan.7": true,
+		"": false, "none": false, "zone": false, "zone:": false, "zone:thirteen-more": false, "bridge:x y": false, "bridge:..": false, "veth:x": false,
+		"zone:a\nb": false, "macvlan:eth0": false,
+	} {
+		config := DefaultConfig()
+		config.DefaultNetwork = &network
+		err := config.Validate()
+		must.Eq(t, good, err == nil, must.Sprintf("%q: %v", network, err))
+	}
+}
+
+// The operator's own network needs no other permission, and gives none to others.
+func TestDefaultNetworkIsAllowed(t *testing.T) {
+	policy := parseConfig(t, "default_network = \"zone:lab\"\nallow_network_zones = []").Policy("default")
+	must.NoError(t, policy.Network("network_zone", links.Zone, "lab"))
+	must.ErrorContains(t, policy.Network("network_zone", links.Zone, "prod"), "allow_network_zones")
+	must.ErrorContains(t, policy.Network("network_bridge", links.Bridge, "lab"), "allow_network_bridges")
+	must.ErrorContains(t, policy.HostNetwork(), "allow_host_network")
+	policy = parseConfig(t, `default_network = "host"`).Policy("default")
+	must.NoError(t, policy.HostNetwork())
+	must.ErrorContains(t, policy.Network("network_bridge", links.Bridge, ""), "allow_network_bridges")
 }

@@ -28,6 +28,7 @@ type policyOptions struct {
 	AllowPrivileged        *bool    `codec:"allow_privileged"`
 	AllowUnverifiedImages  *bool    `codec:"allow_unverified_images"`
 	AllowedImages          []string `codec:"allowed_images"`
+	DefaultNetwork         *string  `codec:"default_network"`
 	DiskDefault            *string  `codec:"disk_default"`
 	DiskMax                *string  `codec:"disk_max"`
 	ImagePaths             []string `codec:"image_paths"`
@@ -50,6 +51,7 @@ func defaultPolicy() policyOptions {
 		AllowNetworkZones:     []string{"*"},
 		AllowPrivileged:       new(bool),
 		AllowUnverifiedImages: new(bool),
+		DefaultNetwork:        ptr("veth"),
 		NoNewPrivileges:       new(bool),
 		ImagePaths:            []string{"/var/lib/machines"},
 		PidsLimit:             ptr(int64(maxPids)),
@@ -90,6 +92,7 @@ func policyRules(defaults bool) schema.Options {
 		{"allow_network_zones", "list(string)", d.AllowNetworkZones},
 		{"allow_privileged", "bool", d.AllowPrivileged},
 		{"allow_unverified_images", "bool", d.AllowUnverifiedImages},
+		{"default_network", "string", d.DefaultNetwork},
 		{"image_paths", "list(string)", d.ImagePaths},
 		{"no_new_privileges", "bool", d.NoNewPrivileges},
 		{"pids_limit", "number", d.PidsLimit},
