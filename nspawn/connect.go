@@ -82,7 +82,13 @@ func (m *Manager) rewriteNames(s machine.Spec, c links.Connection) error {
 
 // KeepConnected looks after the network of a machine that runs, until ctx ends or there
 // is nothing to do any more. The connection is that of its start, by whichever plugin.
-func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Connection, notice func(error)) {
+// What fails because the machine has ended meanwhile is no failure.
+func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Connection, failed func(error)) {
+	notice := func(err error) {
+		if !m.hasEnded(ctx, s.Machine) {
+			failed(err)
+		}
+	}
 	if !s.Connected() {
 		m.connectGuest(ctx, s, notice)
 		return
@@ -90,10 +96,13 @@ func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Con
 	if err := m.networks.ForgetFlows(m.networkOf(s)); err != nil {
 		notice(err)
 	}
+	if s.Network.Kind == links.Veth {
+		return // the address has no end
+	}
 	open := func() (*os.File, error) { return m.openLeaderNetwork(ctx, s.Machine) }
 	for {
 		err := links.Keep(ctx, open, s.Machine, c, notice)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || m.hasEnded(ctx, s.Machine) {
 			return
 		}
 		notice(err)
@@ -101,6 +110,13 @@ func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Con
 			return
 		}
 	}
+}
+
+// hasEnded reports whether there is no machine to look after any more: ctx or the machine
+// has ended. A guest that reboots has ended for a moment.
+func (m *Manager) hasEnded(ctx context.Context, name string) bool {
+	_, err := m.leader(ctx, name)
+	return ctx.Err() != nil || errors.Is(err, os.ErrProcessDone) || errors.Is(err, ErrLost)
 }
 
 // leaseAgainDelay is the time between two tries to get an address again.
@@ -175,7 +191,11 @@ func (m *Manager) Reconnect(ctx context.Context, s machine.Spec, c links.Connect
 	if !s.Connected() {
 		return m.networks.Reserve(s.Machine, s.Network.Ports)
 	}
-	return m.networks.Restore(ctx, m.networkOf(s), c)
+	err := m.networks.Restore(ctx, m.networkOf(s), c)
+	if err != nil && m.hasEnded(ctx, s.Machine) {
+		return nil
+	}
+	return err
 }
 
 // Connection returns how a machine is connected that another plugin has connected.

@@ -418,6 +418,22 @@ func TestHostVeth(t *testing.T) {
 	must.StrHasSuffix(t, "hello\n", get(t, netip.AddrPortFrom(address, 80), "/x"))
 }
 
+// Nobody is told that the network of a machine that has ended is gone.
+func TestHostKeepConnectedAfterEnd(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "true")
+	spec.Network = machine.Network{Kind: links.Zone, Of: "ended"}
+	var connection links.Connection
+	mustStart(t, m, spec, func(ctx context.Context, waiting Waiting) (err error) {
+		connection, err = m.Connect(ctx, spec, waiting)
+		return err
+	})
+	mustWait(t, m, spec.Machine)
+	m.KeepConnected(t.Context(), spec, connection, func(err error) { t.Error(err) })
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	m.KeepConnected(t.Context(), spec, connection, func(err error) { t.Error(err) })
+}
+
 // A unit with a network namespace has a copy of the host's mounts from systemd 257 on, in
 // which the file that pins the machine's own is no pin.
 func TestHostGivenNetwork(t *testing.T) {
