@@ -17,6 +17,27 @@ import (
 	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
+// checkNetworkd refuses a zone whose addresses nobody would give. A booted machine can do
+// without the network of its veth link, which is told.
+func (d *Driver) checkNetworkd(ctx context.Context, cfg *drivers.TaskConfig, spec machine.Spec) error {
+	zone := spec.Network.Kind == links.Zone
+	if !zone && (spec.Network.Kind != links.Veth || spec.Mode != machine.Boot) {
+		return nil
+	}
+	const remedy = "systemd-networkd does not run on this client; the operator turns it on with systemctl enable --now systemd-networkd"
+	runs, err := d.bus.Runs(ctx, nspawn.Networkd)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for systemd-networkd: %w", err)
+	case runs:
+		return nil
+	case zone:
+		return errors.New("network_zone: " + remedy)
+	}
+	d.emit(cfg, "Machine gets no address, and its ports are not forwarded: "+remedy)
+	return nil
+}
+
 // networkStep connects a machine to its network before its payload begins. A booted
 // machine configures itself, which may take seconds and is not waited for.
 type networkStep struct {

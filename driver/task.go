@@ -57,6 +57,9 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
+	if err := d.checkNetworkd(ctx, cfg, spec); err != nil && !ours {
+		return nil, nil, recoverable(err)
+	}
 	if err := d.forbidLinks(cfg); err != nil {
 		return nil, nil, recoverable(err)
 	}

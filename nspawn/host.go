@@ -19,6 +19,9 @@ import (
 // MinVersion is the oldest systemd that this driver runs on: that of Debian 12.
 const MinVersion = 252
 
+// Networkd gives addresses in zones, and to the host's end of a guest's veth link.
+const Networkd = "systemd-networkd.service"
+
 // Host is what this host offers to machines.
 type Host struct {
 	Systemd     string // version as systemd tells it, as "257.13-1~deb13u1"
@@ -32,7 +35,7 @@ type Host struct {
 	// DiskLimiter is what can limit the writable layers of machines; "" if
 	// nothing but memory.
 	DiskLimiter quota.Limiter
-	// Services of systemd, by the last part of their bus name.
+	// Machined is started when it is called; the others run.
 	Machined, Networkd, Resolved bool
 	// Problems keep machines from being run; each says what to do about it.
 	Problems []error
@@ -62,14 +65,12 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 	if err == nil && host.Version < MinVersion {
 		problem(fmt.Errorf("systemd %s is too old: version %d or newer is needed", host.Systemd, MinVersion))
 	}
-	for name, found := range map[string]*bool{
-		"org.freedesktop.machine1": &host.Machined,
-		"org.freedesktop.network1": &host.Networkd,
-		"org.freedesktop.resolve1": &host.Resolved,
-	} {
-		*found, err = bus.Available(ctx, name)
-		problem(err)
-	}
+	host.Machined, err = bus.Available(ctx, "org.freedesktop.machine1")
+	problem(err)
+	host.Networkd, err = bus.Runs(ctx, Networkd)
+	problem(err)
+	host.Resolved, err = bus.Runs(ctx, "systemd-resolved.service")
+	problem(err)
 	if !host.Machined {
 		problem(errors.New("systemd-machined is not available: install the package systemd-container"))
 	}

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/godbus/dbus/v5"
@@ -65,4 +66,14 @@ func (c *Conn) Available(ctx context.Context, name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Runs reports whether a service, such as "systemd-networkd.service", runs or is starting.
+// Available does not tell: D-Bus knows the names of services that are disabled.
+func (c *Conn) Runs(ctx context.Context, service string) (bool, error) {
+	unit, err := c.Unit(ctx, service)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return slices.Contains([]string{"active", "activating", "reloading"}, unit.ActiveState), err
 }
