@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // attach makes a link of any kind except Veth.
@@ -186,7 +188,7 @@ func RemoveEmptyZones() error {
 }
 
 func (s *space) emptyZones() (empty []netlink.Link, err error) {
-	all, err := s.LinkList()
+	all, err := dump.Complete(s.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

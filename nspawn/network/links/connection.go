@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // Look returns the connection of a network namespace that someone else has connected: of
@@ -21,7 +23,7 @@ func Look(namespace *os.File) (c Connection, err error) {
 }
 
 func (s *space) connection() (c Connection, err error) {
-	list, err := s.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := s.addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return c, fmt.Errorf("list addresses of a network namespace: %w", err)
 	}
@@ -37,7 +39,7 @@ func (s *space) connection() (c Connection, err error) {
 			*of = netip.PrefixFrom(ip, bits)
 		}
 	}
-	routes, err := s.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := dump.Complete(func() ([]netlink.Route, error) { return s.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return c, fmt.Errorf("list routes of a network namespace: %w", err)
 	}

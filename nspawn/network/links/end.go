@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // space is a network namespace, either the host's or a container's.
@@ -32,6 +34,11 @@ func openContainer(namespace *os.File) (*space, error) {
 		return nil, fmt.Errorf("enter network namespace: %w", err)
 	}
 	return &space{Handle: handle, file: namespace}, nil
+}
+
+// addresses returns the addresses of a link, or of all links if link is nil.
+func (s *space) addresses(link netlink.Link, family int) ([]netlink.Addr, error) {
+	return dump.Complete(func() ([]netlink.Addr, error) { return s.AddrList(link, family) })
 }
 
 // end is one end of a link, seen from the namespace that contains it.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // EnableForwarding lets the host route between its links. Containers need that to reach
@@ -49,7 +51,9 @@ func (e *RouterError) Error() string {
 // from a router advertisement, or "". systemd-networkd and NetworkManager learn routes
 // themselves, and turn that off in the kernel.
 func advertisingLink() (string, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := dump.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return "", fmt.Errorf("list routes: %w", err)
 	}

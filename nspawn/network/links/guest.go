@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // AwaitGuest waits until a guest that systemd-nspawn has connected gives itself an IPv4
@@ -104,7 +106,7 @@ func global(update netlink.AddrUpdate) (netip.Prefix, bool) {
 // isNeighbor reports whether an address belongs to a network that the host has on a link,
 // and is not the host's own.
 func isNeighbor(link netlink.Link, address netip.Prefix) bool {
-	list, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	list, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return false
 	}

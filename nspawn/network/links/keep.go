@@ -76,7 +76,7 @@ func expiry(open func() (*os.File, error), c Connection) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	list, err := container.AddrList(inside.Link, netlink.FAMILY_V4)
+	list, err := container.addresses(inside.Link, netlink.FAMILY_V4)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("list addresses of %s: %w", c.Interface, err)
 	}

@@ -23,6 +23,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // Kind selects how a container is connected.
@@ -184,7 +186,7 @@ func Disconnect(machine string) (had bool, err error) {
 
 // Owners returns the machines that have a link on the host, sorted.
 func Owners() ([]string, error) {
-	all, err := netlink.LinkList()
+	all, err := dump.Complete(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

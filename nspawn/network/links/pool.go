@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // pools are the networks to choose for veth links, in order of preference. Other networks
@@ -39,11 +41,11 @@ func ChoosePool(wanted netip.Prefix) (netip.Prefix, error) {
 
 // networks returns the networks that the host routes over links that are not ours.
 func networks() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := dump.Complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	all, err := netlink.LinkList()
+	all, err := dump.Complete(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -110,7 +112,7 @@ var errExhausted = errors.New("every address of the pool is in use; name a large
 // The search begins at a hash of the machine's name, so that an address is seldom reused
 // soon after it was released.
 func (h *Host) free(host *space, s Spec) (uint32, error) {
-	list, err := host.AddrList(nil, netlink.FAMILY_V4)
+	list, err := host.addresses(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return 0, fmt.Errorf("list addresses: %w", err)
 	}

@@ -1,13 +1,14 @@
 package ports
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // ForgetFlows ends UDP flows to the machine's host ports that began before Add. NAT
@@ -20,7 +21,7 @@ func ForgetFlows(m Machine) error {
 	if len(m.Mappings) == 0 {
 		return nil
 	}
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses of the host: %w", err)
 	}
@@ -57,10 +58,9 @@ func (f flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool { retur
 
 func deleteFlows(filter flowFilter) error {
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		err := error(netlink.ErrDumpInterrupted)
-		for tries := 3; tries > 0 && errors.Is(err, netlink.ErrDumpInterrupted); tries-- {
-			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter)
-		}
+		_, err := dump.Complete(func() (uint, error) {
+			return netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, filter)
+		})
 		if err != nil {
 			return fmt.Errorf("delete connections: %w", err)
 		}

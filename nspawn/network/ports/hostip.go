@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // FromNomad converts the address that Nomad gives with a port to the HostIP of a mapping.
@@ -30,11 +32,11 @@ func FromNomad(address netip.Addr) (netip.Addr, error) {
 
 // uplinkAddresses returns the addresses of interfaces with a default route.
 func uplinkAddresses() (map[netip.Addr]bool, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := dump.Complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
