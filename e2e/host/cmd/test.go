@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,6 +44,7 @@ func test(ctx context.Context, args []string) error {
 	flags, opts := hostFlags("test")
 	race := flags.Bool("race", false, "build the tests with the race detector")
 	match := flags.String("run", "^TestHost", "run the tests that match `regexp`")
+	count := flags.Int("count", 1, "run each test `n` times, to find those that fail now and then")
 	_ = flags.Parse(args) // exits on error
 	if flags.NArg() == 0 {
 		return errors.New("test: want packages, after the flags")
@@ -70,7 +72,7 @@ func test(ctx context.Context, args []string) error {
 	}
 	total := tally{}
 	for _, p := range packages {
-		if err := p.run(ctx, h, *match, &total); err != nil {
+		if err := p.run(ctx, h, *match, *count, &total); err != nil {
 			return errors.Join(err, h.Down())
 		}
 	}
@@ -159,8 +161,10 @@ func goTool(ctx context.Context, args ...string) (string, error) {
 
 // run runs the package's tests where go test would, in its directory, and
 // closes with a line like go test's.
-func (p testPackage) run(ctx context.Context, h *host.Host, match string, total *tally) error {
-	cmd := h.Command(ctx, "env", "--chdir="+p.dir, p.binary, "-test.run", match, "-test.v", "-test.timeout", "10m")
+func (p testPackage) run(ctx context.Context, h *host.Host, match string, count int, total *tally) error {
+	timeout := time.Duration(count) * 10 * time.Minute
+	cmd := h.Command(ctx, "env", "--chdir="+p.dir, p.binary, "-test.run", match, "-test.v",
+		"-test.count", strconv.Itoa(count), "-test.timeout", timeout.String())
 	cmd.Env = append(cmd.Env, "NSPAWN_HOST_TESTS=1", hosttest.PluginVariable+"="+filepath.Join(filepath.Dir(p.binary), pluginName))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
