@@ -46,10 +46,26 @@ func remove(dir string) error {
 		return err
 	}
 	r := remover{top: top}
-	if err := r.each(top, r.remove); err != nil {
-		return err
+	return untilEmpty(func() error {
+		if err := r.each(top, r.remove); err != nil {
+			return err
+		}
+		return retryWithoutAttributes(top, ".", func() error { return unix.Rmdir(dir) })
+	})
+}
+
+// attempts is how often a directory is emptied. Whoever writes to one that is being
+// removed does not do so for long, and finds it gone then.
+const attempts = 100
+
+// untilEmpty calls remove, which empties a directory and removes it, again while somebody
+// has put something in it in between.
+func untilEmpty(remove func() error) error {
+	err := remove()
+	for n := 1; errors.Is(err, unix.ENOTEMPTY) && n < attempts; n++ {
+		err = remove()
 	}
-	return retryWithoutAttributes(top, ".", func() error { return unix.Rmdir(dir) })
+	return err
 }
 
 // refuseMounts returns an error if there are mounts in the tree. It is called before
@@ -88,10 +104,12 @@ func (r *remover) remove(top *os.File, name string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := r.each(dir, r.moveUp); err != nil {
-		return err
-	}
-	return unlink(top, name)
+	return untilEmpty(func() error {
+		if err := r.each(dir, r.moveUp); err != nil {
+			return err
+		}
+		return unlink(top, name)
+	})
 }
 
 // moveUp removes an entry of dir. A directory that is not empty is moved to top instead.
@@ -106,7 +124,8 @@ func (r *remover) moveUp(dir *os.File, name string) error {
 	return err
 }
 
-// each calls take for every entry of dir until dir is empty. take removes the entry.
+// each calls take for every entry of dir until dir is empty. take removes the entry. It is
+// not an error if another process, which removes the tree as well, was faster.
 func (r *remover) each(dir *os.File, take func(dir *os.File, name string) error) error {
 	for {
 		// Start again each time: file systems differ in where a listing continues after
@@ -122,7 +141,7 @@ func (r *remover) each(dir *os.File, take func(dir *os.File, name string) error)
 			return err
 		}
 		for _, name := range names {
-			if err := take(dir, name); err != nil {
+			if err := take(dir, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("entry %q: %w", name, err)
 			}
 		}
