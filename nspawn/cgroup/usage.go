@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usage is what a machine uses at one instant, nspawn itself included. A value
@@ -142,7 +144,7 @@ func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err erro
 			return errTooMany
 		}
 		text, err := fs.ReadFile(group, path)
-		if errors.Is(err, fs.ErrNotExist) {
+		if passedOver(err) {
 			return nil
 		}
 		if err != nil {
@@ -161,6 +163,12 @@ func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err erro
 		return nil
 	})
 	return sum, err
+}
+
+// passedOver reports whether a group has no processes to count: it has ended, before its
+// file was opened or after that, or it is threaded, and those are listed above it.
+func passedOver(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // anonymousMemory is the anonymous memory of a process in bytes, 0 if it is gone. What

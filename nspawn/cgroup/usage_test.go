@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 )
 
 func file(content string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(content)} }
@@ -62,6 +64,37 @@ func TestUsageIsBounded(t *testing.T) {
 		must.EqOp(t, 20*time.Microsecond, usage.CPUUser)
 		must.LessEq(t, maxUsageProcesses, reads)
 	}
+}
+
+// vanishing is a control group whose files can be opened, and not read any more.
+type vanishing struct {
+	fs.FS
+	path string
+	err  error
+}
+
+func (v vanishing) ReadFile(name string) ([]byte, error) {
+	if name == v.path {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: v.err}
+	}
+	return fs.ReadFile(v.FS, name)
+}
+
+// TestUsageWhileGroupsEnd has a group end at each moment of the look at it: before it is
+// opened, or after that. The kernel lists the processes of a threaded one above it.
+func TestUsageWhileGroupsEnd(t *testing.T) {
+	group := fstest.MapFS{
+		"cpu.stat":                        file("user_usec 20\nsystem_usec 10\n"),
+		"payload/ends/cgroup.procs":       file("11\n"),
+		"payload/init.scope/cgroup.procs": file("12\n13\n"),
+	}
+	for _, err := range []error{fs.ErrNotExist, unix.ENODEV, unix.EOPNOTSUPP} {
+		usage, err := readUsage(vanishing{group, "payload/ends/cgroup.procs", err}, func(pid int) uint64 { return uint64(pid) * 1000 })
+		must.NoError(t, err)
+		must.Eq(t, 25000, *usage.Memory.RSS)
+	}
+	_, err := readUsage(vanishing{group, "payload/ends/cgroup.procs", fs.ErrPermission}, func(int) uint64 { return 0 })
+	must.ErrorIs(t, err, fs.ErrPermission)
 }
 
 func TestUsageOfBrokenFiles(t *testing.T) {
