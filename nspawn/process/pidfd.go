@@ -52,7 +52,7 @@ func (p Process) Signal(sig unix.Signal) error {
 	}
 	defer file.Close()
 	if err := unix.PidfdSendSignal(int(file.Fd()), sig, nil, 0); err != nil {
-		return fmt.Errorf("signal process %d: %w", p.PID, err)
+		return fmt.Errorf("signal process %d: %w", p.PID, done(err))
 	}
 	return nil
 }

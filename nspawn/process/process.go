@@ -5,6 +5,7 @@ package process
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -24,7 +25,7 @@ type Process struct {
 func Read(pid int) (Process, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return Process{}, fmt.Errorf("read status of process %d: %w", pid, err)
+		return Process{}, fmt.Errorf("read status of process %d: %w", pid, done(err))
 	}
 	p := Process{PID: pid}
 	for line := range bytes.Lines(status) {
@@ -44,11 +45,20 @@ func Read(pid int) (Process, error) {
 	return p, nil
 }
 
+// done adds os.ErrProcessDone to an error of /proc that says that the process has ended:
+// before its file was opened, or after that.
+func done(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("%w: %w", os.ErrProcessDone, err)
+	}
+	return err
+}
+
 // child is the child of a process that has the given PID in its own namespace.
 func child(parent, inside int) (Process, error) {
 	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
 	if err != nil {
-		return Process{}, fmt.Errorf("list children of process %d: %w", parent, err)
+		return Process{}, fmt.Errorf("list children of process %d: %w", parent, done(err))
 	}
 	for field := range strings.FieldsSeq(string(list)) {
 		pid, err := strconv.Atoi(field)
@@ -87,7 +97,7 @@ func (p Process) Takes(sig unix.Signal) bool {
 func (p Process) Identity() (string, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
 	if err != nil {
-		return "", fmt.Errorf("identify process %d: %w", p.PID, err)
+		return "", fmt.Errorf("identify process %d: %w", p.PID, done(err))
 	}
 	// The name before the last parenthesis may contain anything; the start time is
 	// the twentieth field behind it (proc_pid_stat(5)).

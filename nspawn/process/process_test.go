@@ -21,6 +21,20 @@ func TestIdentity(t *testing.T) {
 	must.StrHasPrefix(t, fmt.Sprintf("%d ", os.Getpid()), identity)
 }
 
+// A process may end at any time, and so before each look at it.
+func TestEnded(t *testing.T) {
+	child := exec.Command("/bin/true")
+	must.NoError(t, child.Run())
+	ended := Process{PID: child.Process.Pid}
+	_, err := Read(ended.PID)
+	must.ErrorIs(t, err, os.ErrProcessDone)
+	_, err = Leader(ended.PID)
+	must.ErrorIs(t, err, os.ErrProcessDone)
+	_, err = ended.Identity()
+	must.ErrorIs(t, err, os.ErrProcessDone)
+	must.ErrorIs(t, ended.Signal(unix.SIGTERM), os.ErrProcessDone)
+}
+
 // A payload that its init has yet to fork has not ended.
 func TestHostPayloadIsAwaited(t *testing.T) {
 	hosttest.Require(t)
