@@ -104,14 +104,21 @@ func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin
 			return err
 		}
 	}
-	if err := os.WriteFile(m.dirs.Begun(name), []byte(identity+" told\n"), 0o600); err != nil {
+	record, err := os.Create(m.dirs.Begun(name))
+	if err != nil {
+		return fmt.Errorf("record that machine %s begins: %w", name, err)
+	}
+	defer record.Close()
+	if _, err := fmt.Fprintln(record, identity, "told"); err != nil {
 		return fmt.Errorf("record that machine %s begins: %w", name, err)
 	}
 	if err := w.Open(ctx, begin.Instructions); err != nil {
 		return err
 	}
-	// Where it cannot be recorded, a plugin that follows looks for itself.
-	_ = os.WriteFile(m.dirs.Begun(name), []byte(identity+" begun\n"), 0o600)
+	// Where it cannot be recorded, a plugin that follows looks for itself. The line before
+	// stays: a plugin may end at any time, and never leaves an empty record of a payload
+	// that runs.
+	_, _ = fmt.Fprintln(record, identity, "begun")
 	return nil
 }
 
@@ -152,7 +159,7 @@ const beginAgainDelay = time.Second
 // ctx ends, and reports each new error but the end of ctx.
 func (m *Manager) beginAgain(ctx context.Context, name string, mode machine.Mode, begin Begin, report func(error)) {
 	last := ""
-	for m.hasGate(name) {
+	for ctx.Err() == nil && m.hasGate(name) {
 		err := m.beginOnce(ctx, name, mode, begin)
 		var failure *inside.Failure
 		switch {

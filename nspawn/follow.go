@@ -43,7 +43,8 @@ type Follower struct {
 	socket  *notifySocket // nil if it could not be made
 	payload *os.File      // a pidfd, nil if none is held
 
-	stopBegin context.CancelFunc // of beginAgain, if it was called
+	cancelBegin context.CancelFunc // of beginAgain, if it was called
+	beginEnded  chan struct{}      // closed when it has ended
 }
 
 // Follow follows a machine that somebody else started. It cannot fail: where no
@@ -73,6 +74,7 @@ func (f *Follower) Events(ctx context.Context) <-chan Event {
 
 // Close is for a follower whose Events are not called.
 func (f *Follower) Close() {
+	f.stopBegin()
 	if f.socket != nil {
 		f.socket.close()
 	}
@@ -94,6 +96,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				return
 			}
 			if gone(unit) {
+				f.stopBegin()
 				f.send(ctx, events, Event{Kind: Ended, Err: fmt.Errorf("machine %s: %w", f.machine, ErrLost), Time: time.Now()})
 				return
 			}
@@ -104,6 +107,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.send(ctx, events, Event{Kind: Started, Time: unit.ExecMainStart})
 			}
 			if exit, ok := ended(unit); ok {
+				f.stopBegin()
 				f.complete(&exit)
 				f.send(ctx, events, Event{Kind: Ended, Exit: exit, Time: unit.ExecMainExit})
 				return
@@ -152,16 +156,29 @@ func (f *Follower) recover(ctx context.Context, unit systemd.UnitState) {
 // beginAgain lets the payload begin, once it waits. The one before has begun, or its
 // leader has ended.
 func (f *Follower) beginAgain(ctx context.Context) {
-	if f.stopBegin != nil {
-		f.stopBegin()
+	f.stopBegin()
+	ctx, f.cancelBegin = context.WithCancel(ctx)
+	ended := make(chan struct{})
+	f.beginEnded = ended
+	go func() {
+		defer close(ended)
+		f.manager.beginAgain(ctx, f.machine, f.mode, f.begin, func(err error) {
+			select {
+			case f.held <- err:
+			case <-ctx.Done():
+			}
+		})
+	}()
+}
+
+// stopBegin ends beginAgain, and returns when it has ended. Otherwise it could open the
+// gate after the next one has, which would then listen on a socket that no shim finds, or
+// in the directory of a machine that is being removed.
+func (f *Follower) stopBegin() {
+	if f.cancelBegin != nil {
+		f.cancelBegin()
+		<-f.beginEnded
 	}
-	ctx, f.stopBegin = context.WithCancel(ctx)
-	go f.manager.beginAgain(ctx, f.machine, f.mode, f.begin, func(err error) {
-		select {
-		case f.held <- err:
-		case <-ctx.Done():
-		}
-	})
 }
 
 // complete adds the signal that killed the payload, if it is known.
