@@ -180,7 +180,7 @@ func RemoveEmptyZones() error {
 		return err
 	}
 	for _, zone := range empty {
-		if err := host.LinkDel(zone); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := host.remove(zone); err != nil {
 			return fmt.Errorf("remove empty zone %s: %w", zone.Attrs().Name, err)
 		}
 	}

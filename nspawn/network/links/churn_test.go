@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 	"github.com/vishvananda/netlink"
@@ -56,6 +57,41 @@ func TestWhileLinksChange(t *testing.T) {
 		must.NoError(t, err)
 		must.Eq(t, c.IPv4, found.IPv4)
 		_, err = expiry(func() (*os.File, error) { return os.Open(container.Path) }, c)
+		must.NoError(t, err)
+	}
+}
+
+// TestRemoveTwice removes a link that has gone since it was found.
+func TestRemoveTwice(t *testing.T) {
+	host := networktest.New(t)
+	host.IP(t, "link add br0 type bridge")
+	host.Do(func() {
+		space, err := openHost()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer space.Close()
+		link, err := space.LinkByName("br0")
+		for range 2 {
+			if err == nil {
+				err = space.remove(link)
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestEchoOfASleeper asks for an echo when the time for it is over already, as a process
+// finds that has got no CPU meanwhile.
+func TestEchoOfASleeper(t *testing.T) {
+	host, h := networktest.New(t), newHost(t, "10.213.0.0/16")
+	c, err := connect(t, host, networktest.Bare(t), h, Spec{Machine: "web", Kind: Veth})
+	must.NoError(t, err)
+	for i, address := range c.addresses() {
+		host.Do(func() { err = echo(t.Context(), time.Now().Add(-time.Hour), c.Gateways[i], address.Addr()) })
 		must.NoError(t, err)
 	}
 }

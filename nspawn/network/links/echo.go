@@ -1,6 +1,7 @@
 package links
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -20,23 +21,26 @@ const (
 	// even answers, the start must not be delayed for long.
 	echoTimeout  = 500 * time.Millisecond
 	echoInterval = time.Millisecond
+	// minEchoes is how many requests are sent at least: on a busy host this process may
+	// have slept all that time, with the answer waiting.
+	minEchoes = 50
 )
 
 // awaitEcho waits until the kernel in the container's namespace has answered at each
 // address. The error says which address did not answer.
 func awaitEcho(ctx context.Context, c Connection) error {
-	ctx, cancel := context.WithTimeout(ctx, echoTimeout)
-	defer cancel()
+	end := time.Now().Add(echoTimeout)
 	for i, address := range c.addresses() {
-		if err := echo(ctx, c.Gateways[i], address.Addr()); err != nil {
+		if err := echo(ctx, end, c.Gateways[i], address.Addr()); err != nil {
 			return fmt.Errorf("ask the container at %s for an echo (does a firewall of the host drop the answer?): %w", address.Addr(), err)
 		}
 	}
 	return nil
 }
 
-// echo sends echo requests from one address of the host until the other address answers.
-func echo(ctx context.Context, from, to netip.Addr) error {
+// echo sends echo requests from one address of the host until the other address answers,
+// or end is over and enough of them were sent.
+func echo(ctx context.Context, end time.Time, from, to netip.Addr) error {
 	network, request, reply, protocol := "ip4:icmp", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1
 	if to.Is6() {
 		network, request, reply, protocol = "ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 58
@@ -53,7 +57,7 @@ func echo(ctx context.Context, from, to netip.Addr) error {
 		return err
 	}
 	answer := make([]byte, 1500)
-	for ctx.Err() == nil {
+	for n := 0; ctx.Err() == nil && (n < minEchoes || time.Now().Before(end)); n++ {
 		if _, err := conn.WriteTo(packet, &net.IPAddr{IP: to.AsSlice()}); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}
@@ -68,7 +72,7 @@ func echo(ctx context.Context, from, to netip.Addr) error {
 			return fmt.Errorf("receive: %w", err)
 		}
 	}
-	return ctx.Err()
+	return cmp.Or(ctx.Err(), context.DeadlineExceeded)
 }
 
 func isAnswer(packet []byte, protocol int, reply icmp.Type, peer net.Addr, to netip.Addr) bool {

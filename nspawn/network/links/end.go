@@ -36,6 +36,15 @@ func openContainer(namespace *os.File) (*space, error) {
 	return &space{Handle: handle, file: namespace}, nil
 }
 
+// remove removes a link, unless it has gone since it was found: a link also ends with the
+// network namespace of either end, and others remove links, too.
+func (s *space) remove(link netlink.Link) error {
+	if err := s.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
 // addresses returns the addresses of a link, or of all links if link is nil.
 func (s *space) addresses(link netlink.Link, family int) ([]netlink.Addr, error) {
 	return dump.Complete(func() ([]netlink.Addr, error) { return s.AddrList(link, family) })

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/network/dump"
 )
@@ -176,9 +175,9 @@ func Disconnect(machine string) (had bool, err error) {
 		return false, nil
 	}
 	if err == nil {
-		err = host.LinkDel(link)
+		err = host.remove(link)
 	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
+	if err != nil {
 		return false, fmt.Errorf("disconnect machine %s: delete link %s: %w", machine, LinkName(machine), err)
 	}
 	return true, nil

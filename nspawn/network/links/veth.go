@@ -92,7 +92,7 @@ func (h *Host) makeVeth(host, container *space, s Spec) (end, pair, error) {
 func (h *Host) makePair(host, container *space, s Spec) (end, error) {
 	name := LinkName(s.Machine)
 	if old, err := host.LinkByName(name); err == nil { // an earlier machine's, whose removal is not finished
-		if err := host.LinkDel(old); err != nil {
+		if err := host.remove(old); err != nil {
 			return end{}, fmt.Errorf("delete link %s of an earlier machine: %w", name, err)
 		}
 	}
