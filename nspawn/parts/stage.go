@@ -10,6 +10,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
@@ -68,7 +69,7 @@ func (m *Maker) shimFor(d *draft) (string, error) {
 		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
 	}
 	path := m.dirs.Shim(d.spec.Machine)
-	if err := os.WriteFile(path, program, 0o755); err != nil {
+	if err := programs.Write(path, program); err != nil {
 		return "", fmt.Errorf("copy the program that machines begin with: %w", err)
 	}
 	return path, nil

@@ -1,12 +1,14 @@
 package programs
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"nomad-driver-nspawn/nspawn/enter"
 	"nomad-driver-nspawn/nspawn/enter/container"
@@ -39,25 +41,35 @@ func install(path string, program []byte) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".launch-")
-	if err != nil {
+	temporary := filepath.Join(filepath.Dir(path), ".launch-"+rand.Text())
+	defer os.Remove(temporary)
+	if err := Write(temporary, program); err != nil {
 		return err
 	}
-	defer os.Remove(file.Name())
-	_, err = file.Write(program)
-	if err == nil {
-		err = file.Chmod(0o755) // the root of a container is another user
-	}
-	if closing := file.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = os.Link(file.Name(), path)
-	}
+	err := os.Link(temporary, path)
 	if errors.Is(err, os.ErrExist) {
 		return nil
 	}
 	return err
+}
+
+// Write makes a program that everybody may execute, at a path where nothing is.
+//
+// No process is started meanwhile: it would have our descriptor, with which it could write
+// to the program, until it executes its own, and the kernel executes no program that
+// somebody may write to (ETXTBSY).
+func Write(path string, program []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o700)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(program)
+	if err == nil {
+		err = file.Chmod(0o755) // the root of a container is another user
+	}
+	return errors.Join(err, file.Close())
 }
 
 // fileName tells the program from those of other versions of ours. It takes milliseconds.
