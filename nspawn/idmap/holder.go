@@ -38,7 +38,9 @@ func cloneHolder() (holder, error) {
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
 		return holder{}, fmt.Errorf("block signals: %w", err)
 	}
-	pid := cloneAndExit(unix.CLONE_NEWUSER | unix.CLONE_VM | unix.CLONE_VFORK | uintptr(unix.SIGCHLD))
+	// It shares our descriptors, too. With copies, a file that another goroutine closes would
+	// stay open until the child is gone, and a program that it writes could not be executed.
+	pid := cloneAndExit(unix.CLONE_NEWUSER | unix.CLONE_VM | unix.CLONE_FILES | unix.CLONE_VFORK | uintptr(unix.SIGCHLD))
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil); err != nil {
 		return holder{}, fmt.Errorf("unblock signals: %w", err)
 	}

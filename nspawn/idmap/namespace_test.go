@@ -3,7 +3,10 @@ package idmap
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -54,6 +57,40 @@ func TestUserNamespaces(t *testing.T) {
 			must.NoError(t, err)
 		}
 		must.Eq(t, "", string(pids))
+	}
+}
+
+// A program can be executed as soon as it is written, also while namespaces are made: their
+// processes have no descriptor of it, which is one to write with.
+func TestNamespaceKeepsNothingOpen(t *testing.T) {
+	hosttest.RequireRoot(t)
+	program, err := os.ReadFile("/bin/true")
+	must.NoError(t, err)
+	dir, stop := t.TempDir(), make(chan struct{})
+	var makers sync.WaitGroup
+	defer makers.Wait()
+	defer close(stop)
+	for range 4 {
+		makers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if namespace, err := Namespace(8 * RangeSize); err == nil {
+					namespace.Close()
+				}
+			}
+		})
+	}
+	for n := range 300 {
+		path := filepath.Join(dir, fmt.Sprint(n))
+		syscall.ForkLock.RLock() // package os starts no process meanwhile
+		err := os.WriteFile(path, program, 0o700)
+		syscall.ForkLock.RUnlock()
+		must.NoError(t, err)
+		must.NoError(t, exec.Command(path).Run(), must.Sprint("program ", n))
 	}
 }
 
