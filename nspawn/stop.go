@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -60,12 +61,12 @@ func (m *Manager) signalToStop(ctx context.Context, name string, mode machine.Mo
 	return payload.Signal(sig)
 }
 
-// kill ends the machine at once. The end of the leader ends all processes of
-// its PID namespace and leaves nspawn alive to tidy up; the whole unit is
-// killed only when that does not help.
+// kill ends the machine at once. The end of the leader ends all processes of its PID
+// namespace and leaves nspawn alive to tidy up; the whole unit is killed only when that
+// does not help.
 func (m *Manager) kill(ctx context.Context, name string) error {
-	if leader, err := m.leader(ctx, name); err == nil {
-		if leader.Signal(unix.SIGKILL) == nil && m.waitFor(ctx, name, killTimeout) == nil {
+	for end := time.Now().Add(killTimeout); time.Now().Before(end) && m.killLeader(ctx, name); {
+		if m.waitFor(ctx, name, killLeaderAgain) == nil {
 			return nil
 		}
 	}
@@ -76,6 +77,28 @@ func (m *Manager) kill(ctx context.Context, name string) error {
 		return fmt.Errorf("kill machine %s: %w", name, err)
 	}
 	return m.waitFor(ctx, name, killTimeout)
+}
+
+// killLeaderAgain is the time after which a leader is looked for again: a guest that reboots
+// has another one.
+const killLeaderAgain = time.Second
+
+// killLeader kills the machine's leader, and reports whether nspawn is about to end with it.
+// It is, too, if the leader of a payload that had begun has ended already: an nspawn that is
+// killed while it tidies up does not tell the exit status any more.
+func (m *Manager) killLeader(ctx context.Context, name string) bool {
+	nspawn, err := m.bus.MainPID(ctx, machine.UnitName(name))
+	if err != nil || nspawn == 0 {
+		return false
+	}
+	leader, err := process.Leader(nspawn)
+	if err == nil {
+		err = leader.Signal(unix.SIGKILL)
+	}
+	if errors.Is(err, os.ErrProcessDone) {
+		_, err = os.Stat(m.dirs.Begun(name))
+	}
+	return err == nil
 }
 
 // waitFor waits until the machine has ended or is gone.
