@@ -18,6 +18,10 @@ import (
 // is done in milliseconds; nspawn and systemd then tidy up.
 const killTimeout = 10 * time.Second
 
+// endTimeout bounds the wait for a unit that was killed as a whole. Nothing is left to do
+// then but to wait: a host with a load of 40 was seen to take 10 s.
+const endTimeout = time.Minute
+
 // Stop ends the machine: sig to the payload, and when the timeout is over,
 // SIGKILL to all of it. The unit stays, with the exit status. It returns nil
 // if the machine has ended already or is gone. It tells by notice of an init that it
@@ -76,7 +80,7 @@ func (m *Manager) kill(ctx context.Context, name string) error {
 	if err := m.bus.KillUnit(ctx, machine.UnitName(name), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
 		return fmt.Errorf("kill machine %s: %w", name, err)
 	}
-	return m.waitFor(ctx, name, killTimeout)
+	return m.waitFor(ctx, name, endTimeout)
 }
 
 // killLeaderAgain is the time after which a leader is looked for again: a guest that reboots
