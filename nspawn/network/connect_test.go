@@ -37,7 +37,7 @@ func TestConnect(t *testing.T) {
 	must.NoError(t, err)
 	must.NoError(t, c.Warning)
 	web.Serve(t, ":80", "web")
-	must.StrHasPrefix(t, "web from ", host.Ask("tcp", "127.0.0.1:8080"))
+	must.StrHasPrefix(t, "web from ", host.Hear("tcp", "127.0.0.1:8080"))
 	owners, err := h.Owners()
 	must.NoError(t, err)
 	must.Eq(t, []string{"web", "web"}, owners) // one is for a port, one for a link
@@ -49,7 +49,7 @@ func TestConnect(t *testing.T) {
 	_, err = h.Connect(t.Context(), namespaceOf(t, api), wanted)
 	must.NoError(t, err)
 	api.Serve(t, ":80", "api")
-	must.StrHasPrefix(t, "api from ", host.Ask("tcp", "127.0.0.1:8080"))
+	must.StrHasPrefix(t, "api from ", host.Hear("tcp", "127.0.0.1:8080"))
 
 	for _, machine := range []string{"web", "api", "never"} {
 		must.NoError(t, h.Remove(t.Context(), machine))
@@ -77,7 +77,7 @@ func TestRestore(t *testing.T) {
 	must.NoError(t, rules.Flush())
 	next := New()
 	must.NoError(t, next.Restore(t.Context(), spec, c))
-	must.StrHasPrefix(t, "web from ", host.Ask("tcp", "127.0.0.1:8081"))
+	must.StrHasPrefix(t, "web from ", host.Hear("tcp", "127.0.0.1:8081"))
 	must.NoError(t, next.Remove(t.Context(), "web"))
 }
 
@@ -101,6 +101,6 @@ func TestGuest(t *testing.T) {
 	guest.IP(t, "addr del 192.168.78.1/32 dev host0")
 	guest.IP(t, "route add default via 192.168.78.1")
 	guest.Serve(t, ":80", "guest")
-	must.StrHasPrefix(t, "guest from ", host.Ask("tcp", "127.0.0.1:8082"))
+	must.StrHasPrefix(t, "guest from ", host.Hear("tcp", "127.0.0.1:8082"))
 	must.NoError(t, h.Remove(t.Context(), "guest"))
 }

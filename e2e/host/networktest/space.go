@@ -145,30 +145,52 @@ func (s *Space) Serve(t testing.TB, address, words string) {
 // Patience is for answers that do not come.
 const Patience = 300 * time.Millisecond
 
-// Ask returns what a server says, or "" if it cannot be reached.
-func (s *Space) Ask(network, address string) string { return s.AskFrom(nil, network, address) }
+// BusyPatience is for answers that come: on a busy host a server may wait for its turn.
+const BusyPatience = 30 * time.Second
+
+// Ask returns what a server says, or "" if it cannot be reached. It is for servers that must
+// not be reached, or not yet: where an answer is due, use Hear.
+func (s *Space) Ask(network, address string) string {
+	return s.askFrom(nil, network, address, Patience)
+}
+
+// Hear returns what a server says, as Ask, but waits as long as it takes on a busy host.
+// A UDP packet is sent only once.
+func (s *Space) Hear(network, address string) string {
+	return s.askFrom(nil, network, address, BusyPatience)
+}
 
 // AskFrom is Ask from an address of the namespace.
 func (s *Space) AskFrom(from net.Addr, network, address string) string {
+	return s.askFrom(from, network, address, Patience)
+}
+
+func (s *Space) askFrom(from net.Addr, network, address string, patience time.Duration) string {
 	var conn net.Conn
 	var err error
 	s.Do(func() {
-		dialer := net.Dialer{Timeout: Patience, LocalAddr: from}
+		dialer := net.Dialer{Timeout: patience, LocalAddr: from}
 		conn, err = dialer.Dial(network, address)
 	})
 	if err != nil {
 		return ""
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(Patience))
 	if network == "udp" {
-		_, _ = conn.Write([]byte("hello"))
-		buffer := make([]byte, 100)
-		n, _ := conn.Read(buffer)
-		return string(buffer[:n])
+		return Exchange(conn, patience)
 	}
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	said, _ := io.ReadAll(conn)
 	return string(bytes.TrimSpace(said))
+}
+
+// Exchange sends a UDP packet and returns the answer, or "" if none comes in time.
+func Exchange(conn net.Conn, patience time.Duration) string {
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	_, _ = conn.Write([]byte("hello"))
+	buffer := make([]byte, 100)
+	n, _ := conn.Read(buffer)
+	return string(buffer[:n])
 }
 
 // AwaitPeer waits until another namespace answers, at a port that nobody serves.
@@ -181,6 +203,6 @@ func (s *Space) AwaitPeer(t testing.TB, address string) {
 		if errors.Is(err, unix.ECONNREFUSED) {
 			return
 		}
-		must.Less(t, 5*time.Second, time.Since(start), must.Sprint(address, " does not answer: ", err))
+		must.Less(t, BusyPatience, time.Since(start), must.Sprint(address, " does not answer: ", err))
 	}
 }

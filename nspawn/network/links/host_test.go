@@ -117,8 +117,8 @@ func TestHostZone(t *testing.T) {
 	t.Log("second in", time.Since(begin), second)
 	api.Serve(t, ":80", "api")
 	// With br_netfilter, systemd-networkd masquerades even bridged packets.
-	must.StrHasPrefix(t, "api from 192.168.", web.Ask("tcp", second.IPv4.Addr().String()+":80"))
-	must.Eq(t, "api from "+second.Gateways[0].String(), host.Ask("tcp", second.IPv4.Addr().String()+":80"))
+	must.StrHasPrefix(t, "api from 192.168.", web.Hear("tcp", second.IPv4.Addr().String()+":80"))
+	must.Eq(t, "api from "+second.Gateways[0].String(), host.Hear("tcp", second.IPv4.Addr().String()+":80"))
 	begin = time.Now()
 	until, err := Renew(t.Context(), open(t, api), "zone-api", second)
 	must.NoError(t, err)

@@ -79,7 +79,7 @@ func TestVeth(t *testing.T) {
 		must.Eq(t, "host0", c.Interface)
 		must.Len(t, 2, c.Gateways)
 		for i, address := range c.addresses() {
-			said := container.Ask("udp", net.JoinHostPort(c.Gateways[i].String(), "9000"))
+			said := container.Hear("udp", net.JoinHostPort(c.Gateways[i].String(), "9000"))
 			must.Eq(t, "host from "+address.Addr().String(), said)
 		}
 	}
@@ -239,7 +239,7 @@ func TestBridge(t *testing.T) {
 	must.Eq(t, "10.66.0.50/24", c.IPv4.String())
 	must.Eq(t, "[10.66.0.1] [10.66.0.9] [lan.example]", fmt.Sprint(c.Gateways, c.Servers, c.Searches))
 	host.Serve(t, ":9000", "host")
-	must.Eq(t, "host from 10.66.0.50", container.Ask("tcp", "10.66.0.1:9000"))
+	must.Eq(t, "host from 10.66.0.50", container.Hear("tcp", "10.66.0.1:9000"))
 	must.StrContains(t, container.Run(t, "ip", "-4", "addr", "show", "dev", "host0"), "valid_lft 35")
 
 	// A plugin knows these fields after a restart.

@@ -42,7 +42,7 @@ func TestReach(t *testing.T) {
 		{w.web, "[2001:db8::1]", "fd00:1::1"},
 	} {
 		for _, network := range []string{"tcp", "udp"} {
-			got := test.from.Ask(network, test.to+":8080")
+			got := test.from.Hear(network, test.to+":8080")
 			if test.to == "localhost" && got == "web from 10.99.1.1" { // either family may come first
 				continue
 			}
@@ -50,8 +50,8 @@ func TestReach(t *testing.T) {
 		}
 	}
 	w.other.Serve(t, ":7000", "other")
-	must.Eq(t, "other from 203.0.113.1", w.web.Ask("tcp", "203.0.113.2:7000")) // it is masqueraded
-	must.Eq(t, "other from 2001:db8::1", w.web.Ask("udp", "[2001:db8::2]:7000"))
+	must.Eq(t, "other from 203.0.113.1", w.web.Hear("tcp", "203.0.113.2:7000")) // it is masqueraded
+	must.Eq(t, "other from 2001:db8::1", w.web.Hear("udp", "[2001:db8::2]:7000"))
 
 	w.remove(t, "web")
 	must.Eq(t, "", w.other.Ask("tcp", "203.0.113.1:8080"))
@@ -65,8 +65,8 @@ func TestHostIP(t *testing.T) {
 	must.NoError(t, w.add("web", Mapping{address("203.0.113.7"), 8080, 80}, Mapping{address("127.0.0.1"), 8081, 80},
 		Mapping{address("2001:db8::1"), 8082, 80}, Mapping{address("::1"), 8083, 80}))
 	for _, to := range []string{"203.0.113.7:8080", "127.0.0.1:8081", "[2001:db8::1]:8082", "[::1]:8083"} {
-		must.StrHasPrefix(t, "web", w.host.Ask("tcp", to), must.Sprint(to))
-		must.StrHasPrefix(t, "web", w.host.Ask("udp", to), must.Sprint(to))
+		must.StrHasPrefix(t, "web", w.host.Hear("tcp", to), must.Sprint(to))
+		must.StrHasPrefix(t, "web", w.host.Hear("udp", to), must.Sprint(to))
 	}
 	for _, to := range []string{
 		"203.0.113.1:8080", "127.0.0.1:8080", "[2001:db8::1]:8080", "203.0.113.7:8081", "[::1]:8081",
@@ -97,8 +97,8 @@ func TestLoopbackStaysClosed(t *testing.T) {
 		must.Eq(t, "", w.web.Ask(network, "127.0.0.1:9000"))
 		must.Eq(t, "", w.web.Ask(network, "[::1]:9000"))
 	}
-	must.Eq(t, "secret from 127.0.0.1", w.host.Ask("tcp", "127.0.0.1:9000")) // the service is running
-	must.Eq(t, "secret from ::1", w.host.Ask("tcp", "[::1]:9000"))
+	must.Eq(t, "secret from 127.0.0.1", w.host.Hear("tcp", "127.0.0.1:9000")) // the service is running
+	must.Eq(t, "secret from ::1", w.host.Hear("tcp", "[::1]:9000"))
 }
 
 // TestForgery sends packets from one container with the address of another, over our link
@@ -233,13 +233,13 @@ func TestWatch(t *testing.T) {
 		case done := <-repaired:
 			must.True(t, done)
 			t.Log(name, "repaired in", time.Since(begin))
-		case <-time.After(time.Second):
+		case <-time.After(networktest.BusyPatience):
 			t.Fatal("not repaired after ", name)
 		}
 		for len(repaired) > 0 {
 			<-repaired
 		}
-		must.Eq(t, "web from 10.99.1.1", w.host.Ask("tcp", "127.0.0.1:8080"), must.Sprint("after ", name))
+		must.Eq(t, "web from 10.99.1.1", w.host.Hear("tcp", "127.0.0.1:8080"), must.Sprint("after ", name))
 	}
 	cancel()
 	must.ErrorIs(t, <-ended, context.Canceled)
@@ -256,24 +256,17 @@ func TestUDPFlows(t *testing.T) {
 	w.other.Do(func() { conn, err = net.Dial("udp", "203.0.113.1:8080") })
 	must.NoError(t, err)
 	defer conn.Close()
-	ask := func() string {
-		_ = conn.SetDeadline(time.Now().Add(networktest.Patience))
-		_, _ = conn.Write([]byte("hello"))
-		buffer := make([]byte, 100)
-		n, _ := conn.Read(buffer)
-		return string(buffer[:n])
-	}
-	must.Eq(t, "", ask())
+	must.Eq(t, "", networktest.Exchange(conn, networktest.Patience))
 	must.NoError(t, w.add("web", Mapping{Host: 8080, Container: 80}))
 	w.forget(t, "web", Mapping{Host: 8080})
-	_ = ask() // the answer may be an error, as nothing was listening
-	must.Eq(t, "web from 203.0.113.2", ask())
+	_ = networktest.Exchange(conn, networktest.Patience) // the answer may be an error, as nothing was listening
+	must.Eq(t, "web from 203.0.113.2", networktest.Exchange(conn, networktest.BusyPatience))
 	w.remove(t, "web")
-	must.Eq(t, "", ask())
+	must.Eq(t, "", networktest.Exchange(conn, networktest.Patience))
 	must.NoError(t, w.add("sibling", Mapping{Host: 8080, Container: 80}))
 	w.forget(t, "sibling", Mapping{Host: 8080})
-	_ = ask()
-	must.Eq(t, "sibling from 203.0.113.2", ask())
+	_ = networktest.Exchange(conn, networktest.Patience)
+	must.Eq(t, "sibling from 203.0.113.2", networktest.Exchange(conn, networktest.BusyPatience))
 }
 
 // TestCost compares the time of a start and of an end for different numbers of mappings.
