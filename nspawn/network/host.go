@@ -139,12 +139,7 @@ func (h *Host) openFirewalls(ctx context.Context) error {
 	return h.openLocked(ctx)
 }
 
-// firewallTimeout limits the work of other programs, which may hang.
-const firewallTimeout = 3 * time.Second
-
 func (h *Host) openLocked(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
-	defer cancel()
 	h.findings, err = firewall.Open(ctx, prefixes)
 	h.opened = err == nil
 	return err
@@ -159,8 +154,6 @@ func (h *Host) closeFirewalls(ctx context.Context, table *ports.Table) error {
 		return err
 	}
 	h.opened, h.findings = false, nil
-	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
-	defer cancel()
 	return firewall.Close(ctx, prefixes)
 }
 

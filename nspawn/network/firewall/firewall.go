@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 )
@@ -69,6 +70,11 @@ func Close(ctx context.Context, prefixes []string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// programTimeout limits each piece of work of another program, which may hang: a run of
+// iptables, or what firewalld does for one prefix. Its share of a busy host is small, and one
+// filter can take two dozen runs, so it does not limit all of them together.
+const programTimeout = 5 * time.Second
 
 // filter is a base chain of another firewall for forwarded packets.
 type filter struct {

@@ -24,7 +24,7 @@ const zone = "nm-shared"
 // openFirewalld adds the links to the zone, unless the operator has added them to another
 // one. It does nothing if firewalld is not running.
 func openFirewalld(ctx context.Context, prefixes []string) (finding *Finding, err error) {
-	err = eachLink(ctx, prefixes, func(bus dbus.BusObject, link string) error {
+	err = eachLink(ctx, prefixes, func(ctx context.Context, bus dbus.BusObject, link string) error {
 		var in string
 		if err := bus.CallWithContext(ctx, firewalld+".zone.getZoneOfInterface", dbus.FlagNoAutoStart, link).Store(&in); err != nil {
 			return fmt.Errorf("find the zone of links %s in firewalld: %w", link, err)
@@ -66,7 +66,7 @@ func firewalldFinding(prefixes []string) *Finding {
 }
 
 func closeFirewalld(ctx context.Context, prefixes []string) error {
-	return eachLink(ctx, prefixes, func(bus dbus.BusObject, link string) error {
+	return eachLink(ctx, prefixes, func(ctx context.Context, bus dbus.BusObject, link string) error {
 		err := bus.CallWithContext(ctx, firewalld+".zone.removeInterface", dbus.FlagNoAutoStart, zone, link).Err
 		isOut := func(code string) bool { return hasCode(err, code) }
 		if err != nil && !slices.ContainsFunc([]string{"UNKNOWN_INTERFACE", "NOT_ENABLED", "ZONE_CONFLICT", "INVALID_ZONE"}, isOut) {
@@ -80,21 +80,25 @@ func closeFirewalld(ctx context.Context, prefixes []string) error {
 func hasCode(err error, code string) bool { return strings.Contains(err.Error(), code) }
 
 // eachLink calls do for the link pattern of each prefix, if firewalld is running.
-func eachLink(ctx context.Context, prefixes []string, do func(bus dbus.BusObject, link string) error) error {
+func eachLink(ctx context.Context, prefixes []string, do func(ctx context.Context, bus dbus.BusObject, link string) error) error {
 	conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return nil // Without the bus, firewalld cannot run either.
 	}
 	defer conn.Close()
 	var runs bool
-	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, firewalld).Store(&runs)
+	asking, cancel := context.WithTimeout(ctx, programTimeout)
+	defer cancel()
+	err = conn.BusObject().CallWithContext(asking, "org.freedesktop.DBus.NameHasOwner", 0, firewalld).Store(&runs)
 	if err != nil || !runs {
 		return err
 	}
 	bus := conn.Object(firewalld, "/org/fedoraproject/FirewallD1")
 	var errs []error
 	for _, prefix := range prefixes {
-		errs = append(errs, do(bus, prefix+"+"))
+		ctx, cancel := context.WithTimeout(ctx, programTimeout)
+		errs = append(errs, do(ctx, bus, prefix+"+"))
+		cancel()
 	}
 	return errors.Join(errs...)
 }

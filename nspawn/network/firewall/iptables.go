@@ -53,10 +53,11 @@ func (f filter) openIptables(ctx context.Context, prefixes []string) (*Finding, 
 	}
 	for _, prefix := range prefixes {
 		for _, rule := range iptablesRules(prefix) {
-			if f.runIptables(ctx, "-C", f.iptablesChain(), rule) == nil {
-				continue
+			err := f.runIptables(ctx, "-C", f.iptablesChain(), rule)
+			if isMissing(err) {
+				err = f.runIptables(ctx, "-I", f.iptablesChain(), rule)
 			}
-			if err := f.runIptables(ctx, "-I", f.iptablesChain(), rule); err != nil {
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -73,10 +74,8 @@ func (f filter) closeIptables(ctx context.Context, prefixes []string) error {
 	for _, chain := range []string{dockerUser, f.Name} {
 		for _, prefix := range prefixes {
 			for _, rule := range iptablesRules(prefix) {
-				for f.tables[chain] && f.runIptables(ctx, "-C", chain, rule) == nil {
-					if err := f.runIptables(ctx, "-D", chain, rule); err != nil {
-						return err
-					}
+				if err := f.deleteIptables(ctx, chain, rule); err != nil {
+					return err
 				}
 			}
 		}
@@ -84,8 +83,31 @@ func (f filter) closeIptables(ctx context.Context, prefixes []string) error {
 	return nil
 }
 
-// runIptables runs iptables, which waits for other users of iptables until ctx ends.
+// deleteIptables deletes a rule as often as it is in a chain, which may be missing.
+func (f filter) deleteIptables(ctx context.Context, chain, rule string) error {
+	for f.tables[chain] {
+		if err := f.runIptables(ctx, "-C", chain, rule); isMissing(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := f.runIptables(ctx, "-D", chain, rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isMissing reports whether iptables has said that there is no such rule: it has neither
+// found it nor been stopped.
+func isMissing(err error) bool {
+	return err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
+}
+
+// runIptables runs iptables, which waits for other users of iptables until its time is over.
 func (f filter) runIptables(ctx context.Context, do, chain, rule string) error {
+	ctx, cancel := context.WithTimeout(ctx, programTimeout)
+	defer cancel()
 	args := append([]string{"-w", do, chain}, strings.Fields(rule)...)
 	out, err := exec.CommandContext(ctx, f.iptables(), args...).CombinedOutput()
 	if err != nil {
