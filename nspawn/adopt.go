@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -34,7 +35,10 @@ func (m *Manager) adoptWaiting(ctx context.Context, name string, mode machine.Mo
 		return nil, err
 	}
 	defer g.Close()
-	w, err := m.awaitPayload(ctx, name, mode, g)
+	w, err := m.awaitUnlessBegun(ctx, name, mode, g)
+	if errors.Is(err, errBegun) {
+		return m.Follow(name, mode, begin), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +51,38 @@ func (m *Manager) adoptWaiting(ctx context.Context, name string, mode machine.Mo
 		return nil, err
 	}
 	return follower, nil
+}
+
+// errBegun says that a payload needs nobody to let it begin.
+var errBegun = errors.New("the payload has begun")
+
+// begunInterval is the time between two looks whether a payload has begun. No event tells of
+// its execve(2).
+const begunInterval = 100 * time.Millisecond
+
+// awaitUnlessBegun is awaitPayload, but the error is errBegun if the payload begins: a plugin
+// that has died may have given it the word, and a busy host takes a while to execute it.
+func (m *Manager) awaitUnlessBegun(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (waiting, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		look := time.NewTicker(begunInterval)
+		defer look.Stop()
+		for ctx.Err() == nil {
+			if m.adoptBegun(ctx, name, mode) {
+				cancel(errBegun)
+			}
+			select {
+			case <-look.C:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	w, err := m.awaitPayload(ctx, name, mode, g)
+	cancel(nil)
+	<-looked
+	return w, err
 }
 
 // adoptBegun reports whether the payload of a machine has begun, as far as another

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
 	"nomad-driver-nspawn/nspawn/gate"
+	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/programs"
 )
@@ -108,6 +111,45 @@ func TestHostAdoptBeforeTheWord(t *testing.T) {
 	_, err = adopt(t, m, spec)
 	must.NoError(t, err)
 	must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
+}
+
+// A plugin died after it had given the word, and the payload is executed only when the next
+// one is there already.
+func TestHostAdoptAfterTheWord(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "sleep 1000; exit 7")
+	startUnit(t, m, spec)
+	g, err := gate.Listen(m.dirs.Gate(spec.Machine))
+	must.NoError(t, err)
+	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
+	must.NoError(t, err)
+	must.NoError(t, w.payload.Signal(unix.SIGSTOP))
+	died, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	must.NoError(t, m.begin(died, spec.Machine, w, Begin{Instructions: spec.Instructions()}))
+	identity, err := w.leader.Identity()
+	must.NoError(t, err)
+	must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+	socket := filepath.Join(m.dirs.Gate(spec.Machine), inside.Socket)
+	before, err := os.Stat(socket)
+	must.NoError(t, err)
+
+	adopted := make(chan error, 1)
+	go func() {
+		_, err := adopt(t, m, spec, func(context.Context, Waiting) error { return errors.New("not again") })
+		adopted <- err
+	}()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if now, err := os.Stat(socket); err == nil && !os.SameFile(before, now) {
+			break // it waits at the gate
+		}
+		must.True(t, time.Now().Before(end))
+	}
+	must.NoError(t, w.payload.Signal(unix.SIGCONT))
+	must.NoError(t, <-adopted)
+	status, err := m.Status(t.Context(), spec.Machine)
+	must.NoError(t, err)
+	must.Nil(t, status.Exit)
 }
 
 // A start that nspawn could not do is no machine to adopt.
