@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -81,6 +82,9 @@ func hasCode(err error, code string) bool { return strings.Contains(err.Error(),
 
 // eachLink calls do for the link pattern of each prefix, if firewalld is running.
 func eachLink(ctx context.Context, prefixes []string, do func(ctx context.Context, bus dbus.BusObject, link string) error) error {
+	// A bus that takes the connection and does not answer holds nobody up for ever.
+	ctx, cancelAll := context.WithTimeout(ctx, time.Duration(2+len(prefixes))*programTimeout)
+	defer cancelAll()
 	conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return nil // Without the bus, firewalld cannot run either.
