@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
 
@@ -251,7 +252,7 @@ func TestHostAttackMountsInSharedDirectories(t *testing.T) {
 		set  func(*machine.Spec)
 		want string
 	}{
-		"tmpfs":        {func(s *machine.Spec) { s.Root.Tmpfs = []string{"/alloc/aaa:size=1M"} }, "tmpfs: /alloc/aaa lies in /alloc"},
+		"tmpfs":        {func(s *machine.Spec) { s.Root.Tmpfs = []machine.Tmpfs{{Destination: "/alloc/aaa"}} }, "tmpfs: /alloc/aaa lies in /alloc"},
 		"inaccessible": {func(s *machine.Spec) { s.Root.Inaccessible = []string{"/alloc/../alloc/aaa"} }, "inaccessible: /alloc/../alloc/aaa lies in /alloc"},
 		"bind": {func(s *machine.Spec) {
 			s.Binds = append(s.Binds, machine.Bind{Source: "/usr", Destination: "/alloc/aaa"})
@@ -277,6 +278,48 @@ func TestHostAttackMountsInSharedDirectories(t *testing.T) {
 			must.ErrorContains(t, err, c.want)
 		})
 	}
+}
+
+// A file system in memory with options that change what is mounted at its place: the
+// gate is on the host's /run, and the log directory is read-only.
+func TestHostAttackTmpfsChangesMounts(t *testing.T) {
+	m := newManager(t)
+	before := mountOptions(t, "/run")
+	for name, mount := range map[string]machine.Tmpfs{
+		"resize /run":        {Destination: "/run/nomad-driver-nspawn/gate", Options: []string{"remount", "size=12345k"}},
+		"pins read-only":     {Destination: "/run/nomad-driver-nspawn/shim", Options: []string{"remount", "ro"}},
+		"logs":               {Destination: "/alloc/logs", Options: []string{"remount", "bind", "rw"}},
+		"logs, disguised":    {Destination: `/al\loc/logs`, Options: []string{"remount", "bind", "rw"}},
+		"logs, in an option": {Destination: "/alloc/logs", Options: []string{"size=1M,remount,bind,rw"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := newMachine(t, m, "touch /alloc/logs/out")
+			spec.Untrusted, spec.Binds = newAllocation(t)
+			spec.Root.Tmpfs = []machine.Tmpfs{mount}
+			_, err := start(t, m, spec)
+			must.ErrorContains(t, err, "tmpfs "+mount.Destination)
+			must.ErrorContains(t, err, "option")
+		})
+	}
+	// A path is taken as it is: no backslash makes another one of it.
+	spec := newMachine(t, m, `touch /alloc/logs/out || grep -F 'al\134loc' /proc/mounts`)
+	spec.Untrusted, spec.Binds = newAllocation(t)
+	spec.Root.Tmpfs = []machine.Tmpfs{{Destination: `/al\loc/logs`}}
+	out := mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+	must.NoError(t, m.Remove(t.Context(), spec.Machine))
+	must.StrContains(t, <-out.stderr, "Read-only file system")
+	must.StrContains(t, <-out.stdout, " tmpfs ")
+	must.Eq(t, before, mountOptions(t, "/run"))
+}
+
+// mountOptions returns the options of a mount of the host and of its file system.
+func mountOptions(t *testing.T, point string) string {
+	t.Helper()
+	table, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(point))
+	must.NoError(t, err)
+	must.SliceLen(t, 1, table)
+	return table[0].Options + " " + table[0].VFSOptions
 }
 
 // An image has a link to a directory of the host where systemd-nspawn writes.

@@ -14,8 +14,10 @@ func TestHostMounts(t *testing.T) {
 		root   machine.Root
 		script string
 	}{
-		"tmpfs":             {machine.Root{Tmpfs: []string{"/mine:size=1M", "/etc"}}, `grep " /mine tmpfs .*size=1024k" /proc/mounts && echo x >/mine/x && ! ls /etc/passwd`},
+		"tmpfs":             {machine.Root{Tmpfs: []machine.Tmpfs{{Destination: "/mine", Options: []string{"size=1M"}}, {Destination: "/etc"}}}, `grep " /mine tmpfs .*size=1024k" /proc/mounts && echo x >/mine/x && ! ls /etc/passwd`},
+		"tmpfs, odd path":   {machine.Root{Tmpfs: []machine.Tmpfs{{Destination: `/a:b\c`, Options: []string{"size=1M"}}}}, `grep 'a:b.*c tmpfs .*size=1024k' /proc/mounts && echo x >'/a:b\c/x'`},
 		"inaccessible":      {machine.Root{Inaccessible: []string{"/etc"}}, "! ls /etc/passwd"},
+		"inaccessible, odd": {machine.Root{Directories: []string{`/a:b\c`}, Inaccessible: []string{`/a:b\c`}}, `test -e '/a:b\c' && ! ls '/a:b\c/'`},
 		"volatile state":    {machine.Root{Volatile: "state"}, "! touch /x && touch /var/x && ls /etc/passwd"},
 		"volatile yes":      {machine.Root{Volatile: "yes"}, "touch /x && ! touch /usr/x && ! ls /etc/shadow"},
 		"volatile overlay":  {machine.Root{Volatile: "overlay"}, "touch /x /usr/x"},

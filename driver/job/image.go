@@ -193,8 +193,7 @@ func mountPoints(spec machine.Spec) []string {
 		points = append(points, overlay.Destination)
 	}
 	for _, mount := range spec.Root.Tmpfs {
-		path, _, _ := strings.Cut(mount, ":")
-		points = append(points, path)
+		points = append(points, mount.Destination)
 	}
 	return append(points, spec.Root.Inaccessible...)
 }

@@ -66,7 +66,7 @@ func (c TaskConfig) validateIO() error {
 		for _, device := range slices.Sorted(maps.Keys(limit.devices)) {
 			at := fmt.Sprintf("%s[%q]", limit.option, device)
 			value, err := limit.parse(at, limit.devices[device])
-			found.Add(schema.NotEmpty(at, device), schema.Absolute(at, device), err)
+			found.Add(schema.Prefixed(at+": ", machine.CheckDevicePath(device)), err)
 			found.Unless(err != nil || value > 0, "%s: a limit of 0 would stop the task", at)
 		}
 	}

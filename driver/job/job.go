@@ -8,6 +8,7 @@
 package job
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -116,7 +117,7 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 	} {
 		found.Add(apply(in, &spec))
 	}
-	if err := found.Err(); err != nil {
+	if err := cmp.Or(found.Err(), spec.Check()); err != nil {
 		return machine.Spec{}, err
 	}
 	return spec, nil

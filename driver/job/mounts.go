@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/client/allocdir"
@@ -41,15 +39,7 @@ var mountSchema = schema.Options{
 func (c TaskConfig) validateMounts() error {
 	var found schema.Mistakes
 	_, overlayErr := c.overlays()
-	found.Add(validateBinds("bind", c.Bind), validateBinds("bind_read_only", c.BindReadOnly), overlayErr)
-	for i, mount := range c.Tmpfs {
-		path, _, _ := strings.Cut(mount, ":")
-		found.Add(schema.NotEmpty(schema.At("tmpfs", i), path), schema.Absolute(schema.At("tmpfs", i), path))
-		if c.UserNamespacing && tmpfsOwner.MatchString(mount) {
-			_, err := newMemory(mount)
-			found.Add(schema.Prefixed(schema.At("tmpfs", i)+": ", err))
-		}
-	}
+	found.Add(validateBinds("bind", c.Bind), validateBinds("bind_read_only", c.BindReadOnly), overlayErr, c.validateTmpfs())
 	found.Unless(c.ShmSize >= 0, "shm_size: %d is negative", c.ShmSize)
 	for i, path := range c.Inaccessible {
 		found.Add(schema.NotEmpty(schema.At("inaccessible", i), path), schema.Absolute(schema.At("inaccessible", i), path))
@@ -69,15 +59,7 @@ func validateBinds(option string, binds map[string]string) error {
 func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	var found schema.Mistakes
 	spec.Root.Inaccessible, spec.Root.SharedMemory = c.Inaccessible, uint64(c.ShmSize)
-	for _, mount := range slices.Concat(c.Tmpfs, c.dockerTmpfs()) {
-		if c.UserNamespacing && tmpfsOwner.MatchString(mount) {
-			memory, err := newMemory(mount)
-			found.Add(err)
-			spec.Memories = append(spec.Memories, memory)
-			continue
-		}
-		spec.Root.Tmpfs = append(spec.Root.Tmpfs, withMode(mount))
-	}
+	c.applyTmpfs(spec)
 	binds, err := c.newBinds(in)
 	found.Add(err)
 	overlays, err := c.newOverlays(in)
@@ -147,46 +129,6 @@ func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
 		return filepath.Clean(dir)
 	}
 	return fallback
-}
-
-// tmpfsOwner finds an owner in the options of a tmpfs.
-var tmpfsOwner = regexp.MustCompile(`:(.*,)?(uid|gid)=`)
-
-// newMemory translates PATH:OPTIONS with an owner.
-func newMemory(mount string) (machine.Memory, error) {
-	path, list, _ := strings.Cut(withMode(mount), ":")
-	memory := machine.Memory{Destination: filepath.Clean(path), Options: map[string]string{}}
-	for option := range strings.SplitSeq(list, ",") {
-		name, value, _ := strings.Cut(option, "=")
-		switch name {
-		case "uid", "gid":
-			id, err := strconv.ParseUint(value, 10, 32)
-			if err != nil || id > maxID {
-				return memory, fmt.Errorf("%s=%s: want a number up to %d", name, value, maxID)
-			}
-			if name == "uid" {
-				memory.UID = uint32(id)
-			} else {
-				memory.GID = uint32(id)
-			}
-		case "mode", "size", "nr_inodes":
-			memory.Options[name] = value
-		default:
-			return memory, fmt.Errorf("%s: beside uid and gid there may be mode, size and nr_inodes", option)
-		}
-	}
-	return memory, nil
-}
-
-// withMode gives a file system in memory the mode that it has with docker, if it has
-// none.
-func withMode(mount string) string {
-	path, list, _ := strings.Cut(mount, ":")
-	with := strings.Split(list, ",")
-	if slices.ContainsFunc(with, func(option string) bool { return strings.HasPrefix(option, "mode=") }) {
-		return mount
-	}
-	return path + ":" + strings.Join(append([]string{"mode=1777"}, slices.DeleteFunc(with, func(s string) bool { return s == "" })...), ",")
 }
 
 // volume is a host or CSI volume. It needs no permission of ours: the operator

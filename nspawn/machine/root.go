@@ -19,9 +19,10 @@ type Root struct {
 	// Volatile is a value of --volatile=. With a copy-on-write root, "overlay" makes no
 	// difference.
 	Volatile string
-	// Tmpfs lists file systems in memory to mount in the machine, as PATH or PATH:OPTIONS
-	// (--tmpfs=). Inaccessible lists paths to hide (--inaccessible=).
-	Tmpfs, Inaccessible []string
+	// Tmpfs lists file systems in memory to mount in the machine.
+	Tmpfs []Tmpfs
+	// Inaccessible lists paths to hide (--inaccessible=).
+	Inaccessible []string
 	// SharedMemory is the size of /dev/shm; zero selects nspawn's default.
 	SharedMemory uint64
 	// UserNamespace gives the machine a UID range of its own.
@@ -76,13 +77,13 @@ func (r Root) args() (args []string) {
 		args = append(args, optional("--volatile=", r.Volatile)...)
 	}
 	for _, mount := range r.Tmpfs {
-		args = append(args, "--tmpfs="+mount)
+		args = append(args, mount.arg())
 	}
 	if r.SharedMemory > 0 {
 		args = append(args, fmt.Sprintf("--tmpfs=/dev/shm:mode=1777,size=%d", r.SharedMemory))
 	}
 	for _, path := range r.Inaccessible {
-		args = append(args, "--inaccessible="+escapePath(path))
+		args = append(args, "--inaccessible="+path) // nspawn takes all of it as the path
 	}
 	return args
 }

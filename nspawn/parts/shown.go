@@ -96,8 +96,7 @@ func checkDestinations(s machine.Spec) error {
 		return nil
 	}
 	for _, mount := range s.Root.Tmpfs {
-		path, _, _ := strings.Cut(mount, ":")
-		if err := refuse("tmpfs", path); err != nil {
+		if err := refuse("tmpfs", mount.Destination); err != nil {
 			return err
 		}
 	}

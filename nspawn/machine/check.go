@@ -1,0 +1,98 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Check returns an error if a text of the spec would mean more to systemd-nspawn or to
+// systemd than the spec says. It is the last word, whatever has been checked before.
+func (s Spec) Check() error {
+	var errs []error
+	for _, place := range s.places() {
+		if err := checkPlace(place.path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", place.option, err))
+		}
+	}
+	for _, mount := range s.Root.Tmpfs {
+		if err := mount.Check(); err != nil {
+			errs = append(errs, fmt.Errorf("tmpfs %s: %w", mount.Destination, err))
+		}
+	}
+	if !isLine(s.Description) {
+		errs = append(errs, fmt.Errorf("description: %q is not one line of text", s.Description))
+	}
+	return errors.Join(append(errs, s.Limits.IO.check())...)
+}
+
+// place is a path in the machine at which something is mounted.
+type place struct{ option, path string }
+
+func (s Spec) places() (places []place) {
+	add := func(option, path string) { places = append(places, place{option, path}) }
+	for _, bind := range s.Binds {
+		add("bind", bind.Destination)
+	}
+	for _, overlay := range s.Overlays {
+		add("overlay", overlay.Destination)
+	}
+	for _, memory := range s.Memories {
+		add("tmpfs", memory.Destination)
+	}
+	for _, mount := range s.Root.Tmpfs {
+		add("tmpfs", mount.Destination)
+	}
+	for _, path := range s.Root.Inaccessible {
+		add("inaccessible", path)
+	}
+	for _, device := range s.Devices {
+		add("devices", device.Destination)
+	}
+	return places
+}
+
+// checkPlace refuses the root, whose place the driver itself prepares before the start, and
+// what cannot be an argument on D-Bus.
+func checkPlace(name string) error {
+	switch {
+	case !path.IsAbs(name):
+		return fmt.Errorf("%q is not an absolute path", name)
+	case path.Clean(name) == "/":
+		return errors.New("nothing can be mounted over the root itself")
+	case !isLine(name):
+		return fmt.Errorf("%q has characters that are not text", name)
+	}
+	return nil
+}
+
+func isLine(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl)
+}
+
+// devicePath is a path that means the same when systemd writes it to the unit's file as it
+// is, and reads it again after a daemon-reload. There a line feed begins a new setting, a
+// space ends the path, and a percent sign begins a specifier (systemd 252 to 262).
+var devicePath = regexp.MustCompile(`^/([A-Za-z0-9_.:,+@=~-]+(/[A-Za-z0-9_.:,+@=~-]+)*)?$`)
+
+// CheckDevicePath returns an error unless the path can name a device in IOLimits.
+func CheckDevicePath(name string) error {
+	if !devicePath.MatchString(name) || path.Clean(name) != name {
+		return fmt.Errorf("%q is not a plain absolute path: systemd takes letters, digits and _.:,+@=~- in it, and no empty parts or dots", name)
+	}
+	return nil
+}
+
+func (l IOLimits) check() error {
+	var errs []error
+	for _, devices := range []map[string]uint64{l.ReadBytes, l.WriteBytes, l.ReadOps, l.WriteOps} {
+		for name := range devices {
+			errs = append(errs, CheckDevicePath(name))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,31 @@
+package machine
+
+import (
+	"testing"
+
+	"github.com/shoenig/test/must"
+)
+
+func TestSpecCheck(t *testing.T) {
+	good := Spec{
+		Description: "a task", Binds: []Bind{{Destination: "/a b:c"}}, Root: Root{Tmpfs: []Tmpfs{{Destination: `/\x`}}, Inaccessible: []string{"/é"}},
+		Limits: Limits{IO: IOLimits{ReadBytes: map[string]uint64{"/": 1, "/dev/disk/by-id/nvme-x_1:0": 1}}},
+	}
+	must.NoError(t, good.Check())
+	for name, bad := range map[string]Spec{
+		"root":                {Binds: []Bind{{Destination: "/"}}},
+		"root, disguised":     {Overlays: []Overlay{{Destination: "/a/.."}}},
+		"empty":               {Memories: []Memory{{}}},
+		"line feed":           {Root: Root{Inaccessible: []string{"/a\nb"}}},
+		"NUL":                 {Root: Root{Tmpfs: []Tmpfs{{Destination: "/a\x00"}}}},
+		"not UTF-8":           {Devices: []Device{{Destination: "/dev/\xff"}}},
+		"remount":             {Root: Root{Tmpfs: []Tmpfs{{Destination: "/a", Options: []string{"remount"}}}}},
+		"setting in a text":   {Description: "a\nExecStartPre=/bin/evil"},
+		"setting in a device": {Limits: Limits{IO: IOLimits{WriteOps: map[string]uint64{"/dev/a\nExecStartPre=/bin/evil\n#": 1}}}},
+		"space in a device":   {Limits: Limits{IO: IOLimits{WriteBytes: map[string]uint64{"/dev/a b": 1}}}},
+		"specifier":           {Limits: Limits{IO: IOLimits{ReadOps: map[string]uint64{"/dev/%n": 1}}}},
+		"dots in a device":    {Limits: Limits{IO: IOLimits{ReadBytes: map[string]uint64{"/dev/../a": 1}}}},
+	} {
+		must.Error(t, bad.Check(), must.Sprint(name))
+	}
+}
