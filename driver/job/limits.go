@@ -55,9 +55,12 @@ func (c TaskConfig) validateLimits() error {
 		found.Unless(*adjust >= -1000 && *adjust <= 1000, "oom_score_adj: %d is not between -1000 and 1000", *adjust)
 	}
 	found.Unless(c.PidsLimit == 0 || c.PidsLimit >= operator.MinPids, "pids_limit: want %d or more", operator.MinPids)
-	for _, name := range slices.Sorted(maps.Keys(c.Ulimit)) {
-		_, _, err := ulimit(name, c.Ulimit[name])
+	seen := map[string]string{}
+	for _, option := range slices.Sorted(maps.Keys(c.Ulimit)) {
+		name, _, err := ulimit(option, c.Ulimit[option])
 		found.Add(err)
+		found.Unless(seen[name] == "", "ulimit.%s: is there already, as %s", option, seen[name])
+		seen[name] = option
 	}
 	return found.Err()
 }
@@ -138,19 +141,19 @@ func ulimit(option, value string) (name string, limit machine.ResourceLimit, err
 	if !both {
 		hard = soft
 	}
-	for text, number := range map[string]*uint64{soft: &limit.Soft, hard: &limit.Hard} {
-		if text == "-1" || text == "unlimited" {
-			*number = machine.NoLimit
-			continue
-		}
-		*number, err = strconv.ParseUint(text, 10, 64)
-		found.Unless(err == nil, "%s: %q is not SOFT:HARD or a number for both, as 1024:4096", at, value)
-	}
-	if !both {
-		limit.Soft = limit.Hard
-	}
+	var softErr, hardErr error
+	limit.Soft, softErr = limitNumber(soft)
+	limit.Hard, hardErr = limitNumber(hard)
+	found.Unless(softErr == nil && hardErr == nil, "%s: %q is not SOFT:HARD or a number for both, as 1024:4096", at, value)
 	found.Unless(limit.Soft <= limit.Hard, "%s: %q has a soft limit above the hard one", at, value)
 	return name, limit, found.Err()
+}
+
+func limitNumber(text string) (uint64, error) {
+	if text == "-1" || text == "unlimited" {
+		return machine.NoLimit, nil
+	}
+	return strconv.ParseUint(text, 10, 64)
 }
 
 // applyResources sets the task's `resources` block. memory is a hard limit unless
