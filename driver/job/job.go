@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
@@ -124,9 +125,10 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 }
 
 // checkTaskName refuses names of which Nomad makes the directory of the allocation, or
-// of all allocations, the task's own: relative paths would lead anywhere in it.
+// of all allocations, the task's own: relative paths would lead anywhere in it. Nomad
+// itself refuses those with a slash.
 func checkTaskName(name string) error {
-	if name == "." || name == ".." {
+	if name == "." || name == ".." || strings.Contains(name, "/") {
 		return fmt.Errorf("%q is no name of a task: the task's directory would be one of others; give it a name of letters", name)
 	}
 	return nil

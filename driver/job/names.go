@@ -90,6 +90,11 @@ func (c TaskConfig) applyHosts(in Input, spec *machine.Spec) error {
 	spec.Hostname = c.Hostname
 	if isolation := in.Task.NetworkIsolation; spec.Hostname == "" && isolation != nil && isolation.HostsConfig != nil {
 		spec.Hostname = isolation.HostsConfig.Hostname
+		if spec.Hostname != "" {
+			if err := names.CheckHostname(spec.Hostname); err != nil {
+				return schema.Prefixed("hostname of the group's network: ", err)
+			}
+		}
 	}
 	if !namesAreOurs(spec) || isShown(spec, machine.HostsFile) {
 		if len(c.ExtraHosts) > 0 {
