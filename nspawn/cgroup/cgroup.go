@@ -23,12 +23,22 @@ func Of(pid int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read cgroup of process %d: %w", pid, err)
 	}
-	for line := range strings.Lines(string(text)) {
+	path, ok := unified(string(text))
+	if !ok {
+		return "", fmt.Errorf("read cgroup of process %d: no cgroup v2 entry", pid)
+	}
+	return filepath.Join(Root, path), nil
+}
+
+// unified returns the path in the unified hierarchy from /proc/PID/cgroup (cgroups(7)). A
+// container names groups as it likes, with spaces too, but not with a line feed.
+func unified(text string) (path string, ok bool) {
+	for line := range strings.Lines(text) {
 		if path, ok := strings.CutPrefix(line, "0::"); ok {
-			return filepath.Join(Root, strings.TrimSpace(path)), nil
+			return strings.TrimSuffix(path, "\n"), true
 		}
 	}
-	return "", fmt.Errorf("read cgroup of process %d: no cgroup v2 entry", pid)
+	return "", false
 }
 
 // OfUnit is the directory of the control group of a machine's unit. It follows

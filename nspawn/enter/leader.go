@@ -214,12 +214,18 @@ func readStatus(pid int) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseStatus(string(content)), nil
+}
+
+// parseStatus reads /proc/PID/status (proc_pid_status(5)). A process may name itself as it
+// likes, but the kernel escapes line feeds in the name.
+func parseStatus(content string) map[string]string {
 	status := make(map[string]string)
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(content) {
 		key, value, _ := strings.Cut(line, ":")
 		status[key] = strings.TrimSpace(value)
 	}
-	return status, nil
+	return status
 }
 
 func openPath(path string) (*os.File, error) {

@@ -27,7 +27,13 @@ func Read(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, fmt.Errorf("read status of process %d: %w", pid, done(err))
 	}
-	p := Process{PID: pid}
+	return parseStatus(pid, status)
+}
+
+// parseStatus reads /proc/PID/status (proc_pid_status(5)). A process may name itself as it
+// likes, but the kernel escapes line feeds in the name.
+func parseStatus(pid int, status []byte) (p Process, err error) {
+	p.PID = pid
 	for line := range bytes.Lines(status) {
 		key, value, _ := strings.Cut(string(line), ":")
 		fields := strings.Fields(value)
@@ -99,14 +105,23 @@ func (p Process) Identity() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("identify process %d: %w", p.PID, done(err))
 	}
-	// The name before the last parenthesis may contain anything; the start time is
-	// the twentieth field behind it (proc_pid_stat(5)).
-	const startTime = 19
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) <= startTime {
+	started, ok := startTime(stat)
+	if !ok {
 		return "", fmt.Errorf("identify process %d: its status is cut off", p.PID)
 	}
-	return fmt.Sprintf("%d %s", p.PID, fields[startTime]), nil
+	return fmt.Sprintf("%d %s", p.PID, started), nil
+}
+
+// startTime returns when a process was started from /proc/PID/stat. The process's name
+// before the last parenthesis may contain anything; the start time is the twentieth field
+// behind it (proc_pid_stat(5)).
+func startTime(stat []byte) (string, bool) {
+	const index = 19
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= index {
+		return "", false
+	}
+	return string(fields[index]), true
 }
 
 // Program returns the path of what the process executes, as the kernel tells it.
