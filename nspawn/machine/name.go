@@ -27,7 +27,7 @@ var machineName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$`)
 // leftovers of an earlier start of the task are found by it.
 func Name(allocID, task string) string {
 	name := task + "-" + allocID
-	if machineName.MatchString(name) && len(name) <= maxName {
+	if IsName(name) {
 		return name
 	}
 	sum := sha256.Sum256([]byte(name))
@@ -37,6 +37,10 @@ func Name(allocID, task string) string {
 	name = strings.TrimPrefix(label+suffix, "-")
 	return strings.Trim(name[:min(len(name), maxName)], "-")
 }
+
+// IsName reports whether Name returns such names. A link or a directory of the host may
+// claim to be of a machine with any other name, which would be a path that leads anywhere.
+func IsName(name string) bool { return len(name) <= maxName && machineName.MatchString(name) }
 
 // validPart replaces or trims the characters that a host name label must not contain.
 func validPart(s string) string {

@@ -107,7 +107,8 @@ func (m *Maker) Remove(ctx context.Context, machine string) error {
 }
 
 // Owners are the machines that have a part, each as often as it has parts that can outlive
-// all others.
+// all others. A container that has got an interface of the host gives it back with a name
+// and an alias of its own: what is no name of a machine is left out.
 func (m *Maker) Owners() (machines []string, err error) {
 	for _, part := range m.parts() {
 		if part.owners == nil {
@@ -119,5 +120,5 @@ func (m *Maker) Owners() (machines []string, err error) {
 		}
 		machines = append(machines, owners...)
 	}
-	return machines, nil
+	return slices.DeleteFunc(machines, func(name string) bool { return !machine.IsName(name) }), nil
 }
