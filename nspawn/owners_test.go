@@ -14,7 +14,7 @@ import (
 func TestHostAttackOwnerOfLink(t *testing.T) {
 	m := newManager(t)
 	const evil = "../../../srv/victim"
-	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: links.LinkName(evil)}}
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: links.LinkName(evil)}, PeerName: "evil-peer"}
 	must.NoError(t, netlink.LinkAdd(link))
 	t.Cleanup(func() { must.NoError(t, netlink.LinkDel(link)) })
 	must.NoError(t, netlink.LinkSetAlias(link, evil))
