@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -69,13 +70,18 @@ func TestResolveVolumePaths(t *testing.T) {
 		"allowed/link": "volume_paths",
 	} {
 		source := filepath.Join(dir, name)
-		task := parseTask(t, fmt.Sprintf("image = \"debian\"\nbind = { %q = \"/x\" }", source))
-		spec := machine.Spec{Binds: []machine.Bind{{Source: source, Destination: "/x"}}}
-		err := resolvePaths(config.Policy("default"), task, &spec, &drivers.TaskConfig{AllocDir: filepath.Join(dir, "alloc")})
-		if want == "" {
-			must.NoError(t, err)
-		} else {
-			must.ErrorContains(t, err, want)
+		for _, option := range []string{
+			`bind = { "SOURCE" = "/x" }`, `bind_read_only = { "SOURCE" = "/x" }`, `volumes = ["SOURCE:/x"]`,
+			"mount {\nsource = \"SOURCE\"\ntarget = \"/x\"\n}",
+		} {
+			task := parseTask(t, "image = \"debian\"\n"+strings.ReplaceAll(option, "SOURCE", source))
+			spec := machine.Spec{Binds: []machine.Bind{{Source: source, Destination: "/x"}}}
+			err := resolvePaths(config.Policy("default"), task, &spec, &drivers.TaskConfig{AllocDir: filepath.Join(dir, "alloc")})
+			if want == "" {
+				must.NoError(t, err)
+			} else {
+				must.ErrorContains(t, err, want, must.Sprint(option))
+			}
 		}
 	}
 }

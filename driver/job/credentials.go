@@ -1,6 +1,7 @@
 package job
 
 import (
+	"errors"
 	"maps"
 	"path/filepath"
 	"regexp"
@@ -30,15 +31,19 @@ func (c TaskConfig) validateCredentials() error {
 	var found schema.Mistakes
 	for _, name := range slices.Sorted(maps.Keys(c.LoadCredential)) {
 		file, option := c.LoadCredential[name], "load_credential."+name
-		found.Add(schema.NotEmpty(option, file), schema.Matches(option, name, credentialName, "a name of a credential"))
+		found.Add(schema.NotEmpty(option, file), checkCredentialName(option, name))
 		found.Unless(filepath.IsLocal(file), "%s: %q is not a path below the task's directory, as secrets/token", option, file)
 		_, both := c.SetCredential[name]
 		found.Unless(!both, "%s: is in set_credential, too", option)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.SetCredential)) {
-		found.Add(schema.Matches("set_credential."+name, name, credentialName, "a name of a credential"))
+		found.Add(checkCredentialName("set_credential."+name, name))
 	}
 	return found.Err()
+}
+
+func checkCredentialName(option, name string) error {
+	return errors.Join(schema.NotEmpty(option, name), schema.Matches(option, name, credentialName, "a name of a credential"))
 }
 
 func (c TaskConfig) applyCredentials(in Input, spec *machine.Spec) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -125,11 +126,13 @@ func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
 // does not know, without a word to the task.
 //
 //go:embed system_calls.txt
-var systemCallNames string
+var systemCallText string
+
+var systemCallNames = sync.OnceValue(func() []string { return strings.Fields(systemCallText) })
 
 // systemCall checks a name to allow or, with "~", to forbid.
 func systemCall(at, name string) error {
-	_, known := slices.BinarySearch(strings.Fields(systemCallNames), strings.TrimPrefix(name, "~"))
+	_, known := slices.BinarySearch(systemCallNames(), strings.TrimPrefix(name, "~"))
 	if name == "" || known {
 		return nil
 	}

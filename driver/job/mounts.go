@@ -162,6 +162,9 @@ func (in Input) hostPath(path string) (string, error) {
 // them are followed later, so the caller asks Policy.HostPath again.
 func (c TaskConfig) HostPaths() []string {
 	paths := slices.Concat(slices.Collect(maps.Keys(c.Bind)), slices.Collect(maps.Keys(c.BindReadOnly)))
+	for _, bind := range c.dockerBinds() {
+		paths = append(paths, bind.source)
+	}
 	overlays, _ := c.overlays() // validated
 	for _, overlay := range overlays {
 		paths = append(append(paths, overlay.lower...), overlay.upper)

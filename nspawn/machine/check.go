@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -24,10 +25,31 @@ func (s Spec) Check() error {
 			errs = append(errs, fmt.Errorf("tmpfs %s: %w", mount.Destination, err))
 		}
 	}
+	errs = append(errs, s.checkPayload()...)
 	if !isLine(s.Description) {
 		errs = append(errs, fmt.Errorf("description: %q is not one line of text", s.Description))
 	}
 	return errors.Join(append(errs, s.Limits.IO.check())...)
+}
+
+// checkPayload refuses what cannot be handed to the payload as it is: the instructions are
+// JSON on their way, and then arguments of execve(2). The errors do not show values, which
+// may be secrets.
+func (s Spec) checkPayload() (errs []error) {
+	for _, part := range []struct {
+		option string
+		texts  []string
+	}{
+		{"command", s.Command},
+		{"environment", s.Instructions().Env},
+		{"user", []string{s.User}},
+		{"working_directory", []string{s.WorkingDirectory}},
+	} {
+		if slices.ContainsFunc(part.texts, func(text string) bool { return !utf8.ValidString(text) || strings.Contains(text, "\x00") }) {
+			errs = append(errs, fmt.Errorf("%s: has a zero byte, or bytes that are not UTF-8", part.option))
+		}
+	}
+	return errs
 }
 
 // place is a path in the machine at which something is mounted.

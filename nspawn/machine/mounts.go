@@ -83,6 +83,6 @@ func bindArgs(s Spec, h Host) []string {
 }
 
 // escapePath escapes the separators of --bind= (systemd-nspawn(1)).
-func escapePath(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(path)
-}
+func escapePath(path string) string { return pathEscaper.Replace(path) }
+
+var pathEscaper = strings.NewReplacer(`\`, `\\`, `:`, `\:`)

@@ -44,12 +44,17 @@ func nameBinds(d dirs.Dirs, s machine.Spec) (binds []machine.Bind) {
 	return binds
 }
 
-// Describe shows what starting the machine asks of this systemd.
-func Describe(s machine.Spec, systemdVersion int) string {
+// ExampleHost returns what the machine of a spec would be run with by this systemd. Paths
+// and numbers are examples.
+func ExampleHost(s machine.Spec, systemdVersion int) machine.Host {
 	var base uint32
 	if s.Root.UserNamespace {
-		base = 1000 * idmap.RangeSize // for example
+		base = 1000 * idmap.RangeSize
 	}
-	p := programs.Programs{Nspawn: "systemd-nspawn", Version: systemdVersion, Own: "nomad-driver-nspawn"}
-	return machine.Describe(s, hostOf(dirs.Default, s, base, p))
+	return hostOf(dirs.Default, s, base, programs.Programs{Nspawn: "systemd-nspawn", Version: systemdVersion, Own: "nomad-driver-nspawn"})
+}
+
+// Describe shows what starting the machine asks of this systemd.
+func Describe(s machine.Spec, systemdVersion int) string {
+	return machine.Describe(s, ExampleHost(s, systemdVersion))
 }

@@ -4,7 +4,6 @@ package parts
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -79,7 +78,7 @@ func (m *Maker) parts() []part {
 func (m *Maker) Prepare(ctx context.Context, s machine.Spec, p programs.Programs, stage *stage.Stage, notice func(string)) (machine.Spec, machine.Host, error) {
 	d := &draft{spec: s, programs: p, stage: stage, notice: notice}
 	defer d.close()
-	if err := errors.Join(s.Check(), checkDestinations(s)); err != nil {
+	if err := Check(s); err != nil {
 		return s, machine.Host{}, err
 	}
 	for _, part := range m.parts() {

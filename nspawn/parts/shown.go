@@ -1,6 +1,7 @@
 package parts
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -83,6 +84,9 @@ func readOnly(list []shown, i int) bool {
 	}
 	return true
 }
+
+// Check returns an error if a machine cannot be prepared, as far as its spec alone shows.
+func Check(s machine.Spec) error { return errors.Join(s.Check(), checkDestinations(s)) }
 
 // checkDestinations refuses mounts of nspawn's own in what a machine shows: others may
 // change what is there, and so where such a mount lands.
