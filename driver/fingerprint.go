@@ -82,7 +82,7 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fingerprintPeriod)
 	defer cancel()
-	fingerprint := newFingerprint(config, nspawn.LookHost(ctx, d.bus, dirs.Default))
+	fingerprint := newFingerprint(config, nspawn.DetectHost(ctx, d.bus, dirs.Default))
 	for _, finding := range d.networks.Findings() {
 		fingerprint.HealthDescription += "; networks: " + finding
 	}
@@ -158,7 +158,7 @@ func attributes(config operator.Config, host nspawn.Host) map[string]*pstructs.A
 		".userns":             pstructs.NewBoolAttribute(host.UserNamespaces == nil),
 		".root":               pstructs.NewStringAttribute(rootKind(host)),
 		".overlay.idmapped":   pstructs.NewBoolAttribute(host.Overlay == nil),
-		".disk.limit":         pstructs.NewStringAttribute(string(host.DiskLimiter)),
+		".disk.limit":         pstructs.NewStringAttribute(string(host.QuotaKind)),
 		".cgroup.controllers": pstructs.NewStringAttribute(strings.Join(slices.Sorted(slices.Values(host.Controllers)), ",")),
 	}
 	if host.Version > 0 {

@@ -50,7 +50,7 @@ func TestFingerprint(t *testing.T) {
 func TestAttributes(t *testing.T) {
 	host := nspawn.Host{
 		Version: 252, Controllers: []string{"memory", "cpu"}, Machined: true,
-		UserNamespaces: errors.New("off"), DiskLimiter: quota.Qgroup,
+		UserNamespaces: errors.New("off"), QuotaKind: quota.Qgroup,
 	}
 	show := func(plugin string, host nspawn.Host) map[string]string {
 		shown := map[string]string{}

@@ -29,7 +29,7 @@ func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskCo
 	task.Translate()
 	config := d.currentConfig()
 	policy := config.Policy(cfg.Namespace)
-	if !task.Stored() {
+	if !task.FromStore() {
 		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 		defer cancel()
 		found, err = d.findImage(ctx, policy, task, cfg)

@@ -68,7 +68,7 @@ func (d *Driver) pull(config operator.Config, task job.TaskConfig, cfg *drivers.
 		return found, err
 	}
 	report.end()
-	found.Stored, found.Release = stored.Digest, release
+	found.StoreDigest, found.Release = stored.Digest, release
 	if found.Config, err = image.Config(stored); err != nil {
 		release()
 		return foundImage{}, err

@@ -244,7 +244,7 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 // before WaitTask.
 func (d *Driver) keepDirectories(cfg *drivers.TaskConfig) {
 	for _, dir := range job.Directories(cfg) {
-		err := guard.Keep(dir, cfg.AllocDir)
+		err := guard.ProtectBind(dir, cfg.AllocDir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.logger.Warn("keep the directories of a task", "task_id", cfg.ID, "error", err)
 		}

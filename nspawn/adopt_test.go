@@ -28,7 +28,7 @@ func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
 // mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
 func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) machine.Host {
 	t.Helper()
-	found, err := programs.Look(t.Context(), m.bus, m.dirs.Pins())
+	found, err := programs.Find(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
 	stage, err := m.parts.NewStage()
 	must.NoError(t, err)

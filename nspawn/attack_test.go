@@ -58,7 +58,7 @@ func newAllocation(t *testing.T) (dir string, binds []machine.Bind) {
 	}
 	return dir, []machine.Bind{
 		{Source: dir + "/alloc", Destination: "/alloc", Keep: machine.KeepEntries},
-		{Source: dir + "/task/local", Destination: "/local", Owned: true},
+		{Source: dir + "/task/local", Destination: "/local", ChownFallback: true},
 		{Source: dir + "/alloc/data", Destination: "/alloc/data"},
 		{Source: dir + "/alloc/tmp", Destination: "/alloc/tmp"},
 		{Source: dir + "/alloc/logs", Destination: "/alloc/logs", ReadOnly: true, Keep: machine.KeepAll},

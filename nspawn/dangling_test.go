@@ -27,7 +27,7 @@ func TestHostFilesWithoutUnit(t *testing.T) {
 	must.NoError(t, m.RemoveDangling(t.Context(), record))
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 
-	must.NoError(t, os.MkdirAll(m.dirs.Writable(spec.Machine), 0o700)) // as after a reboot
+	must.NoError(t, os.MkdirAll(m.dirs.WritableLayer(spec.Machine), 0o700)) // as after a reboot
 	must.NoError(t, m.RemoveDangling(t.Context(), recordOf(t, m, spec.Machine)))
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 }

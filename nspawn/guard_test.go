@@ -22,7 +22,7 @@ import (
 // owner of what is there when an agent starts.
 func TestHostAttackDetachedMounts(t *testing.T) {
 	m := newManager(t)
-	found, err := programs.Look(t.Context(), m.bus, m.dirs.Pins())
+	found, err := programs.Find(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
 	// An older nspawn leaves the stage below the machine's root, with the same mounts.
 	isReal := found.Version >= 257
@@ -85,7 +85,7 @@ func TestHostSharedDirectory(t *testing.T) {
 	mustStart(t, m, spec)
 	must.NoError(t, os.Chown(alloc+"/alloc", 65534, 65534))
 	says(t, m, spec.Machine, "! touch /alloc/again 2>/dev/null")
-	must.NoError(t, guard.Keep(binds[0], alloc))
+	must.NoError(t, guard.ProtectBind(binds[0], alloc))
 	says(t, m, spec.Machine, "touch /alloc/again")
 	// What the host puts there can be read, and is the host's.
 	must.NoError(t, os.WriteFile(alloc+"/alloc/rendered", []byte("of Nomad\n"), 0o644))
@@ -114,7 +114,7 @@ func TestHostAttackLinksInSecrets(t *testing.T) {
 					must.False(t, isPoint)
 				})
 				must.NoError(t, os.WriteFile(secrets+"/token", []byte("old"), 0o666))
-				bind := machine.Bind{Source: secrets, Destination: "/secrets", Owned: true}
+				bind := machine.Bind{Source: secrets, Destination: "/secrets", ChownFallback: true}
 				if kept {
 					bind.Keep = machine.KeepFromLinks
 				}
@@ -167,7 +167,7 @@ func TestHostForbidLinks(t *testing.T) {
 	must.Eq(t, 0, mountsAt(t, dir))
 	_, err := os.Stat(dir)
 	must.ErrorIs(t, err, os.ErrNotExist)
-	must.SliceEmpty(t, namesIn(t, m.dirs.Unlinked()))
+	must.SliceEmpty(t, namesIn(t, m.dirs.NoSymfollowAllocs()))
 }
 
 func mountsAt(t *testing.T, dir string) (count int) {
@@ -182,7 +182,7 @@ func mountsAt(t *testing.T, dir string) (count int) {
 }
 
 // A directory that machines share is as Nomad left it when the last of them has gone.
-func TestHostUnlinked(t *testing.T) {
+func TestHostNoSymfollow(t *testing.T) {
 	m := newManager(t)
 	alloc, binds := newAllocation(t)
 	var specs []machine.Spec
@@ -190,7 +190,7 @@ func TestHostUnlinked(t *testing.T) {
 		spec := newMachine(t, m, "while :; do sleep 1000; done")
 		spec.Untrusted, spec.Binds = alloc, binds
 		for i := range binds {
-			binds[i].Unlinked = i < 2
+			binds[i].NoSymfollow = i < 2
 		}
 		mustStart(t, m, spec)
 		specs = append(specs, spec)

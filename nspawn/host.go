@@ -32,17 +32,17 @@ type Host struct {
 	// work, else the reason. ChownedOverlay is about the way that remains if
 	// layers cannot be ID-mapped.
 	UserNamespaces, Overlay, ChownedOverlay error
-	// DiskLimiter is what can limit the writable layers of machines; "" if
+	// QuotaKind is what can limit the writable layers of machines; "" if
 	// nothing but memory.
-	DiskLimiter quota.Limiter
+	QuotaKind quota.Kind
 	// Machined is started when it is called; the others run.
 	Machined, Networkd, Resolved bool
 	// Problems keep machines from being run; each says what to do about it.
 	Problems []error
 }
 
-// LookHost finds out what this host offers.
-func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
+// DetectHost returns what this host offers.
+func DetectHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 	host := Host{UserNamespaces: userNamespaces()}
 	problem := func(err error) {
 		if err != nil {
@@ -79,7 +79,7 @@ func LookHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 	if errors.Is(host.Overlay, idmap.ErrUnmappable) {
 		host.ChownedOverlay = rootfs.Probe(dirs.State, func(o rootfs.Overlay) error { return o.MountChowned(ctx) })
 	}
-	host.DiskLimiter, _ = quota.Look(dirs.Writables())
+	host.QuotaKind, _ = quota.Detect(dirs.WritableLayers())
 	return host
 }
 

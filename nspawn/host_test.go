@@ -97,7 +97,7 @@ func traces(t *testing.T, m *Manager, name string) (found []string) {
 		found = append(found, "mount")
 	}
 	for _, pattern := range []string{
-		m.dirs.Machine(name), m.dirs.Writable(name), m.dirs.Pin(name), "/run/systemd/machines/" + name,
+		m.dirs.Machine(name), m.dirs.WritableLayer(name), m.dirs.Pin(name), "/run/systemd/machines/" + name,
 		"/run/systemd/nspawn/unix-export/" + name, "/run/systemd/nspawn/propagate/" + name,
 	} {
 		if _, err := os.Lstat(pattern); err == nil {
@@ -484,7 +484,7 @@ func TestHostMachines(t *testing.T) {
 
 func TestHostLooksHealthy(t *testing.T) {
 	m := newManager(t)
-	host := LookHost(t.Context(), m.bus, m.dirs)
+	host := DetectHost(t.Context(), m.bus, m.dirs)
 	must.SliceEmpty(t, host.Problems)
 	must.NoError(t, host.Overlay)
 	must.NoError(t, host.UserNamespaces)
@@ -664,7 +664,7 @@ func TestHostBindInBind(t *testing.T) {
 	spec := newMachine(t, m, `stat -c '%u %n' /local /local/data/deep && cat /local/file && echo x >/local/data/deep/x`)
 	spec.Root.UserNamespace = true
 	spec.Binds = []machine.Bind{
-		{Source: local, Destination: "/local", Owned: true},
+		{Source: local, Destination: "/local", ChownFallback: true},
 		{Source: volume, Destination: "/local/data/deep"},
 		{Source: file, Destination: "/local/file", ReadOnly: true},
 	}
@@ -699,7 +699,7 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 	must.ErrorContains(t, err, "bind "+dir+" to /x: map owners for a user namespace")
 	must.ErrorContains(t, err, "file system overlay")
 
-	spec.Binds[0].Owned = true
+	spec.Binds[0].ChownFallback = true
 	out := mustStart(t, m, spec)
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -716,10 +716,10 @@ func TestHostDiskLimitRefused(t *testing.T) {
 	t.Cleanup(func() { must.NoError(t, unix.Unmount(state, 0)) })
 	m := NewManager(bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, network.New())
 	spec := newMachine(t, m, "true")
-	spec.Root.Writable.Max = 1 << 30
+	spec.Root.WritableLayer.Max = 1 << 30
 	_, err := start(t, m, spec)
 	must.EqError(t, err, "the file system below "+state+"/machines, tmpfs, does not limit directories: "+
 		"mount ext4 or xfs with prjquota, or btrfs with quotas there; or set in_memory in the disk block")
 	must.Eq(t, nil, traces(t, m, spec.Machine))
-	must.EqOp(t, "", LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
+	must.EqOp(t, "", DetectHost(t.Context(), m.bus, m.dirs).QuotaKind)
 }

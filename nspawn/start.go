@@ -50,7 +50,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 		foundErr, stageErr error
 		looking            sync.WaitGroup
 	)
-	looking.Go(func() { found, foundErr = programs.Look(ctx, m.bus, m.dirs.Pins()) })
+	looking.Go(func() { found, foundErr = programs.Find(ctx, m.bus, m.dirs.Pins()) })
 	looking.Go(func() { stage, stageErr = m.parts.NewStage() })
 	err = m.clear(ctx, s.Machine)
 	looking.Wait()

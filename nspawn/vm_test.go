@@ -73,7 +73,7 @@ func TestVMHost(t *testing.T) {
 	must.NoError(t, rootfs.Probe(t.TempDir(), rootfs.Overlay.Mount))
 	m := newManager(t)
 	never := dirs.Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
-	host := LookHost(t.Context(), m.bus, never)
+	host := DetectHost(t.Context(), m.bus, never)
 	must.SliceEmpty(t, host.Problems)
 	must.SliceContainsSubset(t, host.Controllers, []string{"cpu", "cpuset", "io", "memory", "pids"})
 	must.NoError(t, host.Overlay)
@@ -265,7 +265,7 @@ func TestVMOverlay(t *testing.T) {
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
 		var written syscall.Stat_t
-		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.Writable(spec.Machine), "upper/mine"), &written))
+		must.NoError(t, syscall.Stat(filepath.Join(m.dirs.WritableLayer(spec.Machine), "upper/mine"), &written))
 		must.Eq(t, []uint32{1000, 1001}, []uint32{written.Uid, written.Gid}) // not shifted on disk
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		must.Eq(t, "0:0\n0:0\n0:0\n1000:1001\n0:0\n", <-out.stdout)
@@ -281,7 +281,7 @@ func TestVMChownedRoot(t *testing.T) {
 	memory := t.TempDir()
 	must.NoError(t, syscall.Mount("tmpfs", memory, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(memory, syscall.MNT_DETACH)) })
-	host := LookHost(t.Context(), m.bus, dirs.Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
+	host := DetectHost(t.Context(), m.bus, dirs.Dirs{Run: filepath.Join(memory, "run"), State: filepath.Join(memory, "state")})
 	must.ErrorIs(t, host.Overlay, idmap.ErrUnmappable)
 	must.NoError(t, host.ChownedOverlay)
 
@@ -309,7 +309,7 @@ func TestVMBindOfTmpfs(t *testing.T) {
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(secrets, syscall.MNT_DETACH)) })
 	must.NoError(t, os.WriteFile(filepath.Join(secrets, "token"), []byte("secret\n"), 0o600))
 	spec := newMachine(t, m, "cat /secrets/token; stat -c %u:%g /secrets/token; echo mine >/secrets/mine")
-	spec.Binds = []machine.Bind{{Source: secrets, Destination: "/secrets", Owned: true}}
+	spec.Binds = []machine.Bind{{Source: secrets, Destination: "/secrets", ChownFallback: true}}
 	out := mustStart(t, m, spec)
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
@@ -364,7 +364,7 @@ func TestVMDiskLimit(t *testing.T) {
 	}
 	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
 	m := NewManager(newManager(t).bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, nil)
-	must.EqOp(t, quota.Projects, LookHost(t.Context(), m.bus, m.dirs).DiskLimiter)
+	must.EqOp(t, quota.Projects, DetectHost(t.Context(), m.bus, m.dirs).QuotaKind)
 
 	// chattr of the host, as the guest has none.
 	const host = "/host/lib/x86_64-linux-gnu"
@@ -380,7 +380,7 @@ func TestVMDiskLimit(t *testing.T) {
 			`+tool+`chattr -R -p 7 /deep && echo moved
 			dd if=/dev/zero of=/fits bs=64k count=16 2>/dev/null && echo fits`)
 		spec.Binds = []machine.Bind{{Source: "/usr", Destination: "/host", ReadOnly: true}}
-		spec.Root.UserNamespace, spec.Root.Writable.Max = namespace, 8*mebibyte
+		spec.Root.UserNamespace, spec.Root.WritableLayer.Max = namespace, 8*mebibyte
 		out := mustStart(t, m, spec)
 		must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 		must.NoError(t, m.Remove(t.Context(), spec.Machine))

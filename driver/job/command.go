@@ -103,7 +103,7 @@ func (c TaskConfig) applyWords(in Input, spec *machine.Spec) error {
 		return nil
 	}
 	spec.Command = in.Image.Config.Command(c.Entrypoint, command)
-	if in.Image.Stored != "" && len(spec.Command) == 0 {
+	if in.Image.StoreDigest != "" && len(spec.Command) == 0 {
 		return errors.New("command: is required: neither the image nor the job has one")
 	}
 	return nil

@@ -99,17 +99,17 @@ func (c TaskConfig) ImageOfTask() bool {
 	return strings.HasPrefix(c.Image, "./") || strings.HasPrefix(c.Image, "../") || strings.HasPrefix(c.Image, "local/")
 }
 
-// Stored reports whether the image is run from the store.
-func (c TaskConfig) Stored() bool {
+// FromStore reports whether the image is run from the store.
+func (c TaskConfig) FromStore() bool {
 	return c.ImageKind() == OCIImage || c.ImageKind() == FileImage
 }
 
 // Image is an image that is on this host, or that is not known yet if all is empty.
 type Image struct {
-	Tree   string     // directory tree; or, if it is empty,
-	Disk   string     // raw disk or block device; or
-	Stored string     // digest in the store
-	Config oci.Config // how the image says that it is run
+	Tree        string     // directory tree; or, if it is empty,
+	Disk        string     // raw disk or block device; or
+	StoreDigest string     // digest in the store
+	Config      oci.Config // how the image says that it is run
 }
 
 var sha256Pattern = regexp.MustCompile(`^(sha256:)?[0-9a-fA-F]{64}$`)
@@ -122,8 +122,8 @@ func (c TaskConfig) validateImage() error {
 	found.Unless(len(c.Entrypoint) == 0 || kind == OCIImage, "entrypoint: only OCI images have one; put it into command")
 	found.Unless(len(c.Entrypoint) == 0 || c.Mode() != machine.Boot, "entrypoint: cannot be combined with boot")
 	found.Unless(c.ImagePolicy == "" || kind != OCIImage, "image_policy: %q is no disk image", c.Image)
-	found.Unless(c.PullPolicy == "" || c.Stored(), "pull_policy: %q is not pulled", c.Image)
-	found.Unless(c.Ephemeral || !c.Stored(), "ephemeral: an image of the store is shared and cannot be run in place")
+	found.Unless(c.PullPolicy == "" || c.FromStore(), "pull_policy: %q is not pulled", c.Image)
+	found.Unless(c.Ephemeral || !c.FromStore(), "ephemeral: an image of the store is shared and cannot be run in place")
 	if d := c.ImageDownload; d != nil {
 		found.Unless(kind == FileImage || d.Type == dockerType, "image_download: %q is no file to download: set image_download.url", c.Image)
 		found.Add(
@@ -135,7 +135,7 @@ func (c TaskConfig) validateImage() error {
 }
 
 func (c TaskConfig) applyImage(in Input, spec *machine.Spec) error {
-	spec.Root.Image, spec.Root.Disk, spec.Root.Stored = in.Image.Tree, in.Image.Disk, in.Image.Stored
+	spec.Root.Image, spec.Root.Disk, spec.Root.StoreDigest = in.Image.Tree, in.Image.Disk, in.Image.StoreDigest
 	spec.Root.DiskPolicy = c.ImagePolicy
 	if c.ImagePolicy != "" && in.Image.Tree != "" { // a name may turn out to be no disk
 		return fmt.Errorf("image_policy: %q is a directory tree", c.Image)

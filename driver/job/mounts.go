@@ -74,9 +74,9 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 func Directories(task *drivers.TaskConfig) []machine.Bind {
 	dirs := task.TaskDir()
 	binds := []machine.Bind{
-		{Source: dirs.SharedAllocDir, Destination: containerDir(task, "NOMAD_ALLOC_DIR", "/alloc"), Keep: machine.KeepEntries, Unlinked: true},
-		{Source: dirs.LocalDir, Destination: containerDir(task, "NOMAD_TASK_DIR", "/local"), Owned: true, Unlinked: true},
-		{Source: dirs.SecretsDir, Destination: containerDir(task, "NOMAD_SECRETS_DIR", "/secrets"), Owned: true, Keep: machine.KeepFromLinks},
+		{Source: dirs.SharedAllocDir, Destination: containerDir(task, "NOMAD_ALLOC_DIR", "/alloc"), Keep: machine.KeepEntries, NoSymfollow: true},
+		{Source: dirs.LocalDir, Destination: containerDir(task, "NOMAD_TASK_DIR", "/local"), ChownFallback: true, NoSymfollow: true},
+		{Source: dirs.SecretsDir, Destination: containerDir(task, "NOMAD_SECRETS_DIR", "/secrets"), ChownFallback: true, Keep: machine.KeepFromLinks},
 	}
 	for _, name := range allocdir.SharedAllocDirs {
 		bind := machine.Bind{Source: filepath.Join(dirs.SharedAllocDir, name), Destination: filepath.Join(binds[0].Destination, name)}

@@ -65,9 +65,9 @@ func (c TaskConfig) applyDisk(in Input, spec *machine.Spec) error {
 	}
 	var asked uint64
 	if c.Disk != nil {
-		asked, spec.Root.Writable.InMemory = schema.Bytes(c.Disk.Size), c.Disk.InMemory
+		asked, spec.Root.WritableLayer.InMemory = schema.Bytes(c.Disk.Size), c.Disk.InMemory
 	}
 	var err error
-	spec.Root.Writable.Max, err = in.Policy.Disk(asked)
+	spec.Root.WritableLayer.Max, err = in.Policy.Disk(asked)
 	return err
 }

@@ -9,7 +9,7 @@ import (
 )
 
 func TestDisk(t *testing.T) {
-	for hcl, want := range map[string]machine.Writable{
+	for hcl, want := range map[string]machine.WritableLayer{
 		``:                      {},
 		`disk { size = "2GB" }`: {Max: 2_000_000_000},
 		"disk {\n size = \"64 MiB\"\n in_memory = true\n}": {Max: 64 << 20, InMemory: true},
@@ -17,7 +17,7 @@ func TestDisk(t *testing.T) {
 		task := parseTask(t, "image = \"debian\"\n"+hcl)
 		spec, err := task.Spec(Input{Task: exampleTask(), Image: Image{Tree: "/var/lib/machines/debian"}})
 		must.NoError(t, err)
-		must.Eq(t, want, spec.Root.Writable)
+		must.Eq(t, want, spec.Root.WritableLayer)
 	}
 	for size, want := range map[string]string{
 		"": "is not a size", "-1GB": "is not a size", "1e30GB": "is not a size", "0": "is less than 1MiB", "1000kB": "is less than 1MiB",

@@ -58,7 +58,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	dns := names.Host{ResolvConf: "nameserver 127.0.0.53\nsearch example.net\n", Uplink: "nameserver 192.0.2.1\nsearch example.net\n"}
 	image := Image{Tree: "/var/lib/machines/debian"}
 	if config := fileOf(archive, "image.json"); config != nil {
-		image = Image{Stored: "sha256:" + strings.Repeat("0", 64)}
+		image = Image{StoreDigest: "sha256:" + strings.Repeat("0", 64)}
 		must.NoError(t, json.Unmarshal(config, &image.Config))
 	}
 	controllers := []string{"cpu", "cpuset", "io", "memory", "pids"}

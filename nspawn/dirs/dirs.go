@@ -57,7 +57,7 @@ const PinSuffix = ".mnt"
 // OverlayRW has what an overlay of a machine writes, or is a symbolic link to its
 // upper layer.
 func (d Dirs) OverlayRW(machine, index string) string {
-	return filepath.Join(d.Writable(machine), "overlays", index)
+	return filepath.Join(d.WritableLayer(machine), "overlays", index)
 }
 
 // OverlayWork is the name of the directory that overlayfs works in, beside an
@@ -84,23 +84,23 @@ func (d Dirs) Credentials(name string) string { return filepath.Join(d.Machine(n
 // Notify is the socket on which systemd-nspawn reports.
 func (d Dirs) Notify(name string) string { return filepath.Join(d.Machine(name), "notify") }
 
-// Writables has the writable layers of machines.
-func (d Dirs) Writables() string { return filepath.Join(d.State, "machines") }
+// WritableLayers has the writable layers of machines.
+func (d Dirs) WritableLayers() string { return filepath.Join(d.State, "machines") }
 
-// Writable is the directory of the machine's writable layer, mode 0700, unless
+// WritableLayer is the directory of the machine's writable layer, mode 0700, unless
 // that is in memory.
-func (d Dirs) Writable(name string) string { return filepath.Join(d.Writables(), name) }
+func (d Dirs) WritableLayer(name string) string { return filepath.Join(d.WritableLayers(), name) }
 
-// UnlinkedUsers has a file for each machine for which a directory is mounted on itself.
-func (d Dirs) UnlinkedUsers(path string) string {
+// NoSymfollowUsers has a file for each machine for which a directory is mounted on itself.
+func (d Dirs) NoSymfollowUsers(path string) string {
 	return filepath.Join(d.Run, "unlinked-users", fmt.Sprintf("%x", sha256.Sum256([]byte(path))))
 }
 
-// UnlinkedBy has a symbolic link to each of these directories.
-func (d Dirs) UnlinkedBy(name string) string { return filepath.Join(d.Machine(name), "unlinked") }
+// NoSymfollowDirs has a symbolic link to each of these directories.
+func (d Dirs) NoSymfollowDirs(name string) string { return filepath.Join(d.Machine(name), "unlinked") }
 
-// Unlinked has a symbolic link to each directory of guard.ForbidLinks.
-func (d Dirs) Unlinked() string { return filepath.Join(d.Run, "unlinked") }
+// NoSymfollowAllocs has a symbolic link to each directory of guard.ForbidLinks.
+func (d Dirs) NoSymfollowAllocs() string { return filepath.Join(d.Run, "unlinked") }
 
 // Ranges records which machine has which UID range.
 func (d Dirs) Ranges() string { return filepath.Join(d.Run, "uid") }

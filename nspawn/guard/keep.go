@@ -15,7 +15,7 @@ import (
 
 // Dir does on the host what the kernel needs to keep a directory, see [machine.Keep].
 // A mount of it with IDs apart does the rest.
-func Dir(dir *os.File, what machine.Keep) error {
+func Protect(dir *os.File, what machine.Keep) error {
 	switch what {
 	case machine.KeepEntries:
 		// It is the only one that machines own: so they write to it, and own none of
@@ -43,11 +43,11 @@ func give(dir *os.File, owner int) error {
 // Keep does for running machines what a start of theirs did for what a bind shows,
 // where somebody has undone that since: an agent gives directories to another user when
 // it starts. The directory lies below one that machines write to.
-func Keep(bind machine.Bind, untrusted string) error {
+func ProtectBind(bind machine.Bind, untrusted string) error {
 	dir, err := mounts.Open(bind.Source, untrusted)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return Dir(dir, bind.Keep)
+	return Protect(dir, bind.Keep)
 }

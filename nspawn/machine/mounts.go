@@ -12,17 +12,17 @@ type Bind struct {
 	Source      string
 	Destination string
 	ReadOnly    bool
-	// Owned marks a directory that only this machine uses. Some file systems cannot be
-	// ID-mapped, for example tmpfs before Linux 6.3. On these, the files of root in an
-	// Owned directory are given to the machine's root instead, and other binds are
+	// ChownFallback marks a directory that only this machine uses. Some file systems
+	// cannot be ID-mapped, for example tmpfs before Linux 6.3. There, the files of root in
+	// such a directory are given to the machine's root instead, and other binds are
 	// refused.
-	Owned bool
+	ChownFallback bool
 	// Keep protects the directory on the host, for example because the host's root
 	// follows paths in it.
 	Keep Keep
-	// Unlinked marks a directory in which the host's root follows no symbolic link for as
+	// NoSymfollow marks a directory in which the host's root follows no symbolic link for as
 	// long as the machine exists.
-	Unlinked bool
+	NoSymfollow bool
 }
 
 // Keep says what no machine can change in a directory that it sees: neither by mounting

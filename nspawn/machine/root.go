@@ -5,10 +5,10 @@ import "fmt"
 // Root is the root file system of a machine.
 type Root struct {
 	// Image is the directory tree to run, an absolute path on the host. Instead of it,
-	// Disk can be the path of a raw disk image or block device, or Stored the digest of
-	// an image in the store. A disk is mounted when the machine starts, and Image is set
-	// to where.
-	Image, Disk, Stored string
+	// Disk can be the path of a raw disk image or block device, or StoreDigest the digest
+	// of an image in the store. A disk is mounted when the machine starts, and Image is
+	// set to its mount point.
+	Image, Disk, StoreDigest string
 	// DiskPolicy is the image policy of a disk (see disk.Image).
 	DiskPolicy string
 	// InPlace runs Image itself, exclusively, instead of a copy-on-write layer over it
@@ -27,8 +27,8 @@ type Root struct {
 	SharedMemory uint64
 	// UserNamespace gives the machine a UID range of its own.
 	UserNamespace bool
-	// Writable describes the layer that receives the changes of a copy-on-write root.
-	Writable Writable
+	// WritableLayer describes the layer that receives the changes of a copy-on-write root.
+	WritableLayer WritableLayer
 	// Directories of a copy-on-write root are created before the start if they are
 	// missing, with mode 0755, owned by the machine's root.
 	Directories []string
@@ -37,9 +37,9 @@ type Root struct {
 	Files []File
 }
 
-// Writable says where a machine's changes are stored, and limits their size. The zero
+// WritableLayer says where a machine's changes are stored, and limits their size. The zero
 // value is the file system of the driver's state, without a limit.
-type Writable struct {
+type WritableLayer struct {
 	Max      uint64 // bytes; required with InMemory, otherwise 0 means no limit
 	InMemory bool   // the memory counts as the machine's
 }

@@ -15,8 +15,8 @@ import (
 func (m *Maker) makeImage(ctx context.Context, d *draft) (err error) {
 	root := d.spec.Root
 	d.image, d.disk = root.Image, root.Disk
-	if root.Stored != "" {
-		image, err := m.images.Acquire(ctx, d.spec.Machine, root.Stored)
+	if root.StoreDigest != "" {
+		image, err := m.images.Acquire(ctx, d.spec.Machine, root.StoreDigest)
 		if err != nil || image.Disk == "" {
 			d.lower = m.images.Trees(image)
 			return err

@@ -32,11 +32,11 @@ func (m *Maker) makeJournal(_ context.Context, d *draft) error {
 func (m *Maker) linkJournal(d *draft, mode string) error {
 	id := strings.ReplaceAll(d.spec.UUID, "-", "")
 	inside := filepath.Join(journalDir, id)
-	files := filepath.Join(m.dirs.Writable(d.spec.Machine), "upper")
+	files := filepath.Join(m.dirs.WritableLayer(d.spec.Machine), "upper")
 	switch {
 	case d.spec.Root.InPlace && d.disk == "":
 		files = d.image
-	case d.spec.Root.Writable.InMemory || d.disk != "":
+	case d.spec.Root.WritableLayer.InMemory || d.disk != "":
 		return errors.New("the machine's files are not in a directory of the host")
 	}
 	if _, err := os.Stat(journalDir); err != nil {

@@ -133,7 +133,7 @@ func (d *draft) openBind(ctx context.Context, bind machine.Bind) (*os.File, erro
 		return nil, err
 	}
 	defer file.Close()
-	if err := guard.Dir(file, bind.Keep); err != nil {
+	if err := guard.Protect(file, bind.Keep); err != nil {
 		return nil, err
 	}
 	tree, err := d.copyOf(file, mounts.Copy)
@@ -141,7 +141,7 @@ func (d *draft) openBind(ctx context.Context, bind machine.Bind) (*os.File, erro
 		return tree, err
 	}
 	err = d.mapOwners(tree, bind)
-	if errors.Is(err, idmap.ErrUnmappable) && bind.Owned {
+	if errors.Is(err, idmap.ErrUnmappable) && bind.ChownFallback {
 		err = rootfs.HandOver(ctx, file, d.base)
 	}
 	if err != nil {

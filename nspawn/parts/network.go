@@ -39,7 +39,7 @@ func prepareNamespace(path string) (links.Connection, error) {
 	if err := links.Settings(namespace); err != nil {
 		return links.Connection{}, err
 	}
-	return links.Look(namespace)
+	return links.ReadConnection(namespace)
 }
 
 func (m *Maker) removeNetwork(ctx context.Context, machine string) error {

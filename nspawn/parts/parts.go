@@ -62,7 +62,7 @@ func (m *Maker) parts() []part {
 		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
 		{name: "network", make: m.makeNetwork, remove: m.removeNetwork, owners: m.networks.Owners},
 		{name: "names", make: m.makeNames},
-		{name: "unlinked directories", make: m.makeUnlinked, remove: m.removeUnlinked},
+		{name: "unlinked directories", make: m.makeNoSymfollow, remove: m.removeNoSymfollow},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},
 		{name: "devices", make: m.makeDevices},

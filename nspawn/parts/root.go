@@ -28,10 +28,10 @@ func (m *Maker) makeRoot(ctx context.Context, d *draft) error {
 		UIDBase: d.base,
 		Open:    d.openLayer,
 	}
-	if d.spec.Root.Writable.InMemory {
-		overlay.Memory = d.spec.Root.Writable.Max
+	if d.spec.Root.WritableLayer.InMemory {
+		overlay.Memory = d.spec.Root.WritableLayer.Max
 	} else {
-		overlay.RW = m.dirs.Writable(d.spec.Machine)
+		overlay.RW = m.dirs.WritableLayer(d.spec.Machine)
 	}
 	tree, err := d.assemble(ctx, overlay)
 	if err != nil {

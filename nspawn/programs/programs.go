@@ -19,9 +19,9 @@ type Programs struct {
 	Own     string // path of ours, which starts nspawn, and is the shim that nspawn starts
 }
 
-// Look finds the programs that are installed now: both systemd and we may be upgraded
+// Find finds the programs that are installed now: both systemd and we may be upgraded
 // while machines run. Pins is the directory of package stage.
-func Look(ctx context.Context, bus *systemd.Conn, pins string) (Programs, error) {
+func Find(ctx context.Context, bus *systemd.Conn, pins string) (Programs, error) {
 	nspawn, err := Nspawn()
 	if err != nil {
 		return Programs{}, err

@@ -14,18 +14,18 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// Limiter is the mechanism with which a file system limits the size of a directory.
-type Limiter string
+// Kind is the mechanism by which a file system limits the size of a directory.
+type Kind string
 
-// The limiters that are supported.
+// The kinds that are supported.
 const (
-	Projects Limiter = "project-quota" // project quotas of ext4 and xfs
-	Qgroup   Limiter = "btrfs"         // quota groups of btrfs subvolumes
+	Projects Kind = "project-quota" // project quotas of ext4 and xfs
+	Qgroup   Kind = "btrfs"         // quota groups of btrfs subvolumes
 )
 
-// Look returns the limiter of the file system that holds dir. It creates dir if it is
-// missing. The error says what the file system lacks.
-func Look(dir string) (Limiter, error) {
+// Detect returns how the file system that holds dir can limit directories. It creates dir
+// if it is missing. The error says what the file system lacks.
+func Detect(dir string) (Kind, error) {
 	file, err := openOrMake(dir)
 	if err != nil {
 		return "", fmt.Errorf("detect quotas: %w", err)
@@ -41,7 +41,7 @@ func openOrMake(dir string) (*os.File, error) {
 	return os.Open(dir)
 }
 
-func detect(dir *os.File) (Limiter, error) {
+func detect(dir *os.File) (Kind, error) {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &stat); err != nil {
 		return "", fmt.Errorf("inspect the file system of %s: %w", dir.Name(), err)
@@ -75,17 +75,17 @@ func Make(dir string, size uint64, first uint32) error {
 		return fmt.Errorf("limit %s: %w", dir, err)
 	}
 	defer parent.Close()
-	limiter, err := detect(parent)
+	kind, err := detect(parent)
 	if err != nil {
 		return err
 	}
-	if limiter == Qgroup {
+	if kind == Qgroup {
 		err = makeSubvolume(parent, filepath.Base(dir), size)
 	} else {
 		err = makeProject(dir, size, first)
 	}
 	if err != nil {
-		return fmt.Errorf("limit %s by %s: %w", dir, limiter, err)
+		return fmt.Errorf("limit %s by %s: %w", dir, kind, err)
 	}
 	return nil
 }

@@ -74,12 +74,12 @@ func enableQgroups(t *testing.T, dir string) {
 
 func TestLimitByQgroup(t *testing.T) {
 	dir := mountImage(t, unpackImage(t, "btrfs"), "rw")
-	_, err := Look(dir)
+	_, err := Detect(dir)
 	must.ErrorContains(t, err, "btrfs quota enable")
 	enableQgroups(t, dir)
-	limiter, err := Look(dir)
+	kind, err := Detect(dir)
 	must.NoError(t, err)
-	must.EqOp(t, Qgroup, limiter)
+	must.EqOp(t, Qgroup, kind)
 
 	rw := dir + "/machines/web"
 	must.NoError(t, Make(rw, 8<<20, testID))
@@ -100,7 +100,7 @@ func TestLimitByQgroup(t *testing.T) {
 	must.NoError(t, End(dir+"/machines"))
 }
 
-func TestNoLimiter(t *testing.T) {
+func TestNoQuota(t *testing.T) {
 	hosttest.RequireRoot(t)
 	image := filepath.Join(t.TempDir(), "image")
 	run(t, "mkfs.ext4", "-q", image, "16M")
@@ -111,8 +111,8 @@ func TestNoLimiter(t *testing.T) {
 		mountImage(t, image, "rw"): ", ext4, does not limit directories: enable its project quotas (tune2fs -O quota,project",
 		memory:                     ", tmpfs, does not limit directories: mount ext4 or xfs with prjquota, or btrfs",
 	} {
-		limiter, err := Look(dir)
-		must.EqOp(t, "", limiter)
+		kind, err := Detect(dir)
+		must.EqOp(t, "", kind)
 		must.ErrorContains(t, err, "the file system below "+dir+want)
 		t.Log(err)
 		must.ErrorContains(t, Make(dir+"/machines/web", 16<<20, testID), want)

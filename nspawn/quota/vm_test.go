@@ -31,9 +31,9 @@ func TestVMLimitByProject(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := mountImage(t, image, "prjquota")
-			limiter, err := Look(dir)
+			kind, err := Detect(dir)
 			must.NoError(t, err)
-			must.EqOp(t, Projects, limiter)
+			must.EqOp(t, Projects, kind)
 
 			rw := dir + "/machines/web"
 			must.NoError(t, Make(rw, 2<<20, testID))
@@ -141,7 +141,7 @@ func TestVMProjectsNotEnforced(t *testing.T) {
 	for name, image := range projectImages(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := mountImage(t, image, "rw")
-			_, err := Look(dir)
+			_, err := Detect(dir)
 			must.ErrorContains(t, err, "mount it with prjquota")
 			t.Log(err)
 		})

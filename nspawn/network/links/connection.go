@@ -11,9 +11,9 @@ import (
 	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
-// Look returns the connection of a network namespace that someone else has connected: of
+// ReadConnection returns the connection of a network namespace that someone else has connected: of
 // each address family, the first address that others can reach, and the gateways.
-func Look(namespace *os.File) (c Connection, err error) {
+func ReadConnection(namespace *os.File) (c Connection, err error) {
 	container, err := openContainer(namespace)
 	if err != nil {
 		return c, err

@@ -142,7 +142,7 @@ func TestSettings(t *testing.T) {
 
 func TestFind(t *testing.T) {
 	host, h, container := networktest.New(t), newHost(t, "10.213.0.0/16"), networktest.Bare(t)
-	none, err := Look(open(t, container))
+	none, err := ReadConnection(open(t, container))
 	must.NoError(t, err)
 	must.Eq(t, Connection{}, none)
 	c, err := connect(t, host, container, h, Spec{Machine: "web", Kind: Veth})

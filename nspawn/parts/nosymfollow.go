@@ -15,27 +15,27 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// makeUnlinked has the host's root follow no symbolic link in what the machine shows of
+// makeNoSymfollow has the host's root follow no symbolic link in what the machine shows of
 // its allocation: Nomad opens what somebody wants to see of it after it has looked where
 // the path leads, and in between a machine exchanges a directory for a link.
-func (m *Maker) makeUnlinked(_ context.Context, d *draft) error {
-	lock, err := m.lockUnlinked()
+func (m *Maker) makeNoSymfollow(_ context.Context, d *draft) error {
+	lock, err := m.lockNoSymfollow()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
 	for i, bind := range d.spec.Binds {
-		if !bind.Unlinked {
+		if !bind.NoSymfollow {
 			continue
 		}
-		if err := m.makeUnlinkedOne(d, bind.Source, strconv.Itoa(i)); err != nil {
+		if err := m.makeNoSymfollowOne(d, bind.Source, strconv.Itoa(i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Maker) makeUnlinkedOne(d *draft, path, name string) error {
+func (m *Maker) makeNoSymfollowOne(d *draft, path, name string) error {
 	dir, err := d.open(path)
 	if err != nil {
 		return err
@@ -45,11 +45,11 @@ func (m *Maker) makeUnlinkedOne(d *draft, path, name string) error {
 	if err != nil {
 		return err
 	}
-	users := m.dirs.UnlinkedUsers(path)
+	users := m.dirs.NoSymfollowUsers(path)
 	if _, err := os.Stat(users); isPoint && errors.Is(err, fs.ErrNotExist) {
 		return mounts.ForbidLinks(dir) // who has mounted it takes it away
 	}
-	records := m.dirs.UnlinkedBy(d.spec.Machine)
+	records := m.dirs.NoSymfollowDirs(d.spec.Machine)
 	for _, dir := range []string{records, users} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("record the mount of %s: %w", path, err)
@@ -63,14 +63,14 @@ func (m *Maker) makeUnlinkedOne(d *draft, path, name string) error {
 	return mounts.ForbidLinks(dir)
 }
 
-// removeUnlinked takes away the mounts that no other machine needs: from there on Nomad
+// removeNoSymfollow takes away the mounts that no other machine needs: from there on Nomad
 // can move what is in them.
-func (m *Maker) removeUnlinked(_ context.Context, machine string) error {
-	records, _ := filepath.Glob(filepath.Join(m.dirs.UnlinkedBy(machine), "*")) // the pattern is well-formed
+func (m *Maker) removeNoSymfollow(_ context.Context, machine string) error {
+	records, _ := filepath.Glob(filepath.Join(m.dirs.NoSymfollowDirs(machine), "*")) // the pattern is well-formed
 	if len(records) == 0 {
 		return nil
 	}
-	lock, err := m.lockUnlinked()
+	lock, err := m.lockNoSymfollow()
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (m *Maker) removeUnlinked(_ context.Context, machine string) error {
 		if err != nil {
 			return fmt.Errorf("read which directory machine %s has mounted: %w", machine, err)
 		}
-		if err := m.leaveUnlinked(path, machine); err != nil {
+		if err := m.leaveNoSymfollow(path, machine); err != nil {
 			return err
 		}
 		if err := os.Remove(record); err != nil {
@@ -90,9 +90,9 @@ func (m *Maker) removeUnlinked(_ context.Context, machine string) error {
 	return nil
 }
 
-// leaveUnlinked unmounts a directory if this was its last machine.
-func (m *Maker) leaveUnlinked(path, machine string) error {
-	users := m.dirs.UnlinkedUsers(path)
+// leaveNoSymfollow unmounts a directory if this was its last machine.
+func (m *Maker) leaveNoSymfollow(path, machine string) error {
+	users := m.dirs.NoSymfollowUsers(path)
 	if err := ignoreNotExist(os.Remove(filepath.Join(users, machine))); err != nil {
 		return err
 	}
@@ -123,4 +123,4 @@ func removeAlone(dir string) {
 	}
 }
 
-func (m *Maker) lockUnlinked() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so
+func (m *Maker) lockNoSymfollow() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so
