@@ -12,9 +12,9 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/operator"
-	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 // readHostDNS reads the host's files; a missing one is empty.
@@ -80,24 +80,21 @@ func resolvePath(alloc, path string, cfg *drivers.TaskConfig) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
-	case !schema.Within(filepath.Clean(cfg.AllocDir), path):
+	case !paths.Within(filepath.Clean(cfg.AllocDir), path):
 		return found, nil
-	case !schema.Within(bound(alloc, path, cfg), found):
+	case !paths.Within(bound(alloc, path, cfg), found):
 		return "", fmt.Errorf("%s is a symbolic link that leads out of the task's directory, to %s", path, found)
-	case exposes(found, filepath.Join(alloc, filepath.Base(cfg.TaskDir().Dir), allocdir.TaskPrivate)):
+	case paths.Overlap(found, filepath.Join(alloc, filepath.Base(cfg.TaskDir().Dir), allocdir.TaskPrivate)):
 		return "", fmt.Errorf("%s shows Nomad's own files of the task, in private: bind a directory beside it", path)
 	}
 	return found, nil
 }
 
-// exposes reports whether a bind shows something of a directory.
-func exposes(bind, dir string) bool { return schema.Within(dir, bind) || schema.Within(bind, dir) }
-
 // bound is what a bind of the allocation must stay in: the task's directory, or,
 // for what tasks share, just itself. Not the allocation's: its log directory is
 // read by Nomad as root, which follows links that a task could make there.
 func bound(alloc, source string, cfg *drivers.TaskConfig) string {
-	if name := filepath.Base(cfg.TaskDir().Dir); schema.Within(cfg.TaskDir().Dir, source) {
+	if name := filepath.Base(cfg.TaskDir().Dir); paths.Within(cfg.TaskDir().Dir, source) {
 		return filepath.Join(alloc, name)
 	}
 	relative, _ := filepath.Rel(cfg.AllocDir, source) // both are absolute

@@ -15,9 +15,9 @@ import (
 
 	"nomad-driver-nspawn/driver/job"
 	"nomad-driver-nspawn/driver/operator"
-	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/paths"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -120,11 +120,11 @@ func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (
 		return "", fmt.Errorf("find %s on this client: %w", name, err)
 	}
 	switch {
-	case exposes(found, filepath.Join(dir, allocdir.TaskPrivate)):
+	case paths.Overlap(found, filepath.Join(dir, allocdir.TaskPrivate)):
 		return "", fmt.Errorf("%q shows Nomad's own files of the task, in private", name)
 	case filepath.IsAbs(name):
 		return found, policy.ImagePath(name, isBelow(found))
-	case !schema.Within(dir, found):
+	case !paths.Within(dir, found):
 		return "", fmt.Errorf("%q is not in the task's directory", name)
 	}
 	return found, policy.TaskImage(name)
@@ -135,7 +135,7 @@ func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (
 func isBelow(path string) func(dir string) bool {
 	return func(dir string) bool {
 		dir, err := filepath.EvalSymlinks(dir)
-		return err == nil && schema.Within(dir, path)
+		return err == nil && paths.Within(dir, path)
 	}
 }
 

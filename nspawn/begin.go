@@ -30,8 +30,8 @@ type Step func(ctx context.Context, waiting Waiting) error
 
 // Waiting is a machine whose payload waits at the gate.
 type Waiting struct {
-	Leader, Payload int // PIDs on the host
-	identity        string
+	Leader   int // PID on the host
+	identity string
 }
 
 // waiting is a visitor of the gate who is the payload of a machine.
@@ -100,7 +100,7 @@ func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin
 		return err
 	}
 	for _, step := range begin.Steps {
-		if err := step(ctx, Waiting{Leader: w.leader.PID, Payload: w.payload.PID, identity: identity}); err != nil {
+		if err := step(ctx, Waiting{Leader: w.leader.PID, identity: identity}); err != nil {
 			return err
 		}
 	}

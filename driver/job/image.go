@@ -12,6 +12,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 type imageOptions struct {
@@ -180,7 +181,7 @@ func (c TaskConfig) addVolumesOfImage(in Input, spec *machine.Spec) {
 
 // isCovered reports whether path is one of the directories or in one.
 func isCovered(dirs []string, path string) bool {
-	return slices.ContainsFunc(dirs, func(dir string) bool { return schema.Within(dir, path) })
+	return slices.ContainsFunc(dirs, func(dir string) bool { return paths.Within(dir, path) })
 }
 
 // mountPoints returns where the job, Nomad and systemd-nspawn mount something.

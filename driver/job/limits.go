@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
@@ -54,7 +53,9 @@ func (c TaskConfig) validateLimits() error {
 	if adjust := c.OOMScoreAdj; adjust != nil {
 		found.Unless(*adjust >= -1000 && *adjust <= 1000, "oom_score_adj: %d is not between -1000 and 1000", *adjust)
 	}
-	found.Unless(c.PidsLimit == 0 || c.PidsLimit >= operator.MinPids, "pids_limit: want %d or more", operator.MinPids)
+	if c.PidsLimit != 0 {
+		found.Add(schema.CheckPids("pids_limit", c.PidsLimit))
+	}
 	seen := map[string]string{}
 	for _, option := range slices.Sorted(maps.Keys(c.Ulimit)) {
 		name, _, err := ulimit(option, c.Ulimit[option])

@@ -14,6 +14,7 @@ import (
 
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 type mountOptions struct {
@@ -151,7 +152,7 @@ func (in Input) hostPath(path string) (string, error) {
 	switch {
 	case filepath.IsAbs(path):
 		path = filepath.Clean(path)
-		return path, in.Policy.HostPath(path, func(dir string) bool { return schema.Within(filepath.Clean(dir), path) })
+		return path, in.Policy.HostPath(path, func(dir string) bool { return paths.Within(filepath.Clean(dir), path) })
 	case !filepath.IsLocal(path):
 		return path, errors.New("leaves the task's directory")
 	}

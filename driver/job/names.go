@@ -8,6 +8,7 @@ import (
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 // nameOptions say what the container is called, and how it finds the names of others.
@@ -124,12 +125,12 @@ func namesAreOurs(spec *machine.Spec) bool {
 // isShown reports whether the job itself shows something at a path.
 func isShown(spec *machine.Spec, path string) bool {
 	for _, bind := range spec.Binds {
-		if schema.Within(bind.Destination, path) {
+		if paths.Within(bind.Destination, path) {
 			return true
 		}
 	}
 	for _, overlay := range spec.Overlays {
-		if schema.Within(overlay.Destination, path) {
+		if paths.Within(overlay.Destination, path) {
 			return true
 		}
 	}

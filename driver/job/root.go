@@ -1,7 +1,6 @@
 package job
 
 import (
-	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
@@ -38,7 +37,7 @@ func (c TaskConfig) validateRoot() error {
 	if c.Disk == nil {
 		return found.Err()
 	}
-	found.Add(operator.CheckDisk("disk.size", c.Disk.Size))
+	found.Add(schema.CheckDisk("disk.size", c.Disk.Size))
 	found.Unless(c.Ephemeral, "disk: cannot be combined with ephemeral = false: what is written goes to the image")
 	found.Unless(!c.ReadOnly, "disk: cannot be combined with read_only: nothing is written")
 	if c.Volatile == "yes" || c.Volatile == "state" {

@@ -7,8 +7,8 @@ import (
 	"github.com/shoenig/test/must"
 
 	"nomad-driver-nspawn/driver/operator"
-	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image/download"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 func taskOf(image string) TaskConfig { return TaskConfig{imageOptions: imageOptions{Image: image}} }
@@ -85,7 +85,7 @@ func TestAllowedImages(t *testing.T) {
 			must.StrNotContains(t, err.Error(), "secret")
 		}
 	}
-	below := func(path string) func(string) bool { return func(dir string) bool { return schema.Within(dir, path) } }
+	below := func(path string) func(string) bool { return func(dir string) bool { return paths.Within(dir, path) } }
 	must.NoError(t, policy.NamedImage("debian", below("/srv/images/debian")))
 	must.ErrorContains(t, policy.NamedImage("debian", below("/var/lib/machines/debian")), "allowed_images")
 	must.ErrorContains(t, policy.ImagePath("/srv/images/a", below("/srv/images/a")), "image_paths")

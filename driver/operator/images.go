@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/image/download"
 	"nomad-driver-nspawn/nspawn/image/oci"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 // An element of allowed_images is one of
@@ -43,7 +43,7 @@ func checkAllowedImage(rule string) error {
 func (p Policy) RegistryImage(reference oci.Reference) error {
 	name := reference.Registry + "/" + reference.Repository
 	return p.allowedImage(name, func(rule string) bool {
-		return !strings.HasPrefix(rule, "/") && schema.Within(strings.TrimSuffix(rule, "/"), name)
+		return !strings.HasPrefix(rule, "/") && paths.Within(strings.TrimSuffix(rule, "/"), name)
 	})
 }
 
@@ -59,7 +59,7 @@ func (p Policy) WebImage(request download.Request) error {
 	}
 	return p.allowedImage(request.String(), func(rule string) bool {
 		allowed, err := webPrefix(rule)
-		return err == nil && allowed.Scheme == asked.Scheme && allowed.Host == asked.Host && schema.Within(path.Clean("/"+allowed.Path), asked.Path)
+		return err == nil && allowed.Scheme == asked.Scheme && allowed.Host == asked.Host && paths.Within(path.Clean("/"+allowed.Path), asked.Path)
 	})
 }
 

@@ -8,13 +8,7 @@ import (
 	"nomad-driver-nspawn/driver/schema"
 )
 
-const (
-	maxPids = 16384 // the limit of systemd-nspawn@.service
-	// MinPids is the least with which a machine comes up.
-	MinPids = 16
-	// minDisk leaves room for what the driver itself writes before the start.
-	minDisk = 1 << 20
-)
+const maxPids = 16384 // the limit of systemd-nspawn@.service
 
 // OOMScore answers for a task that the kernel is to spare when memory is short.
 func (p Policy) OOMScore() error {
@@ -58,16 +52,4 @@ func (p Policy) Pids(asked int64) (uint64, error) {
 		return uint64(asked), nil
 	}
 	return uint64(*most), nil
-}
-
-// CheckDisk wants a number of bytes that a root can be limited to.
-func CheckDisk(at, value string) error {
-	limit, err := humanize.ParseBytes(value)
-	switch {
-	case err != nil:
-		return schema.CheckSize(at, value, "2GB")
-	case limit < minDisk:
-		return fmt.Errorf("%s: %q is less than 1MiB", at, value)
-	}
-	return nil
 }

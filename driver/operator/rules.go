@@ -144,10 +144,12 @@ func (p policyOptions) mistakes(block string) schema.Mistakes {
 		value *string
 	}{{"disk_default", p.DiskDefault}, {"disk_max", p.DiskMax}} {
 		if option.value != nil && *option.value != "" {
-			found.Add(CheckDisk(option.name, *option.value))
+			found.Add(schema.CheckDisk(option.name, *option.value))
 		}
 	}
-	found.Unless(p.PidsLimit == nil || *p.PidsLimit >= MinPids, "pids_limit: want %d or more", MinPids)
+	if p.PidsLimit != nil {
+		found.Add(schema.CheckPids("pids_limit", *p.PidsLimit))
+	}
 	for i, err := range found {
 		found[i] = schema.Prefixed(block, err)
 	}

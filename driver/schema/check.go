@@ -89,6 +89,32 @@ func CheckSize(at, value, example string) error {
 	return nil
 }
 
+// minDisk leaves room for the files that the driver itself writes before the start.
+const minDisk = 1 << 20
+
+// CheckDisk wants a size to which the root of a task can be limited.
+func CheckDisk(at, value string) error {
+	limit, err := humanize.ParseBytes(value)
+	switch {
+	case err != nil:
+		return CheckSize(at, value, "2GB")
+	case limit < minDisk:
+		return fmt.Errorf("%s: %q is less than 1MiB", at, value)
+	}
+	return nil
+}
+
+// minPids is the smallest limit of processes with which a machine can start.
+const minPids = 16
+
+// CheckPids wants a limit of processes that leaves enough for a machine.
+func CheckPids(at string, value int64) error {
+	if value < minPids {
+		return fmt.Errorf("%s: want %d or more", at, minPids)
+	}
+	return nil
+}
+
 // Bytes converts a validated size.
 func Bytes(text string) uint64 {
 	n, _ := humanize.ParseBytes(text)
@@ -105,8 +131,3 @@ func Prefixed(prefix string, err error) error {
 
 // At names an element of a list.
 func At(option string, i int) string { return fmt.Sprintf("%s[%d]", option, i) }
-
-// Within reports whether a clean path is the directory or below it.
-func Within(dir, path string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}

@@ -59,10 +59,3 @@ g: "-1s" is not a positive duration, as 5m
 h: "much" is not a size, as 2GB
 j: k: must not be empty`)
 }
-
-func TestWithin(t *testing.T) {
-	for path, want := range map[string]bool{"/srv": true, "/srv/a": true, "/srvs": false, "/": false} {
-		must.Eq(t, want, Within("/srv", path), must.Sprint(path))
-		must.True(t, Within("/", path))
-	}
-}

@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 // claim records, by a symbolic link to it in one of the machine's directories,
@@ -17,7 +18,7 @@ func (m *Maker) claim(dir, link string) error {
 	defer lock.Close()
 	for _, machine := range m.running() {
 		for _, claimed := range m.claims(machine) {
-			if overlap(claimed, dir) {
+			if paths.Overlap(claimed, dir) {
 				return &BusyError{Dir: dir, Holder: machine}
 			}
 		}
@@ -48,11 +49,6 @@ func (m *Maker) claims(machine string) (dirs []string) {
 		}
 	}
 	return dirs
-}
-
-// overlap says whether one directory is the other or holds it.
-func overlap(a, b string) bool {
-	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
 // BusyError says that a machine writes to the directory already, or to one above

@@ -14,6 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 // makeDevices makes nodes of the host's devices in the stage, which nspawn binds. They
@@ -87,7 +88,7 @@ func (m *Maker) makeDevice(d *draft, device *machine.Device, node string) error 
 
 // makeDevicePoint: in its /dev, which is empty at first, nspawn makes them.
 func (m *Maker) makeDevicePoint(d *draft, destination string) error {
-	if d.spec.Root.InPlace || within("/dev", destination) {
+	if d.spec.Root.InPlace || paths.Within("/dev", destination) {
 		return nil
 	}
 	tree, err := os.OpenRoot(m.dirs.Root(d.spec.Machine))

@@ -5,6 +5,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/paths"
 	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 )
@@ -60,5 +61,5 @@ func (d *draft) copyOf(file *os.File, by func(*os.File) (*os.File, error)) (*os.
 
 // isUntrusted reports whether machines can change what is at a path of the host.
 func (d *draft) isUntrusted(path string) bool {
-	return d.spec.Untrusted != "" && within(d.spec.Untrusted, path)
+	return d.spec.Untrusted != "" && paths.Within(d.spec.Untrusted, path)
 }

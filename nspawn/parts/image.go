@@ -34,7 +34,7 @@ func (m *Maker) makeImage(ctx context.Context, d *draft) (err error) {
 func (m *Maker) attachDisk(ctx context.Context, d *draft) (dir string, err error) {
 	root := d.spec.Root
 	image := disk.Image{Path: d.disk, Policy: root.DiskPolicy, Writable: root.InPlace && !root.ReadOnly}
-	if d.spec.Untrusted != "" && within(d.spec.Untrusted, d.disk) {
+	if d.isUntrusted(d.disk) {
 		file, err := d.open(d.disk)
 		if err != nil {
 			return "", err

@@ -14,6 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/mounts"
+	"nomad-driver-nspawn/nspawn/paths"
 	"nomad-driver-nspawn/nspawn/rootfs"
 	"nomad-driver-nspawn/nspawn/tree"
 )
@@ -26,7 +27,7 @@ func (m *Maker) openOverlay(d *draft, overlay machine.Overlay, index string) (*o
 		merged.Root = root // which has the machine's owners already
 	}
 	merged.Open = func(path string) (*os.File, error) {
-		if within(root, path) {
+		if paths.Within(root, path) {
 			return d.openInRoot(root, strings.TrimPrefix(path, root))
 		}
 		return d.openLayer(path)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/paths"
 )
 
 // shown is a place in the machine that shows something of the host, or an overlay.
@@ -55,12 +56,7 @@ func shownBy(s machine.Spec) []shown {
 }
 
 // below reports whether a path lies below another.
-func below(dir, path string) bool { return path != dir && within(dir, path) }
-
-// within reports whether a clean path is the directory or lies below it.
-func within(dir, path string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
+func below(dir, path string) bool { return path != dir && paths.Within(dir, path) }
 
 // nspawnBinds are the binds that nspawn makes, each with all that lies inside.
 func nspawnBinds(list []shown, path func(name string) string) (binds []machine.Bind) {
@@ -93,7 +89,7 @@ func Check(s machine.Spec) error { return errors.Join(s.Check(), checkDestinatio
 func checkDestinations(s machine.Spec) error {
 	refuse := func(option, path string) error {
 		for _, shown := range shownBy(s) {
-			if within(shown.destination, filepath.Clean(path)) {
+			if paths.Within(shown.destination, filepath.Clean(path)) {
 				return fmt.Errorf("%s: %s lies in %s, which shows a directory of the host: choose another place", option, path, shown.destination)
 			}
 		}
