@@ -97,9 +97,14 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	return handle, network.result(task), nil
 }
 
-// forbidLinks has Nomad follow no symbolic link in the allocation of a dispatched job.
-// Not in that of another: what tasks leave on a sticky disk could not be moved to the next
-// allocation.
+// forbidLinks keeps Nomad from following symbolic links in the allocation of a dispatched
+// job. It leaves other allocations alone, because Nomad could then not move a sticky disk
+// to the next allocation.
+//
+// Each start also removes what is left of earlier allocations. Nomad empties them at any
+// time, without an event. Between two rounds of the reaper, dispatched jobs would leave
+// many behind, and an operator may have turned the reaper off. Without dispatched jobs,
+// it costs one stat(2).
 func (d *Driver) forbidLinks(cfg *drivers.TaskConfig) error {
 	if err := d.machines.RemoveEmptied(); err != nil {
 		d.logger.Warn("remove directories of allocations that Nomad has emptied", "error", err)

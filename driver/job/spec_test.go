@@ -73,7 +73,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
-	result := parts.Describe(spec, goldenVersion) + describeNetwork(spec.Network)
+	result := machine.Describe(spec, parts.ExampleHost(spec, goldenVersion)) + describeNetwork(spec.Network)
 	for _, file := range slices.Concat(spec.Names.Files(), spec.Root.Files) {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}

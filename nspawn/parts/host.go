@@ -51,10 +51,6 @@ func ExampleHost(s machine.Spec, systemdVersion int) machine.Host {
 	if s.Root.UserNamespace {
 		base = 1000 * idmap.RangeSize
 	}
-	return hostOf(dirs.Default, s, base, programs.Programs{Nspawn: "systemd-nspawn", Version: systemdVersion, Own: "nomad-driver-nspawn"})
-}
-
-// Describe shows what starting the machine asks of this systemd.
-func Describe(s machine.Spec, systemdVersion int) string {
-	return machine.Describe(s, ExampleHost(s, systemdVersion))
+	p := programs.Programs{Nspawn: "systemd-nspawn", Version: systemdVersion, Own: "nomad-driver-nspawn"}
+	return hostOf(dirs.Default, s, base, p)
 }
