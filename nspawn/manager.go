@@ -161,7 +161,9 @@ func (m *Manager) unit(ctx context.Context, name string) (systemd.UnitState, err
 }
 
 // ForbidLinks has nobody on the host follow a link in a directory, see package guard.
-func (m *Manager) ForbidLinks(dir string) error { return guard.ForbidLinks(m.dirs.NoSymfollowAllocs(), dir) }
+func (m *Manager) ForbidLinks(dir string) error {
+	return guard.ForbidLinks(m.dirs.NoSymfollowAllocs(), dir)
+}
 
 // RemoveEmptied removes the directories of ForbidLinks that are empty.
 func (m *Manager) RemoveEmptied() error { return guard.RemoveEmptied(m.dirs.NoSymfollowAllocs()) }

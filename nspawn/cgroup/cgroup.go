@@ -1,6 +1,6 @@
-// Package cgroup finds the control groups of a machine: that of its unit, which systemd
-// makes, and the one below that its container takes for the root of all. It bounds them,
-// reads what they use, and removes those that systemd leaves.
+// Package cgroup finds the control groups of a machine: the group of its unit, which
+// systemd makes, and the group below it that the container sees as the root of all groups.
+// It limits them, reads their usage, and removes those that systemd leaves behind.
 package cgroup
 
 import (
@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// Root is where systemd mounts the unified hierarchy.
+// Root is the mount point of the unified hierarchy.
 const Root = "/sys/fs/cgroup"
 
 // Of returns the absolute directory of the control group of a process.
@@ -41,20 +41,20 @@ func unified(text string) (path string, ok bool) {
 	return "", false
 }
 
-// OfUnit is the directory of the control group of a machine's unit. It follows
-// from the names: to ask systemd for it takes milliseconds.
+// OfUnit returns the directory of the control group of a machine's unit. It is derived
+// from the names, because asking systemd takes milliseconds.
 func OfUnit(name string) string {
 	return filepath.Join(Root, "machine.slice", machine.Slice, machine.UnitName(name))
 }
 
-// OfPayload is the group below it that nspawn gives to the container.
+// OfPayload returns the group below OfUnit that nspawn gives to the container.
 func OfPayload(name string) string { return filepath.Join(OfUnit(name), "payload") }
 
 // Controllers lists the cgroup controllers of the unified hierarchy.
 func Controllers() ([]string, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(Root, &fs); err != nil {
-		return nil, fmt.Errorf("look at %s: %w", Root, err)
+		return nil, fmt.Errorf("inspect %s: %w", Root, err)
 	}
 	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
 		return nil, fmt.Errorf("%s is not cgroup v2: boot with systemd.unified_cgroup_hierarchy=1", Root)

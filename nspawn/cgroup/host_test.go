@@ -14,7 +14,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestHostRemoveGroup removes a chain of groups whose path no system call would take.
+// TestHostRemoveGroup removes a chain of groups whose path is too long for any system
+// call.
 func TestHostRemoveGroup(t *testing.T) {
 	hosttest.Require(t)
 	top := filepath.Join(Root, fmt.Sprintf("chain-%d", os.Getpid()))
@@ -30,7 +31,7 @@ func TestHostRemoveGroup(t *testing.T) {
 		at = next
 	}
 	unix.Close(at)
-	must.ErrorIs(t, os.Remove(top), unix.EBUSY) // what a plain removal says
+	must.ErrorIs(t, os.Remove(top), unix.EBUSY) // what a plain removal returns
 	must.NoError(t, Remove(top))
 	_, err = os.Stat(top)
 	must.ErrorIs(t, err, os.ErrNotExist)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of the control groups below a machine's unit. Each costs kernel memory and,
+// Limits of the control groups below a machine's unit. Each group costs kernel memory and,
 // with a memory controller, one of 65535 numbers of the whole host. A guest with
 // containers of its own needs a few hundred.
 const (
@@ -19,9 +19,9 @@ const (
 	MaxDepth  = 16
 )
 
-// Limit bounds the control groups of a machine. systemd has no setting for it.
-// The files are in the unit's own group, which the container cannot write to. It is
-// not an error if the machine has ended.
+// Limit limits the control groups of a machine, for which systemd has no setting. The
+// files are in the unit's own group, which the container cannot write to. It is not an
+// error if the machine has ended.
 func Limit(name string) error {
 	for file, value := range map[string]int{"cgroup.max.descendants": MaxGroups, "cgroup.max.depth": MaxDepth} {
 		err := os.WriteFile(filepath.Join(OfUnit(name), file), []byte(strconv.Itoa(value)), 0)
@@ -32,9 +32,9 @@ func Limit(name string) error {
 	return nil
 }
 
-// ShowLimits repeats limits of the machine's unit in the group that its container takes
-// for the root of all. Programs that size themselves, as a JVM does, look there. The
-// container cannot write to these files, and the unit's limits hold anyway.
+// ShowLimits copies limits of the machine's unit to the group that its container sees as
+// the root of all groups. Programs that size themselves, such as a JVM, look there. The
+// container cannot write to these files, and the unit's limits apply in any case.
 func ShowLimits(name string) error {
 	for _, file := range []string{"memory.max", "memory.swap.max", "cpu.max", "pids.max"} {
 		value, err := os.ReadFile(filepath.Join(OfUnit(name), file))

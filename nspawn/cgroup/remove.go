@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Remove removes a control group and those below. systemd has done so unless
-// their paths are longer than it can handle.
+// Remove removes a control group and those below it. systemd does so itself, unless their
+// paths are too long for it.
 //
-// No path is used but the first: it goes down and up by descriptors, and holds one
-// at a time, as the groups may be nested to any depth.
+// The groups may be nested to any depth. So Remove uses no path but the first: it walks by
+// descriptors, and holds one at a time.
 func Remove(path string) error {
 	dir, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -58,7 +58,7 @@ func Remove(path string) error {
 	return nil
 }
 
-// firstGroup is the name of one of the groups directly in a group, "" if there is none.
+// firstGroup returns the name of a group directly in a group, or "" if there is none.
 func firstGroup(dir *os.File) (string, error) {
 	for {
 		entries, err := dir.ReadDir(128)

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a machine uses at one instant, nspawn itself included. A value
-// that this host cannot tell is nil: its controller is not enabled, or its
-// kernel is too old.
+// Usage is what a machine uses at one instant, including nspawn itself. A value is nil if
+// this host does not report it, because its controller is not enabled or its kernel is too
+// old.
 type Usage struct {
 	Time time.Time
 
@@ -36,13 +36,13 @@ type Memory struct {
 	Swap    *uint64 // memory.swap.current
 }
 
-// ReadUsage reads the control group of the machine's unit.
+// ReadUsage reads the usage from the control group of the machine's unit.
 func ReadUsage(name string) (Usage, error) {
 	return readUsage(os.DirFS(OfUnit(name)), anonymousMemory)
 }
 
-// readUsage reads the files of a control group (cgroup-v2.rst). memory returns that of
-// a process, for where the group has no memory files.
+// readUsage reads the files of a control group (cgroup-v2.rst). memory returns the memory
+// of a process; it is used if the group has no memory files.
 func readUsage(group fs.FS, memory func(pid int) uint64) (Usage, error) {
 	cpu, err := readFlat(group, "cpu.stat")
 	if err != nil {
@@ -66,7 +66,7 @@ func readMemory(group fs.FS, processMemory func(pid int) uint64) (Memory, error)
 	if errors.Is(err, fs.ErrNotExist) {
 		rss, err := sumProcesses(group, processMemory)
 		if errors.Is(err, errTooMany) {
-			return Memory{}, nil // not known
+			return Memory{}, nil // unknown
 		}
 		return Memory{RSS: &rss}, err
 	}
@@ -120,21 +120,21 @@ func readFlat(group fs.FS, name string) (map[string]uint64, error) {
 	return values, nil
 }
 
-// The bounds of what is read without a memory controller: the container decides how
+// Limits of what is read without a memory controller, because the container decides how
 // many groups and processes there are.
 const (
 	maxUsageGroups    = 2048
 	maxUsageProcesses = 4096
 )
 
-// errTooMany says that a machine has more groups or processes than are read.
+// errTooMany means that a machine has more groups or processes than are read.
 var errTooMany = errors.New("too many control groups or processes")
 
-// sumProcesses adds up a value over the processes of the group and those below.
+// sumProcesses adds up a value over the processes of the group and of the groups below it.
 func sumProcesses(group fs.FS, value func(pid int) uint64) (sum uint64, err error) {
 	groups, processes := 0, 0
 	err = fs.WalkDir(group, ".", func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) { // a group that ended meanwhile
+		if errors.Is(err, fs.ErrNotExist) { // the group was removed in the meantime
 			return nil
 		}
 		if err != nil || entry.Name() != "cgroup.procs" {
@@ -174,8 +174,9 @@ func passedOver(err error) bool {
 // anonymousMemory is the anonymous memory of a process in bytes, 0 if it is gone. What
 // processes share after a fork counts for each.
 //
-// /proc/PID/smaps_rollup would know better. But to read it takes the lock of the process's
-// memory, which the container can hold for ever, and time that grows with the memory.
+// /proc/PID/smaps_rollup would be more exact. But reading it takes the lock of the
+// process's memory, which the container can hold forever, and time that grows with the
+// memory.
 func anonymousMemory(pid int) uint64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

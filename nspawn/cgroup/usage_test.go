@@ -34,7 +34,7 @@ func TestUsage(t *testing.T) {
 	})
 }
 
-// Without controllers, what is not known is left out, not 0.
+// TestUsageWithoutControllers checks that unknown values are left out instead of being 0.
 func TestUsageWithoutControllers(t *testing.T) {
 	usage, err := readUsage(fstest.MapFS{
 		"cpu.stat":                        file("usage_usec 30\nuser_usec 20\nsystem_usec 10\n"),
@@ -48,7 +48,7 @@ func TestUsageWithoutControllers(t *testing.T) {
 	must.Nil(t, usage.Memory.Swap)
 }
 
-// TestUsageIsBounded has a machine with more groups and processes than are looked at.
+// TestUsageIsBounded reads a machine with more groups and processes than the limits.
 func TestUsageIsBounded(t *testing.T) {
 	base := fstest.MapFS{"cpu.stat": file("user_usec 20\nsystem_usec 10\n")}
 	groups, processes := maps.Clone(base), maps.Clone(base)

@@ -1,4 +1,5 @@
-// Package filelock lets one at a time work on a directory (While), or on a machine (Names).
+// Package filelock provides exclusive locks on a directory (While) and on names such as
+// those of machines (Names).
 package filelock
 
 import (

@@ -11,23 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked says that somebody else has locked the name.
+// ErrLocked means that another caller holds the lock of the name.
 var ErrLocked = errors.New("machine is being started or removed")
 
-// Names are the locks of machines and the like, by name, all in one file.
+// Names are locks by name. All of them are in one file.
 type Names struct{ File string }
 
-// Lock makes the caller the only one to start or remove the machine, among the
-// calls of this process and other plugins on the host, until the file is closed
-// or the process dies. Who holds it is done within its own deadline.
+// Lock waits until the caller is the only one that starts or removes the machine, among
+// the calls of this process and of other plugins on the host. The lock ends when the file
+// is closed or the process dies. Every holder has a deadline of its own, so Lock needs
+// none.
 func (n Names) Lock(name string) (*os.File, error) { return n.lockBy(unix.F_OFD_SETLKW, name) }
 
-// TryLock is Lock; if somebody holds it, the error is ErrLocked.
+// TryLock is like Lock, but returns ErrLocked if another caller holds the lock.
 func (n Names) TryLock(name string) (*os.File, error) { return n.lockBy(unix.F_OFD_SETLK, name) }
 
-// lockBy locks a byte of one file for all machines, at the hash of the name: no
-// file is left of a machine. Two of the same hash wait for each other. The lock
-// is of the open file, not of the process (fcntl(2), F_OFD_SETLK).
+// lockBy locks the byte of the file at the hash of the name, so that no file per machine
+// is left behind. Two names with the same hash wait for each other. The lock belongs to
+// the open file, not to the process (fcntl(2), F_OFD_SETLK).
 func (n Names) lockBy(how int, name string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(n.File), 0o755); err != nil {
 		return nil, fmt.Errorf("lock machine %s: %w", name, err)

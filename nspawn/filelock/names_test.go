@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Who waits for a machine that is being started gets it afterwards.
+// TestLock checks that a caller that waits for a lock gets it when the holder releases it.
 func TestLock(t *testing.T) {
 	locks := Names{File: filepath.Join(t.TempDir(), "run/lock")}
 	first, err := locks.Lock("machine")
@@ -42,7 +42,7 @@ func TestLock(t *testing.T) {
 	must.ErrorIs(t, ctx.Err(), context.Canceled)
 }
 
-// awaited tells whether somebody waits for a lock on the file (proc_locks(5)).
+// awaited reports whether someone waits for a lock on the file (proc_locks(5)).
 func awaited(t *testing.T, file *os.File) bool {
 	var stat unix.Stat_t
 	must.NoError(t, unix.Fstat(int(file.Fd()), &stat))

@@ -27,7 +27,7 @@ const (
 	boot   = "--console=read-only"
 )
 
-// uidBase keeps clear of the ranges of other machines.
+// uidBase is outside of the ranges of other machines.
 const uidBase = 1 << 30
 
 // machine is a container in a transient unit. Its payload is the shim.

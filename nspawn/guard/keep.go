@@ -1,5 +1,13 @@
-// Package guard protects the host where machines write to directories of its own, and
-// somebody on the host, as a Nomad agent, follows as root what they find there.
+// Package guard protects the host where machines write to directories of the host, and a
+// process of the host, such as a Nomad agent, follows paths in them as root.
+//
+// Nomad is kept from following symbolic links in two ways, because neither can replace the
+// other. Both mount a directory on itself with nosymfollow. For most allocations, package
+// parts does that with the directories that the machines write to, as long as there are
+// machines (machine.Bind.NoSymfollow): afterwards, Nomad must be able to move a sticky
+// disk, and a mount point cannot be moved. In the allocation of a dispatched job, Nomad
+// writes the payload to any path, before the task's machine exists and after another one
+// has ended. So ForbidLinks does it with the whole allocation, until Nomad has removed it.
 package guard
 
 import (
@@ -13,13 +21,14 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// Dir does on the host what the kernel needs to keep a directory, see [machine.Keep].
-// A mount of it with IDs apart does the rest.
+// Protect does on the host what the kernel needs to protect a directory (see
+// [machine.Keep]). The rest is done by an ID-mapped mount of the directory with IDs apart
+// from those of the host.
 func Protect(dir *os.File, what machine.Keep) error {
 	switch what {
 	case machine.KeepEntries:
-		// It is the only one that machines own: so they write to it, and own none of
-		// those in it that the host has made.
+		// Only this directory belongs to machines. So machines can write to it, but own
+		// none of the entries that the host has created in it.
 		if err := give(dir, idmap.ApartFirst); err != nil {
 			return fmt.Errorf("give %s to machines: %w", dir.Name(), err)
 		}
@@ -33,16 +42,16 @@ func Protect(dir *os.File, what machine.Keep) error {
 	return nil
 }
 
-// nobodys is an owner that no machine has, by no map.
+// nobodys is an owner that no map gives to a machine.
 const nobodys = 0xFFFFFFFE
 
 func give(dir *os.File, owner int) error {
 	return unix.Fchownat(int(dir.Fd()), "", owner, owner, unix.AT_EMPTY_PATH)
 }
 
-// Keep does for running machines what a start of theirs did for what a bind shows,
-// where somebody has undone that since: an agent gives directories to another user when
-// it starts. The directory lies below one that machines write to.
+// ProtectBind repeats for running machines what their start did for a bind, in case
+// someone has undone it: an agent gives directories to another user when it starts. The
+// directory lies below untrusted, to which machines write.
 func ProtectBind(bind machine.Bind, untrusted string) error {
 	dir, err := mounts.Open(bind.Source, untrusted)
 	if err != nil {

@@ -11,13 +11,14 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// ForbidLinks has nobody on the host follow a symbolic link in a directory, or below it,
-// until whoever owns it has emptied it, as Nomad does with that of an allocation. From
-// there on it cannot be moved elsewhere, nor what is in it.
+// ForbidLinks keeps every process on the host from following a symbolic link in a
+// directory or below it, until the directory's owner has emptied it, as Nomad does with
+// the directory of an allocation. Meanwhile, neither the directory nor its contents can be
+// moved elsewhere.
 //
-// It mounts the directory on itself. Who then removes all that is in it cannot remove
-// the directory itself: RemoveEmptied does, which finds it by a link in records, a
-// directory of ours.
+// It mounts the directory on itself. A process that removes everything in the directory
+// then cannot remove the directory itself. RemoveEmptied does that; it finds the directory
+// by a link in records, a directory of the driver.
 func ForbidLinks(records, dir string) error {
 	return filelock.While(records, 0o700, func() error {
 		record := filepath.Join(records, filepath.Base(dir))
@@ -55,7 +56,7 @@ func RemoveEmptied(records string) error {
 func removeEmptied(record string) error {
 	dir, err := os.Readlink(record)
 	if err != nil {
-		return nil // somebody else has removed it
+		return nil // another process has removed it
 	}
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {

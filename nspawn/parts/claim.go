@@ -8,18 +8,18 @@ import (
 	"nomad-driver-nspawn/nspawn/paths"
 )
 
-// claim records, by a symbolic link to it in one of the machine's directories,
-// that the machine writes to a directory that is not its own. Only one may.
+// claim records that the machine writes to a directory that is not its own, by a symbolic
+// link to it in one of the machine's directories. A directory can have only one writer.
 func (m *Maker) claim(dir, link string) error {
-	lock, err := m.locks.Lock("/") // of all claims: no machine is named so
+	lock, err := m.locks.Lock("/") // the lock of all claims; no machine has this name
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	for _, machine := range m.running() {
-		for _, claimed := range m.claims(machine) {
+	for _, name := range m.running() {
+		for _, claimed := range m.claims(name) {
 			if paths.Overlap(claimed, dir) {
-				return &BusyError{Dir: dir, Holder: machine}
+				return &BusyError{Dir: dir, Holder: name}
 			}
 		}
 	}
@@ -29,8 +29,8 @@ func (m *Maker) claim(dir, link string) error {
 	return nil
 }
 
-// running are the machines that have been started since the host was booted, and
-// not removed. What others have claimed is void.
+// running returns the machines that were started since the host was booted, and not
+// removed. The claims of other machines are void.
 func (m *Maker) running() (machines []string) {
 	dirs, _ := filepath.Glob(m.dirs.Machine("*")) // the pattern is well-formed
 	for _, dir := range dirs {
@@ -39,11 +39,11 @@ func (m *Maker) running() (machines []string) {
 	return machines
 }
 
-// claims are the directories that a machine has claimed: the image that it runs
-// in place, and upper layers of its overlays.
-func (m *Maker) claims(machine string) (dirs []string) {
-	links, _ := filepath.Glob(m.dirs.OverlayRW(machine, "*"))
-	for _, link := range append(links, m.dirs.Claim(machine)) {
+// claims returns the directories that a machine has claimed: the image that it runs in
+// place, and the upper layers of its overlays.
+func (m *Maker) claims(name string) (dirs []string) {
+	links, _ := filepath.Glob(m.dirs.OverlayRW(name, "*"))
+	for _, link := range append(links, m.dirs.Claim(name)) {
 		if dir, err := os.Readlink(link); err == nil {
 			dirs = append(dirs, dir)
 		}
@@ -51,11 +51,11 @@ func (m *Maker) claims(machine string) (dirs []string) {
 	return dirs
 }
 
-// BusyError says that a machine writes to the directory already, or to one above
-// or below it: it runs it in place, or has it as the upper layer of an overlay.
+// BusyError means that another machine already writes to the directory, or to one above or
+// below it: it runs the directory in place, or uses it as the upper layer of an overlay.
 type BusyError struct{ Dir, Holder string }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("directory %s is written to by machine %s: stop that task, or let this one write to one of its own "+
+	return fmt.Sprintf("directory %s is written to by machine %s: stop its task, or let this task write to a directory of its own "+
 		"(ephemeral = true; an empty upper layer of overlay)", e.Dir, e.Holder)
 }

@@ -16,9 +16,9 @@ import (
 // maxCredential is systemd's own limit (CREDENTIAL_SIZE_MAX in creds-util.h).
 const maxCredential = 1 << 20
 
-// makeCredentials writes the secrets of a machine into a directory that only root of
-// the host can read. nspawn reads them there at each start, so that what a task does
-// to its files later does not matter.
+// makeCredentials writes the machine's secrets into a directory that only root of the host
+// can read. nspawn reads them there at each start, so later changes to the task's files
+// have no effect.
 func (m *Maker) makeCredentials(_ context.Context, d *draft) error {
 	if len(d.spec.Credentials) == 0 {
 		return nil
@@ -42,7 +42,7 @@ func (m *Maker) makeCredentials(_ context.Context, d *draft) error {
 	return nil
 }
 
-// readCredential reads a file of the task, which may be anything by now.
+// readCredential reads a file of the task, which the task may have replaced by anything.
 func readCredential(credential machine.Credential) ([]byte, error) {
 	top, err := os.OpenRoot(credential.Dir)
 	if err != nil {
@@ -55,7 +55,7 @@ func readCredential(credential machine.Credential) ([]byte, error) {
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(err, errors.New("it is no regular file"))
+		return nil, errors.Join(err, errors.New("it is not a regular file"))
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxCredential+1))
 	if len(content) > maxCredential {

@@ -17,9 +17,9 @@ import (
 	"nomad-driver-nspawn/nspawn/paths"
 )
 
-// makeDevices makes nodes of the host's devices in the stage, which nspawn binds. They
-// have the machine's owners, which those of the host cannot have: its /dev cannot be
-// ID-mapped, and all of it would be nobody's.
+// makeDevices creates nodes of the host's devices in the stage, which nspawn binds. The
+// nodes have owners of the machine. The host's own nodes cannot have them: its /dev cannot
+// be ID-mapped, so they would all belong to nobody.
 func (m *Maker) makeDevices(_ context.Context, d *draft) error {
 	if len(d.spec.Devices) == 0 {
 		return nil
@@ -32,7 +32,7 @@ func (m *Maker) makeDevices(_ context.Context, d *draft) error {
 		return unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k,nr_inodes=1024")
 	})
 	if err != nil {
-		return fmt.Errorf("make a place for the machine's devices: %w", err)
+		return fmt.Errorf("make the file system of the machine's devices: %w", err)
 	}
 	d.spec.Devices = slices.Clone(d.spec.Devices)
 	for i := range d.spec.Devices {
@@ -44,11 +44,11 @@ func (m *Maker) makeDevices(_ context.Context, d *draft) error {
 	return nil
 }
 
-// devicesMount is a file system with the nodes of the machine's devices.
+// devicesMount is the file system that holds the nodes of the machine's devices.
 const devicesMount = "devices"
 
-// makeDevice names the device by its number from there on, so that the machine is let
-// at the one that it sees.
+// makeDevice creates the node of one device. It also replaces the device's path in the
+// spec by its number, so that the machine gets access to the device that it sees.
 func (m *Maker) makeDevice(d *draft, device *machine.Device, node string) error {
 	file, err := d.open(device.Source)
 	if err != nil {
@@ -86,7 +86,8 @@ func (m *Maker) makeDevice(d *draft, device *machine.Device, node string) error 
 	return nil
 }
 
-// makeDevicePoint: in its /dev, which is empty at first, nspawn makes them.
+// makeDevicePoint creates the mount point of a node. In /dev, which is empty at first,
+// nspawn creates the mount points.
 func (m *Maker) makeDevicePoint(d *draft, destination string) error {
 	if d.spec.Root.InPlace || paths.Within("/dev", destination) {
 		return nil
@@ -99,9 +100,9 @@ func (m *Maker) makeDevicePoint(d *draft, destination string) error {
 	return makeMountPoint(tree, destination, false, int(d.base))
 }
 
-// ownerInside is the host's number of an owner that has the same number in the machine as
-// the given one has on the host, as with docker; root's for those that a machine
-// has not.
+// ownerInside returns the ID on the host of an owner that has the given ID in the machine.
+// As in docker, the owner has the same ID in the machine as on the host. IDs that the
+// machine lacks become root's.
 func ownerInside(id uint32, d *draft) int {
 	if !d.spec.Root.UserNamespace {
 		return int(id)
@@ -112,7 +113,7 @@ func ownerInside(id uint32, d *draft) int {
 	return int(d.base + id)
 }
 
-// deviceBinds are the binds of the nodes.
+// deviceBinds returns the binds of the nodes.
 func deviceBinds(d dirs.Dirs, s machine.Spec) (binds []machine.Bind) {
 	for i, device := range s.Devices {
 		source := filepath.Join(d.Mounted(s.Machine, devicesMount), strconv.Itoa(i))

@@ -15,7 +15,7 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// makeDirectory makes the machine's own directory, with its gate.
+// makeDirectory creates the machine's own directory, with its gate.
 func (m *Maker) makeDirectory(_ context.Context, d *draft) error {
 	name := d.spec.Machine
 	for _, dir := range []string{m.dirs.Machine(name), m.dirs.Mounts(name)} {
@@ -28,7 +28,7 @@ func (m *Maker) makeDirectory(_ context.Context, d *draft) error {
 
 func (m *Maker) directoryOwners() ([]string, error) { return namesOf(m.dirs.Machine("*")) }
 
-// namesOf returns the last parts of the paths of a well-formed pattern.
+// namesOf returns the base names of the paths that match a well-formed pattern.
 func namesOf(pattern string) (names []string, err error) {
 	paths, err := filepath.Glob(pattern)
 	for _, path := range paths {
@@ -37,12 +37,12 @@ func namesOf(pattern string) (names []string, err error) {
 	return names, err
 }
 
-// removeDirectory removes the machine's own directory. A version before this one had
-// mounts in it, which the host's systemd sees, and nspawn's own directories there.
+// removeDirectory removes the machine's own directory. Earlier versions of the driver had
+// mounts in it, which the host's systemd sees, and directories of nspawn's own.
 func (m *Maker) removeDirectory(_ context.Context, name string) error {
 	dir := m.dirs.Machine(name)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		return removeEmpty(name) // as before most starts: the list of mounts may be long
+		return removeEmpty(name) // usual before a start; saves reading the list of mounts, which may be long
 	}
 	below, err := mounts.Below(dir)
 	if err != nil {
@@ -59,9 +59,10 @@ func (m *Maker) removeDirectory(_ context.Context, name string) error {
 	return tree.Remove(dir)
 }
 
-// removeEmpty removes the directories below /run/systemd/nspawn that an nspawn leaves
-// that was started by a version before this one, and killed; they are empty outside of
-// its mount namespace. A unit of before an upgrade from systemd 255 has none of its own.
+// removeEmpty removes the directories below /run/systemd/nspawn that remain if an nspawn
+// is killed that an earlier version of the driver started. Outside the unit's mount
+// namespace they are empty. Units started before an upgrade from systemd 255 have no mount
+// namespace of their own, hence the unmount.
 func removeEmpty(name string) error {
 	var errs []error
 	_ = unix.Unmount("/run/systemd/nspawn/unix-export/"+name, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // hardly ever mounted

@@ -10,34 +10,34 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// draft is a machine while it is prepared: what was asked for, and what was found out
-// and made for it so far.
+// draft is a machine while it is prepared: the request, and what was found out and made
+// for it so far.
 type draft struct {
 	spec   machine.Spec
-	notice func(string) // told what will take its time
+	notice func(string) // reports what takes long
 
 	base  uint32   // first UID of its range; 0 without a user namespace
 	users *os.File // the map of ID-mapped mounts; nil without a user namespace
 
-	image string   // the directory tree to run: the spec's, or where its disk is mounted
-	disk  string   // the raw disk or block device it is on, if it is
+	image string   // the directory tree to run: the one of the spec, or the mount point of its disk
+	disk  string   // the raw disk or block device that holds image, or ""
 	lower []string // layers of a copy-on-write root, the topmost first
 
-	names machine.Names // the spec's, with the addresses of a network that is given
+	names machine.Names // the spec's names, with the addresses of a given network
 
 	programs programs.Programs
-	stage    *stage.Stage // the caller's
+	stage    *stage.Stage // closed by the caller
 }
 
-// close lets go of what is only needed to prepare the machine.
+// close releases what is needed only during the preparation.
 func (d *draft) close() {
 	if d.users != nil {
 		d.users.Close()
 	}
 }
 
-// open opens what is at a path of the host that the machine is to see. From there on
-// nobody can change what that is.
+// open opens a path of the host that the machine will see. After that, nobody can change
+// which file it is.
 func (d *draft) open(path string) (*os.File, error) {
 	if d.isUntrusted(path) {
 		return mounts.Open(path, d.spec.Untrusted)
@@ -45,8 +45,8 @@ func (d *draft) open(path string) (*os.File, error) {
 	return mounts.Open(path, "")
 }
 
-// copyOf returns a detached copy, by [mounts.Copy] or [mounts.CopyOne], of what open has
-// opened. What a machine does with the symbolic links in it is its own affair.
+// copyOf returns a detached copy, made with [mounts.Copy] or [mounts.CopyOne], of a file
+// that open returned. The machine may follow symbolic links in it.
 func (d *draft) copyOf(file *os.File, by func(*os.File) (*os.File, error)) (*os.File, error) {
 	tree, err := by(file)
 	if err != nil || !d.isUntrusted(file.Name()) {
@@ -59,7 +59,7 @@ func (d *draft) copyOf(file *os.File, by func(*os.File) (*os.File, error)) (*os.
 	return tree, nil
 }
 
-// isUntrusted reports whether machines can change what is at a path of the host.
+// isUntrusted reports whether machines can change which file is at a path of the host.
 func (d *draft) isUntrusted(path string) bool {
 	return d.spec.Untrusted != "" && paths.Within(d.spec.Untrusted, path)
 }

@@ -12,7 +12,8 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// hostOf returns what the machine of a spec, whose UIDs begin at base, is run with.
+// hostOf returns the host's side of a machine whose UIDs begin at base: paths, programs
+// and binds.
 func hostOf(d dirs.Dirs, s machine.Spec, base uint32, p programs.Programs) machine.Host {
 	start := launch.Launch{
 		Program: p.Own, Keeper: stage.KeeperOf(d.Pin(s.Machine)), Namespace: "/" + filepath.Base(d.Pin(s.Machine)),
@@ -34,7 +35,7 @@ func hostOf(d dirs.Dirs, s machine.Spec, base uint32, p programs.Programs) machi
 	}
 }
 
-// nameBinds show the files by which the machine finds names.
+// nameBinds returns the binds of the files for name resolution.
 func nameBinds(d dirs.Dirs, s machine.Spec) (binds []machine.Bind) {
 	for _, file := range s.Names.Files() {
 		binds = append(binds, machine.Bind{

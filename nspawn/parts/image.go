@@ -10,8 +10,8 @@ import (
 	"nomad-driver-nspawn/nspawn/disk"
 )
 
-// makeImage finds the layers that the machine's root lies on. Those of the store are
-// referred to from now on, so that they are not collected. A disk is mounted.
+// makeImage finds the layers below the machine's root. It refers to an image of the store,
+// so that the store keeps it, and mounts a disk.
 func (m *Maker) makeImage(ctx context.Context, d *draft) (err error) {
 	root := d.spec.Root
 	d.image, d.disk = root.Image, root.Disk
@@ -30,7 +30,8 @@ func (m *Maker) makeImage(ctx context.Context, d *draft) (err error) {
 	return err
 }
 
-// attachDisk mounts the disk. One that others may exchange is handed over open.
+// attachDisk mounts the disk. If others can replace the disk's file, it passes an open
+// file.
 func (m *Maker) attachDisk(ctx context.Context, d *draft) (dir string, err error) {
 	root := d.spec.Root
 	image := disk.Image{Path: d.disk, Policy: root.DiskPolicy, Writable: root.InPlace && !root.ReadOnly}
@@ -45,8 +46,8 @@ func (m *Maker) attachDisk(ctx context.Context, d *draft) (dir string, err error
 	return m.disks.Attach(ctx, d.spec.Machine, image)
 }
 
-func (m *Maker) removeImage(ctx context.Context, machine string) error {
-	return errors.Join(m.disks.Detach(machine), m.images.Release(ctx, machine))
+func (m *Maker) removeImage(ctx context.Context, name string) error {
+	return errors.Join(m.disks.Detach(name), m.images.Release(ctx, name))
 }
 
 func (m *Maker) imageOwners() ([]string, error) {

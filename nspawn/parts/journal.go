@@ -11,9 +11,9 @@ import (
 
 const journalDir = "/var/log/journal"
 
-// makeJournal links the journal of a booted machine into the host's, as
-// `--link-journal=` of systemd-nspawn does, which writes by plain paths into the image
-// to do it. The link leads to where the machine's files are on the host.
+// makeJournal links the journal of a booted machine into the host's journal, like
+// `--link-journal=` of systemd-nspawn, which would write into the image by plain paths to
+// do so. The link leads to the machine's files on the host.
 func (m *Maker) makeJournal(_ context.Context, d *draft) error {
 	mode, optional := strings.CutPrefix(d.spec.LinkJournal, "try-")
 	if mode == "no" || mode == "" || d.spec.UUID == "" {
@@ -21,7 +21,7 @@ func (m *Maker) makeJournal(_ context.Context, d *draft) error {
 	}
 	err := m.linkJournal(d, mode)
 	if optional || mode == "auto" {
-		return nil // as it says
+		return nil // "try": without a journal on the host, there is no link
 	}
 	if err != nil {
 		return fmt.Errorf("link_journal: %w", err)
@@ -64,21 +64,21 @@ func (m *Maker) linkJournal(d *draft, mode string) error {
 	return os.Symlink(target, inside)
 }
 
-// removeJournal removes the link, if it is this machine's: tasks of one allocation
-// share the ID. A version before this one had nspawn make links into the machine's
+// removeJournal removes the link if it is this machine's: the tasks of an allocation share
+// the ID. Earlier versions of the driver had nspawn create links into the machine's
 // directory.
-func (m *Maker) removeJournal(_ context.Context, machine string) error {
+func (m *Maker) removeJournal(_ context.Context, name string) error {
 	links, err := filepath.Glob(filepath.Join(journalDir, "*"))
 	if err != nil {
 		return err
 	}
-	own, _ := os.Readlink(m.dirs.Journal(machine))
+	own, _ := os.Readlink(m.dirs.Journal(name))
 	for _, link := range links {
 		target, err := os.Readlink(link)
 		if err != nil {
 			continue
 		}
-		if target == own || below(m.dirs.Machine(machine), target) {
+		if target == own || below(m.dirs.Machine(name), target) {
 			if err := ignoreNotExist(os.Remove(link)); err != nil {
 				return fmt.Errorf("remove the link to the machine's journal: %w", err)
 			}

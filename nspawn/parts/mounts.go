@@ -19,9 +19,9 @@ import (
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
-// makeMounts mounts in the stage what the machine shows: binds and overlays. It comes
-// when nothing is written to the root any more: directories of it may be layers, which
-// must not change.
+// makeMounts mounts in the stage what the machine shows: binds and overlays. It runs when
+// nothing writes to the root any more, because directories of the root may be layers,
+// which must not change.
 func (m *Maker) makeMounts(ctx context.Context, d *draft) error {
 	list := shownBy(d.spec)
 	if err := m.makeMountPoints(d, list); err != nil {
@@ -52,7 +52,7 @@ func (m *Maker) makeMounts(ctx context.Context, d *draft) error {
 	})
 }
 
-// makeMountPoints makes them in a root that is only this machine's.
+// makeMountPoints creates the mount points in a root that only this machine uses.
 func (m *Maker) makeMountPoints(d *draft, list []shown) error {
 	if d.spec.Root.InPlace {
 		return nil
@@ -92,7 +92,7 @@ func (m *Maker) makeMountPoints(d *draft, list []shown) error {
 	return nil
 }
 
-// openShown returns a detached mount with the owners of the machine.
+// openShown returns what the machine shows as a detached mount with the machine's owners.
 func (m *Maker) openShown(ctx context.Context, d *draft, s shown) (tree *os.File, err error) {
 	if s.overlay != nil {
 		tree, err = m.openOverlay(d, *s.overlay, filepath.Base(s.name))
@@ -151,7 +151,7 @@ func (d *draft) openBind(ctx context.Context, bind machine.Bind) (*os.File, erro
 	return tree, nil
 }
 
-// mapOwners maps the owners in the mount of a bind by the machine's user namespace.
+// mapOwners maps the owners in the mount of a bind to the machine's user namespace.
 func (d *draft) mapOwners(tree *os.File, bind machine.Bind) error {
 	users := d.users
 	if bind.Keep == machine.KeepEntries || bind.Keep == machine.KeepAll {
@@ -165,7 +165,8 @@ func (d *draft) mapOwners(tree *os.File, bind machine.Bind) error {
 	return idmap.Map(int(tree.Fd()), bind.Source, users)
 }
 
-// nameUnmappable names what is mounted below a path, if it is what cannot be mapped.
+// nameUnmappable adds to an error which mount below the path cannot be ID-mapped, if it is
+// one of these.
 func nameUnmappable(path string, err error) error {
 	below, _ := mounts.Below(path)
 	for _, mount := range below {
@@ -177,7 +178,7 @@ func nameUnmappable(path string, err error) error {
 	return err
 }
 
-// placeInside mounts a tree in that of another one, which is mounted already.
+// placeInside mounts a tree inside another one, which is already mounted.
 func placeInside(top *os.File, outer, s shown, tree *os.File, owner int) error {
 	name := strings.TrimPrefix(s.destination, strings.TrimSuffix(outer.destination, "/")+"/")
 	info, err := tree.Stat()
@@ -193,16 +194,17 @@ func placeInside(top *os.File, outer, s shown, tree *os.File, owner int) error {
 	if err != nil {
 		return err
 	}
-	// What covers itself, as the log directory in the shared one, has to do that.
+	// A mount that covers itself, as the log directory in the shared one does, must really
+	// cover itself.
 	self := s.bind != nil && outer.bind != nil && s.bind.Source == filepath.Join(outer.bind.Source, name)
 	if self && !os.SameFile(point, info) {
-		return fmt.Errorf("%s has been exchanged for something else", s.bind.Source)
+		return fmt.Errorf("%s has been replaced by something else", s.bind.Source)
 	}
 	return mounts.Attach(tree, at)
 }
 
-// makePointBeneath opens a mount point, which it makes of the machine's root if it is
-// missing. Others may change what is there at the same time: no link is followed.
+// makePointBeneath opens a mount point, and creates it for the machine's root if it is
+// missing. It follows no links, because others may change the directory at the same time.
 func makePointBeneath(top *os.File, name string, isDir bool, owner int) (*os.File, error) {
 	dir, err := mounts.OpenBeneath(top, ".", unix.O_DIRECTORY)
 	if err != nil {

@@ -9,9 +9,8 @@ import (
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
-// makeNetwork reserves the ports of the host, or prepares a network namespace that is
-// given. The links of a machine are made when its payload waits, see
-// nspawn.Manager.Connect.
+// makeNetwork reserves the ports of the host, or prepares a given network namespace. The
+// machine's links are created later, when its payload waits (nspawn.Manager.Connect).
 func (m *Maker) makeNetwork(_ context.Context, d *draft) error {
 	if err := m.networks.Reserve(d.spec.Machine, d.spec.Network.Ports); err != nil {
 		return fmt.Errorf("ports: %w", err)
@@ -28,8 +27,8 @@ func (m *Maker) makeNetwork(_ context.Context, d *draft) error {
 	return nil
 }
 
-// prepareNamespace makes a network namespace fit for a machine with a user namespace
-// that does not own it. Nobody else uses it but the tasks of its allocation.
+// prepareNamespace makes a network namespace usable for a machine with a user namespace
+// that does not own it. Only the tasks of its allocation use the namespace.
 func prepareNamespace(path string) (links.Connection, error) {
 	namespace, err := os.Open(path)
 	if err != nil {
@@ -42,12 +41,12 @@ func prepareNamespace(path string) (links.Connection, error) {
 	return links.ReadConnection(namespace)
 }
 
-func (m *Maker) removeNetwork(ctx context.Context, machine string) error {
-	return m.networks.Remove(ctx, machine)
+func (m *Maker) removeNetwork(ctx context.Context, name string) error {
+	return m.networks.Remove(ctx, name)
 }
 
-// makeNames writes the files by which the machine finds names. They are the host's, so
-// that they can change while it runs, and nothing in it decides where they are.
+// makeNames writes the files for name resolution. They are files of the host, so they can
+// change while the machine runs, and nothing in the machine decides where they are.
 func (m *Maker) makeNames(_ context.Context, d *draft) error {
 	for _, file := range d.names.Files() {
 		path := m.dirs.Named(d.spec.Machine, file.Path)
@@ -57,7 +56,7 @@ func (m *Maker) makeNames(_ context.Context, d *draft) error {
 		if err := os.WriteFile(path, []byte(file.Content), 0o644); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", file.Path, err)
 		}
-		// Whatever the umask is: everybody in the machine reads them.
+		// Everybody in the machine must be able to read them, whatever the umask is.
 		if err := os.Chmod(path, 0o644); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", file.Path, err)
 		}

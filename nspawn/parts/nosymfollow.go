@@ -15,9 +15,10 @@ import (
 	"nomad-driver-nspawn/nspawn/mounts"
 )
 
-// makeNoSymfollow has the host's root follow no symbolic link in what the machine shows of
-// its allocation: Nomad opens what somebody wants to see of it after it has looked where
-// the path leads, and in between a machine exchanges a directory for a link.
+// makeNoSymfollow keeps the host's root from following symbolic links in the directories
+// of the allocation that the machine sees. Nomad checks where a path leads and then opens
+// it, and in between a machine could replace a directory by a link. Package guard explains
+// the ways in which Nomad is protected.
 func (m *Maker) makeNoSymfollow(_ context.Context, d *draft) error {
 	lock, err := m.lockNoSymfollow()
 	if err != nil {
@@ -47,7 +48,7 @@ func (m *Maker) makeNoSymfollowOne(d *draft, path, name string) error {
 	}
 	users := m.dirs.NoSymfollowUsers(path)
 	if _, err := os.Stat(users); isPoint && errors.Is(err, fs.ErrNotExist) {
-		return mounts.ForbidLinks(dir) // who has mounted it takes it away
+		return mounts.ForbidLinks(dir) // whoever mounted it unmounts it
 	}
 	records := m.dirs.NoSymfollowDirs(d.spec.Machine)
 	for _, dir := range []string{records, users} {
@@ -63,10 +64,10 @@ func (m *Maker) makeNoSymfollowOne(d *draft, path, name string) error {
 	return mounts.ForbidLinks(dir)
 }
 
-// removeNoSymfollow takes away the mounts that no other machine needs: from there on Nomad
-// can move what is in them.
-func (m *Maker) removeNoSymfollow(_ context.Context, machine string) error {
-	records, _ := filepath.Glob(filepath.Join(m.dirs.NoSymfollowDirs(machine), "*")) // the pattern is well-formed
+// removeNoSymfollow removes the mounts that no other machine needs. After that, Nomad can
+// move what is in them.
+func (m *Maker) removeNoSymfollow(_ context.Context, name string) error {
+	records, _ := filepath.Glob(filepath.Join(m.dirs.NoSymfollowDirs(name), "*")) // the pattern is well-formed
 	if len(records) == 0 {
 		return nil
 	}
@@ -75,12 +76,12 @@ func (m *Maker) removeNoSymfollow(_ context.Context, machine string) error {
 		return err
 	}
 	defer lock.Close()
-	for _, record := range slices.Backward(records) { // what is deeper first
+	for _, record := range slices.Backward(records) { // the deepest first
 		path, err := os.Readlink(record)
 		if err != nil {
-			return fmt.Errorf("read which directory machine %s has mounted: %w", machine, err)
+			return fmt.Errorf("read which directory machine %s has mounted: %w", name, err)
 		}
-		if err := m.leaveNoSymfollow(path, machine); err != nil {
+		if err := m.leaveNoSymfollow(path, name); err != nil {
 			return err
 		}
 		if err := os.Remove(record); err != nil {
@@ -91,9 +92,9 @@ func (m *Maker) removeNoSymfollow(_ context.Context, machine string) error {
 }
 
 // leaveNoSymfollow unmounts a directory if this was its last machine.
-func (m *Maker) leaveNoSymfollow(path, machine string) error {
+func (m *Maker) leaveNoSymfollow(path, name string) error {
 	users := m.dirs.NoSymfollowUsers(path)
-	if err := ignoreNotExist(os.Remove(filepath.Join(users, machine))); err != nil {
+	if err := ignoreNotExist(os.Remove(filepath.Join(users, name))); err != nil {
 		return err
 	}
 	err := os.Remove(users)
@@ -110,9 +111,9 @@ func (m *Maker) leaveNoSymfollow(path, machine string) error {
 	return nil
 }
 
-// removeAlone removes an empty directory that is alone in the one above it, and that one:
-// Nomad removes all of an allocation, and cannot remove what is mounted. One that is in
-// use has others beside it.
+// removeAlone removes an empty directory and its parent if the parent contains nothing
+// else: Nomad has then removed the allocation, except for what was mounted. In an
+// allocation in use, the parent contains more.
 func removeAlone(dir string) {
 	above := filepath.Dir(dir)
 	if beside, err := os.ReadDir(above); err != nil || len(beside) != 1 {
@@ -123,4 +124,4 @@ func removeAlone(dir string) {
 	}
 }
 
-func (m *Maker) lockNoSymfollow() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine is named so
+func (m *Maker) lockNoSymfollow() (*os.File, error) { return m.locks.Lock("/unlinked") } // no machine has this name

@@ -24,7 +24,7 @@ func (m *Maker) openOverlay(d *draft, overlay machine.Overlay, index string) (*o
 	name, root := d.spec.Machine, m.dirs.Root(d.spec.Machine)
 	merged := rootfs.Overlay{Target: m.dirs.Mounted(name, layersMount), Within: d.stage.Do, UIDBase: d.base}
 	if !d.spec.Root.InPlace {
-		merged.Root = root // which has the machine's owners already
+		merged.Root = root // its files already have the machine's owners
 	}
 	merged.Open = func(path string) (*os.File, error) {
 		if paths.Within(root, path) {
@@ -56,8 +56,8 @@ func (m *Maker) openOverlay(d *draft, overlay machine.Overlay, index string) (*o
 	return merged.Assemble()
 }
 
-// openInRoot returns a directory of the machine's root as a detached mount. Symbolic
-// links lead to where they do in the machine.
+// openInRoot returns a directory of the machine's root as a detached mount. Symbolic links
+// are resolved as in the machine.
 func (d *draft) openInRoot(root, name string) (tree *os.File, err error) {
 	err = d.stage.Do(func() error {
 		top, err := mounts.Open(root, "")
@@ -78,27 +78,27 @@ func (d *draft) openInRoot(root, name string) (tree *os.File, err error) {
 	return tree, err
 }
 
-// removeMounts releases the upper layers of overlays. What was mounted ends with the
+// removeMounts releases the upper layers of overlays. The mounts themselves end with the
 // stage.
-func (m *Maker) removeMounts(_ context.Context, machine string) error {
-	links, _ := filepath.Glob(m.dirs.OverlayRW(machine, "*")) // the pattern is well-formed
+func (m *Maker) removeMounts(_ context.Context, name string) error {
+	links, _ := filepath.Glob(m.dirs.OverlayRW(name, "*")) // the pattern is well-formed
 	for _, link := range links {
 		upper, err := os.Readlink(link)
 		if err != nil {
-			continue // it was only this machine's
+			continue // a directory of this machine, removed with its writable layer
 		}
-		if err := removeWork(filepath.Dir(upper), dirs.OverlayWork(machine, filepath.Base(link))); err != nil {
+		if err := removeWork(filepath.Dir(upper), dirs.OverlayWork(name, filepath.Base(link))); err != nil {
 			return err
 		}
 		if err := os.Remove(link); err != nil {
 			return fmt.Errorf("release upper layer %s: %w", upper, err)
 		}
 	}
-	return ignoreNotExist(os.Remove(m.dirs.Claim(machine)))
+	return ignoreNotExist(os.Remove(m.dirs.Claim(name)))
 }
 
-// removeWork removes a work directory. There were no links in the path of its parent
-// when it was made: behind one that is there now, it is not.
+// removeWork removes a work directory. The path of its parent had no links when the work
+// directory was made, so behind a link there is nothing to remove.
 func removeWork(parent, name string) error {
 	dir, err := mounts.Open(parent, "/")
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

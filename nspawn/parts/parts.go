@@ -1,5 +1,5 @@
-// Package parts makes and removes all that a machine has on the host but its unit. Each
-// part has a file here, and can be found again by the machine's name alone.
+// Package parts makes and removes everything that a machine has on the host, except its
+// unit. Each part has a file here, and can be found again by the machine's name alone.
 package parts
 
 import (
@@ -18,7 +18,7 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// Maker makes the parts of machines, and removes them.
+// Maker makes and removes the parts of machines.
 type Maker struct {
 	dirs   dirs.Dirs
 	ranges idmap.Ranges
@@ -29,7 +29,7 @@ type Maker struct {
 	networks *network.Host // nil without networks
 }
 
-// New returns the maker of what is at these places.
+// New returns a maker for machines at these places.
 func New(dirs dirs.Dirs, locks filelock.Names, networks *network.Host) *Maker {
 	return &Maker{
 		dirs: dirs, ranges: idmap.Ranges{Dir: dirs.Ranges()}, images: store.Store{Dir: dirs.Images()},
@@ -40,19 +40,19 @@ func New(dirs dirs.Dirs, locks filelock.Names, networks *network.Host) *Maker {
 // part is one of the things that a machine has on the host.
 type part struct {
 	name string
-	// make makes it for a machine that is to be started. It undoes nothing: remove
-	// does.
+	// make creates the part for a machine that is about to start. After an error, make
+	// does not clean up: remove does.
 	make func(context.Context, *draft) error
-	// remove removes what there is of it by the machine's name; often that is
+	// remove removes what exists of the part, by the machine's name. Often that is
 	// nothing.
-	remove func(ctx context.Context, machine string) error
-	// owners are the machines that have it, for parts that can outlive all others.
+	remove func(ctx context.Context, name string) error
+	// owners returns the machines that have the part, for parts that can outlive all
+	// others.
 	owners func() ([]string, error)
 }
 
-// parts are all that a machine has on the host but its unit, in the order in which
-// they are made. They are removed in the opposite one, so that the machine's
-// directory goes last.
+// parts returns the parts in the order in which they are made. They are removed in the
+// opposite order, so that the machine's directory is removed last.
 func (m *Maker) parts() []part {
 	return []part{
 		{name: "directory", make: m.makeDirectory, remove: m.removeDirectory, owners: m.directoryOwners},
@@ -62,7 +62,7 @@ func (m *Maker) parts() []part {
 		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
 		{name: "network", make: m.makeNetwork, remove: m.removeNetwork, owners: m.networks.Owners},
 		{name: "names", make: m.makeNames},
-		{name: "unlinked directories", make: m.makeNoSymfollow, remove: m.removeNoSymfollow},
+		{name: "nosymfollow mounts", make: m.makeNoSymfollow, remove: m.removeNoSymfollow},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},
 		{name: "devices", make: m.makeDevices},
@@ -72,9 +72,9 @@ func (m *Maker) parts() []part {
 	}
 }
 
-// Prepare makes the parts of a machine that is to be run with these programs, in a stage of
-// NewStage. It undoes nothing: Remove does. It returns the spec, with what was found out,
-// and what the machine is run with.
+// Prepare makes the parts of a machine that will run with these programs, in a stage that
+// NewStage returned. After an error it does not clean up: Remove does. It returns the
+// spec, completed with what was found out, and the host's side of the machine.
 func (m *Maker) Prepare(ctx context.Context, s machine.Spec, p programs.Programs, stage *stage.Stage, notice func(string)) (machine.Spec, machine.Host, error) {
 	d := &draft{spec: s, programs: p, stage: stage, notice: notice}
 	defer d.close()
@@ -92,13 +92,13 @@ func (m *Maker) Prepare(ctx context.Context, s machine.Spec, p programs.Programs
 	return d.spec, hostOf(m.dirs, d.spec, d.base, p), nil
 }
 
-// Remove removes what Prepare made, and what nspawn leaves.
-func (m *Maker) Remove(ctx context.Context, machine string) error {
+// Remove removes what Prepare made, and what nspawn leaves behind.
+func (m *Maker) Remove(ctx context.Context, name string) error {
 	for _, part := range slices.Backward(m.parts()) {
 		if part.remove == nil {
 			continue
 		}
-		if err := part.remove(ctx, machine); err != nil {
+		if err := part.remove(ctx, name); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}

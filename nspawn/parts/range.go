@@ -6,8 +6,8 @@ import (
 	"nomad-driver-nspawn/nspawn/idmap"
 )
 
-// makeRange finds the machine's UIDs. One with a limited writable layer has some even
-// without a user namespace, see makeWritable.
+// makeRange acquires the machine's UID range. A machine with a limited writable layer has
+// one even without a user namespace, see makeWritable.
 func (m *Maker) makeRange(_ context.Context, d *draft) (err error) {
 	if !d.spec.Root.UserNamespace {
 		return nil
@@ -19,6 +19,6 @@ func (m *Maker) makeRange(_ context.Context, d *draft) (err error) {
 	return err
 }
 
-func (m *Maker) removeRange(_ context.Context, machine string) error {
-	return m.ranges.Release(machine)
+func (m *Maker) removeRange(_ context.Context, name string) error {
+	return m.ranges.Release(name)
 }

@@ -47,15 +47,15 @@ func (m *Maker) makeRoot(ctx context.Context, d *draft) error {
 			return err
 		}
 	}
-	return d.stage.Do(func() error { return secureAndFurnish(root, d.spec, int(d.base)) })
+	return d.stage.Do(func() error { return secureAndPopulate(root, d.spec, int(d.base)) })
 }
 
-// layersMount is where the layers of overlays are mounted while these are made.
+// layersMount is where the layers of overlays are mounted while the overlays are made.
 const layersMount = "layers"
 
-// secureAndFurnish first makes directories of what the image has instead of some:
-// nothing is to be put behind a link that will not be there.
-func secureAndFurnish(dir string, s machine.Spec, owner int) error {
+// secureAndPopulate first creates the directories that the image replaces by something
+// else: nothing may be written behind a link that will disappear.
+func secureAndPopulate(dir string, s machine.Spec, owner int) error {
 	root, err := mounts.Open(dir, "")
 	if err != nil {
 		return err
@@ -64,11 +64,11 @@ func secureAndFurnish(dir string, s machine.Spec, owner int) error {
 	if err := places.Secure(root, true, owner); err != nil {
 		return err
 	}
-	return furnish(dir, s, owner)
+	return populateRoot(dir, s, owner)
 }
 
-// makeRootInPlace is for an image that nspawn ID-maps itself. One that may be
-// written to has only one machine.
+// makeRootInPlace mounts an image that nspawn ID-maps itself. A writable image can have
+// only one machine.
 func (m *Maker) makeRootInPlace(d *draft) error {
 	file, err := d.open(d.image)
 	if err != nil {
@@ -93,8 +93,8 @@ func (m *Maker) makeRootInPlace(d *draft) error {
 	return d.stage.Do(func() error { return place(tree, m.dirs.Root(d.spec.Machine)) })
 }
 
-// openLayer returns a directory of the host as a detached mount, without what is
-// mounted below.
+// openLayer returns a directory of the host as a detached mount, without the mounts below
+// it.
 func (d *draft) openLayer(path string) (*os.File, error) {
 	file, err := d.open(path)
 	if err != nil {
@@ -104,8 +104,8 @@ func (d *draft) openLayer(path string) (*os.File, error) {
 	return d.copyOf(file, mounts.CopyOne)
 }
 
-// assemble returns the merged tree of an overlay. Where its layers cannot be
-// ID-mapped, which an attempt tells, it is the slower one of changed owners.
+// assemble returns the merged tree of an overlay. If an attempt shows that its layers
+// cannot be ID-mapped, it falls back to the slower overlay with changed owners.
 func (d *draft) assemble(ctx context.Context, overlay rootfs.Overlay) (*os.File, error) {
 	tree, err := overlay.Assemble()
 	if errors.Is(err, idmap.ErrUnmappable) {
@@ -115,9 +115,9 @@ func (d *draft) assemble(ctx context.Context, overlay rootfs.Overlay) (*os.File,
 	return tree, err
 }
 
-// makePartitions covers the further partitions of a disk, as /usr or /var, which
-// are mounted below its root, like the root itself. An EFI partition is not for
-// machines, nor can it be a layer (vfat).
+// makePartitions covers the further partitions of a disk, such as /usr or /var, which are
+// mounted below its root. They are treated like the root. An EFI partition is left out:
+// machines do not need it, and vfat cannot be a layer.
 func (m *Maker) makePartitions(ctx context.Context, d *draft, root rootfs.Overlay) error {
 	partitions, err := mounts.Below(d.image)
 	if err != nil {
@@ -145,8 +145,7 @@ func (m *Maker) makePartitions(ctx context.Context, d *draft, root rootfs.Overla
 	return nil
 }
 
-// attachIn mounts a detached tree at a directory that is there, below a mount of the
-// stage.
+// attachIn mounts a detached tree on an existing directory below a mount of the stage.
 func attachIn(mount, name string, tree *os.File) error {
 	top, err := mounts.Open(mount, "")
 	if err != nil {

@@ -14,19 +14,19 @@ import (
 
 // shown is a place in the machine that shows something of the host, or an overlay.
 type shown struct {
-	name        string // of its mount in the stage, as binds/0
+	name        string // of its mount in the stage, for example binds/0
 	destination string
 	readOnly    bool
 	bind        *machine.Bind
 	overlay     *machine.Overlay
 	memory      *machine.Memory
-	// inside is the index of another one that this one lies in, -1 if it lies in
-	// none. It is mounted there by us, beforehand: who decides what is in the outer
-	// one, as a task of the same allocation, decides nothing about where it lands.
+	// inside is the index of the place that this one lies in, or -1. The driver mounts the
+	// inner one beforehand. Otherwise whoever can change the outer one, such as a task of
+	// the same allocation, could decide where the mount lands.
 	inside int
 }
 
-// shownBy returns what a machine shows, each after those that it may lie in.
+// shownBy returns the places of a machine, each after those that it may lie in.
 func shownBy(s machine.Spec) []shown {
 	var list []shown
 	for i := range s.Binds {
@@ -58,7 +58,7 @@ func shownBy(s machine.Spec) []shown {
 // below reports whether a path lies below another.
 func below(dir, path string) bool { return path != dir && paths.Within(dir, path) }
 
-// nspawnBinds are the binds that nspawn makes, each with all that lies inside.
+// nspawnBinds returns the binds that nspawn makes, each with everything that lies inside.
 func nspawnBinds(list []shown, path func(name string) string) (binds []machine.Bind) {
 	for i, s := range list {
 		if s.inside < 0 {
@@ -68,7 +68,7 @@ func nspawnBinds(list []shown, path func(name string) string) (binds []machine.B
 	return binds
 }
 
-// readOnly reports whether something, and all that lies inside, is read-only.
+// readOnly reports whether a place, and everything that lies inside, is read-only.
 func readOnly(list []shown, i int) bool {
 	if !list[i].readOnly {
 		return false

@@ -14,7 +14,8 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// NewStage makes the mount namespace that nspawn will run in. It knows no machine yet.
+// NewStage makes the mount namespace that nspawn will run in. It does not belong to a
+// machine yet.
 func (m *Maker) NewStage() (*stage.Stage, error) {
 	// The mount point is on the host, below a mount that is read-only in the stage.
 	if err := os.MkdirAll("/run/systemd/nspawn", 0o755); err != nil {
@@ -26,7 +27,7 @@ func (m *Maker) NewStage() (*stage.Stage, error) {
 	return stage.New(m.dirs.Pins())
 }
 
-// makeStage makes the stage the machine's.
+// makeStage assigns the stage to the machine.
 func (m *Maker) makeStage(_ context.Context, d *draft) error {
 	name := d.spec.Machine
 	if err := d.stage.Pin(m.dirs.Machine(name), m.dirs.Pin(name)); err != nil {
@@ -57,9 +58,9 @@ func (m *Maker) makeStage(_ context.Context, d *draft) error {
 	})
 }
 
-// shimFor returns the program that the machine begins with. The root of a machine
-// without a user namespace can write to it, whatever its mount says: such a machine has
-// a copy of what the host runs.
+// shimFor returns the program that the machine begins with. Root of a machine without a
+// user namespace can write to the program, even if its mount is read-only. So such a
+// machine has a copy of the host's program.
 func (m *Maker) shimFor(d *draft) (string, error) {
 	if d.spec.Root.UserNamespace {
 		return d.programs.Own, nil
@@ -75,14 +76,15 @@ func (m *Maker) shimFor(d *draft) (string, error) {
 	return path, nil
 }
 
-// Where the shim and the gate are mounted, see package gate, and the files of names.
+// The mounts of the shim, of the gate (package gate), and of the files for name
+// resolution.
 const (
 	shimMount  = "shim"
 	gateMount  = "gate"
 	namesMount = "names"
 )
 
-// copyOf returns what is at a path of ours as a detached mount.
+// copyOf returns a path of the driver as a detached mount.
 func copyOf(path string) (*os.File, error) {
 	file, err := mounts.Open(path, "")
 	if err != nil {
@@ -92,7 +94,8 @@ func copyOf(path string) (*os.File, error) {
 	return mounts.Copy(file)
 }
 
-// place mounts a detached tree where nspawn finds it, in the stage that this thread is in.
+// place mounts a detached tree where nspawn expects it, in the stage that this thread is
+// in.
 func place(tree *os.File, path string) error {
 	info, err := tree.Stat()
 	if err != nil {
@@ -117,7 +120,7 @@ func place(tree *os.File, path string) error {
 	return mounts.Attach(tree, at)
 }
 
-// makeSeal comes last: nothing can be mounted any more.
+// makeSeal comes last: after it, nothing can be mounted any more.
 func (m *Maker) makeSeal(_ context.Context, d *draft) error { return d.stage.Seal() }
 
 func (m *Maker) removeStage(_ context.Context, machine string) error {

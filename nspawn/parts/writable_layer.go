@@ -8,9 +8,9 @@ import (
 	"nomad-driver-nspawn/nspawn/tree"
 )
 
-// makeWritable makes the machine's writable layer, if it is limited; else the root does.
-// The projects that it may be of are numbered as the UIDs of its range, which is no
-// other machine's; so it has one also if it has no user namespace.
+// makeWritable makes the machine's writable layer if it is limited; otherwise makeRoot
+// does. Project quota IDs are taken from the machine's UID range, because that range is
+// already unique. Therefore a range is acquired even without a user namespace.
 func (m *Maker) makeWritable(_ context.Context, d *draft) error {
 	writable := d.spec.Root.WritableLayer
 	if writable.Max == 0 || writable.InMemory {
@@ -26,11 +26,11 @@ func (m *Maker) makeWritable(_ context.Context, d *draft) error {
 	return nil
 }
 
-func (m *Maker) removeWritable(_ context.Context, machine string) error {
-	if err := quota.End(m.dirs.WritableLayer(machine)); err != nil {
+func (m *Maker) removeWritable(_ context.Context, name string) error {
+	if err := quota.End(m.dirs.WritableLayer(name)); err != nil {
 		return err
 	}
-	return tree.Remove(m.dirs.WritableLayer(machine))
+	return tree.Remove(m.dirs.WritableLayer(name))
 }
 
 func (m *Maker) writableOwners() ([]string, error) { return namesOf(m.dirs.WritableLayer("*")) }

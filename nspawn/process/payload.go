@@ -9,15 +9,15 @@ import (
 )
 
 // Leader returns the machine's PID 1: the child of systemd-nspawn that heads a PID
-// namespace. Its short-lived other children do not.
+// namespace. Its other children are short-lived and do not.
 func Leader(nspawn int) (Process, error) {
 	if nspawn == 0 {
-		return Process{}, fmt.Errorf("the machine does not run: %w", os.ErrProcessDone)
+		return Process{}, fmt.Errorf("the machine is not running: %w", os.ErrProcessDone)
 	}
 	return child(nspawn, 1)
 }
 
-// Payload is the process that the job asked for.
+// Payload returns the process that the job asked for.
 func Payload(leader Process, m machine.Mode) (Process, error) {
 	if m == machine.ProcessTwo {
 		return child(leader.PID, 2)
@@ -25,13 +25,13 @@ func Payload(leader Process, m machine.Mode) (Process, error) {
 	return leader, nil
 }
 
-// payloadTimeout is how long the payload is looked for after the machine is
-// up. It is there in well under a millisecond, if not already gone again.
+// payloadTimeout limits the search for the payload after the machine is up. The payload
+// appears in well under a millisecond, unless it has already ended.
 const payloadTimeout = time.Second
 
-// FindPayload finds the payload of a machine that may be being started: the leader is
-// there before its stub init has forked the payload, and no event tells of the fork.
-// Hence a few looks, while there is a leader.
+// FindPayload waits for the payload of a machine that may still be starting. The leader
+// exists before its stub init has forked the payload, and no event reports the fork. So
+// FindPayload looks a few times, for as long as there is a leader.
 func FindPayload(leaderPID int, m machine.Mode) (Process, error) {
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()

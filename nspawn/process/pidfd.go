@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/nspawn/pidfd"
 )
 
-// Open returns a pidfd of just this process, nil if it is gone: it is looked at
-// again, so that no other process that got its PID can be meant.
+// Open returns a pidfd of exactly this process, or nil if the process has ended. It checks
+// the process again after opening, in case another process has got its PID.
 func (p Process) Open() *os.File {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err != nil {
@@ -27,12 +27,12 @@ func (p Process) Open() *os.File {
 	return file
 }
 
-// KilledBy is the signal that killed the process of a pidfd, 0 if it exited or
-// the kernel does not tell.
+// KilledBy returns the signal that killed the process of a pidfd, or 0 if the process
+// exited or the kernel cannot say.
 //
-// The exit status of systemd-nspawn does not tell which signal killed the
-// payload. Who has held a pidfd of the payload from before its end can ask the
-// kernel for that (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+// The exit status of systemd-nspawn does not say which signal killed the payload. The
+// kernel does (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15), if the pidfd was opened
+// before the payload's end.
 func KilledBy(pidfd *os.File) int {
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	if err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &info); err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
@@ -44,7 +44,7 @@ func KilledBy(pidfd *os.File) int {
 	return 0
 }
 
-// Signal sends a signal to just this process.
+// Signal sends a signal to exactly this process.
 func (p Process) Signal(sig unix.Signal) error {
 	file := p.Open()
 	if file == nil {
@@ -57,21 +57,21 @@ func (p Process) Signal(sig unix.Signal) error {
 	return nil
 }
 
-// IsAlive reports whether a process has not ended yet.
+// IsAlive reports whether the process has not ended yet.
 func (p Process) IsAlive() bool { return unix.Kill(p.PID, 0) == nil }
 
-// AwaitEnd returns when the main process of a unit has ended, or ctx is done.
+// AwaitEnd returns when the main process of a unit has ended, or when ctx is done.
 func AwaitEnd(ctx context.Context, pid int, unit string) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return
 	}
-	file := os.NewFile(uintptr(fd), "process") // which epoll can wait for
+	file := os.NewFile(uintptr(fd), "process") // epoll can wait for it
 	defer file.Close()
-	// Another may have got its PID meanwhile.
+	// Another process may have got its PID in the meantime.
 	if group, err := cgroup.Of(pid); err != nil || !strings.Contains(group+"/", "/"+unit+"/") {
 		return
 	}
-	defer context.AfterFunc(ctx, func() { file.Close() })() // which ends the wait
+	defer context.AfterFunc(ctx, func() { file.Close() })() // ends the wait
 	_ = pidfd.Await(file)
 }

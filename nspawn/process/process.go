@@ -1,6 +1,6 @@
 // Package process finds the processes of a machine in /proc. The leader is the machine's
-// PID 1 as the host sees it; the payload is what the job asked to run. A process is
-// signalled, and its end is awaited, by a pidfd: no other that got its PID is meant.
+// PID 1 as the host sees it; the payload is what the job asked to run. Processes are
+// signalled and waited for by pidfd, so that no other process with the same PID is hit.
 package process
 
 import (
@@ -21,7 +21,7 @@ type Process struct {
 	Inside int // PID in its innermost namespace
 }
 
-// Read looks a process up by its PID on the host.
+// Read looks up a process by its PID on the host.
 func Read(pid int) (Process, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -71,7 +71,7 @@ func child(parent, inside int) (Process, error) {
 		if err != nil {
 			return Process{}, fmt.Errorf("list children of process %d: %w", parent, err)
 		}
-		// A child that ended meanwhile is none.
+		// The child may have ended in the meantime.
 		if p, err := Read(pid); err == nil && p.Inside == inside && p.Parent == parent {
 			return p, nil
 		}
@@ -79,8 +79,8 @@ func child(parent, inside int) (Process, error) {
 	return Process{}, fmt.Errorf("process %d has no child that is PID %d of its namespace: %w", parent, inside, os.ErrProcessDone)
 }
 
-// Takes says whether the process blocks or handles a signal, so that it is not
-// lost on an init, which has no default actions.
+// Takes reports whether the process blocks or handles a signal. Otherwise the signal would
+// be lost on an init, which has no default actions.
 func (p Process) Takes(sig unix.Signal) bool {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
 	if err != nil {
@@ -99,7 +99,7 @@ func (p Process) Takes(sig unix.Signal) bool {
 	return false
 }
 
-// Identity names a process for ever: its PID and when it was started.
+// Identity identifies a process forever: by its PID and its start time.
 func (p Process) Identity() (string, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
 	if err != nil {
@@ -124,17 +124,17 @@ func startTime(stat []byte) (string, bool) {
 	return string(fields[index]), true
 }
 
-// Program returns the path of what the process executes, as the kernel tells it.
+// Program returns the path of the process's executable.
 func (p Process) Program() (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)) }
 
-// Argument0 is the name by which a process was started, as it tells itself.
+// Argument0 returns the name by which the process was started. The process can change it.
 func (p Process) Argument0() string {
 	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
 	name, _, _ := strings.Cut(string(line), "\x00")
 	return name
 }
 
-// RootUID returns the user who is root for the process.
+// RootUID returns the UID on the host of the user that is root for the process.
 func (p Process) RootUID() (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", p.PID))
 	if err != nil {

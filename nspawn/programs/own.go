@@ -15,10 +15,10 @@ import (
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// Own returns the path of the program that starts nspawn, see package launch,
-// and that nspawn starts, see package gate. It is the small one that is built in, put
-// where it stays until the host is booted again: a guest may reboot after we were
-// upgraded. Where none was built in, it is our own executable.
+// Own returns the path of the small program that starts nspawn (package launch) and that
+// nspawn starts as the shim (package gate). It is built into this program. Own installs it
+// where it stays until the next boot of the host, because a guest may reboot after the
+// plugin was upgraded. If none was built in, Own returns our own executable.
 func Own(pins string) (string, error) {
 	program := enter.Shim()
 	if program == nil {
@@ -34,9 +34,9 @@ func Own(pins string) (string, error) {
 	return path, nil
 }
 
-// install writes a program to a path, unless one is there. Callers may do so at the same
-// time: a program is complete once it has its name, and keeps it. One that was exchanged
-// for another could not be mounted any more by whoever has looked it up before.
+// install writes a program to a path, unless there is one. Callers may do so at the same
+// time: a program is complete when it gets its name, and keeps it. If it were replaced by
+// another file, a caller that has looked it up before could no longer mount it.
 func install(path string, program []byte) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
@@ -75,7 +75,8 @@ func Write(path string, program []byte) error {
 // fileName tells the program from those of other versions of ours. It takes milliseconds.
 var fileName = sync.OnceValue(func() string { return fmt.Sprintf("launch-%x", sha256.Sum256(enter.Shim())) })
 
-// executable is our own executable, which takes longer to start. It has to run in any image.
+// executable returns our own executable, which starts more slowly. It must be able to run
+// in any image.
 func executable() (string, error) {
 	static, err := container.Static()
 	if err != nil {

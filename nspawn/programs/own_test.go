@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machines that are started at the same time on a host that has just booted each find the
-// program that stays. systemd-nspawn cannot bind one that has lost its name.
+// TestInstallAtTheSameTime checks that machines that start at the same time on a freshly
+// booted host each find the program that stays. systemd-nspawn cannot bind a file that has
+// lost its name.
 func TestInstallAtTheSameTime(t *testing.T) {
 	for range 50 {
 		dir := t.TempDir()

@@ -1,5 +1,5 @@
 // Package programs finds the programs that a machine is run with: systemd-nspawn, and a
-// small one of ours.
+// small one of the driver.
 package programs
 
 import (
@@ -12,15 +12,15 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Programs are what a machine is run with.
+// Programs are the programs that a machine is run with.
 type Programs struct {
 	Nspawn  string // path of systemd-nspawn
 	Version int    // systemd's major version
-	Own     string // path of ours, which starts nspawn, and is the shim that nspawn starts
+	Own     string // path of the driver's program, which starts nspawn, and which nspawn starts as the shim
 }
 
-// Find finds the programs that are installed now: both systemd and we may be upgraded
-// while machines run. Pins is the directory of package stage.
+// Find finds the programs that are installed now, because systemd and the driver may be
+// upgraded while machines run. pins is the directory of package stage.
 func Find(ctx context.Context, bus *systemd.Conn, pins string) (Programs, error) {
 	nspawn, err := Nspawn()
 	if err != nil {
@@ -38,7 +38,7 @@ func Find(ctx context.Context, bus *systemd.Conn, pins string) (Programs, error)
 	return Programs{Nspawn: nspawn, Version: version, Own: own}, err
 }
 
-// Nspawn finds systemd-nspawn.
+// Nspawn returns the path of systemd-nspawn.
 func Nspawn() (string, error) {
 	path, err := exec.LookPath("systemd-nspawn")
 	if err != nil {
@@ -49,7 +49,7 @@ func Nspawn() (string, error) {
 
 var leadingNumber = regexp.MustCompile(`^[^0-9]*([0-9]+)`)
 
-// Major returns the major number of a version as systemd tells it.
+// Major returns the major number of a version that systemd reports.
 func Major(version string) (int, error) {
 	match := leadingNumber.FindStringSubmatch(version)
 	if match == nil {

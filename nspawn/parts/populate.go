@@ -11,26 +11,26 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// furnish puts the spec's files and the mount points of what it shows into the
-// root. The image decides what is at their paths, so they are reached without
-// ever leaving the root.
-func furnish(dir string, s machine.Spec, owner int) error {
+// populateRoot writes the spec's files and the mount points of what the machine shows into
+// the root. The image decides what is at their paths, so populateRoot never leaves the
+// root.
+func populateRoot(dir string, s machine.Spec, owner int) error {
 	tree, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the root of the machine: %w", err)
 	}
 	defer tree.Close()
-	// nspawn runs no tree without /usr; an image of one static program has none. Package
-	// places sees to the others.
+	// nspawn refuses a tree without /usr, and an image of one static program has none.
+	// Package places creates the other directories that nspawn needs.
 	for _, name := range slices.Concat([]string{"/usr"}, s.Root.Directories) {
 		if _, err := tree.Lstat(strings.TrimPrefix(name, "/")); err == nil {
-			continue // whatever it is, nspawn judges it
+			continue // nspawn checks what it is
 		}
 		if err := makeDir(tree, strings.TrimPrefix(filepath.Clean(name), "/"), owner); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", name, err)
 		}
 	}
-	for _, file := range s.Names.Files() { // mount points, whatever the image has there
+	for _, file := range s.Names.Files() { // mount points, which replace what the image has there
 		if err := writeFile(tree, machine.File{Path: file.Path}, owner); err != nil {
 			return fmt.Errorf("make %s of the machine: %w", file.Path, err)
 		}
@@ -43,9 +43,9 @@ func furnish(dir string, s machine.Spec, owner int) error {
 	return nil
 }
 
-// makeMountPoint is for a read-only root, in which nspawn can make none, and
-// for nspawn 252, which leaves those that it makes to nobody. Where a link of
-// the image leads to an absolute path, it is left to nspawn after all.
+// makeMountPoint creates a mount point in the root. nspawn cannot create any in a
+// read-only root, and nspawn 252 leaves those that it creates to nobody. If a link of the
+// image leads to an absolute path, the mount point is left to nspawn.
 func makeMountPoint(tree *os.Root, destination string, isDir bool, owner int) error {
 	name := strings.TrimPrefix(filepath.Clean(destination), "/")
 	if _, err := tree.Stat(name); !errors.Is(err, os.ErrNotExist) {
@@ -60,7 +60,7 @@ func makeMountPoint(tree *os.Root, destination string, isDir bool, owner int) er
 	return writeFile(tree, machine.File{Path: destination}, owner)
 }
 
-// makeDir makes a directory and those above it, of the machine's root.
+// makeDir creates a directory of the machine's root and its missing parents.
 func makeDir(tree *os.Root, name string, owner int) error {
 	if _, err := tree.Stat(name); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -82,7 +82,7 @@ func writeFile(tree *os.Root, file machine.File, owner int) error {
 	if err := makeDir(tree, filepath.Dir(name), owner); err != nil {
 		return err
 	}
-	// Often a symbolic link into a directory that is empty before the boot.
+	// This is often a symbolic link into a directory that is empty before the boot.
 	if err := ignoreNotExist(tree.Remove(name)); err != nil {
 		return err
 	}
