@@ -11,9 +11,9 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// Adopt follows a machine that another plugin was about to start when it died. If the
-// payload still waits at the gate, Adopt lets it begin, as Start does. On an error nothing
-// is left, as with Start.
+// Adopt follows a machine that another plugin was starting when it died. If the payload
+// still waits at the gate, Adopt lets it begin, as Start does. After an error nothing is
+// left, as with Start.
 func (m *Manager) Adopt(ctx context.Context, name string, mode machine.Mode, begin Begin) (*Follower, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

@@ -17,15 +17,15 @@ import (
 	"nomad-driver-nspawn/nspawn/programs"
 )
 
-// startUnit starts a machine as far as a plugin gets that dies before it is up:
-// nspawn has been executed.
+// startUnit starts a machine up to the point at which a plugin dies before the machine is
+// up: nspawn has been executed.
 func startUnit(t *testing.T, m *Manager, spec machine.Spec) {
 	host := mustPrepare(t, m, spec)
 	spec.LogToJournal = true
 	must.NoError(t, m.bus.StartTransientUnit(t.Context(), machine.UnitName(spec.Machine), machine.Properties(spec, host)))
 }
 
-// mustPrepare prepares a machine as a plugin does that dies before it starts the unit.
+// mustPrepare prepares a machine like a plugin that dies before it starts the unit.
 func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) machine.Host {
 	t.Helper()
 	found, err := programs.Find(t.Context(), m.bus, m.dirs.Pins())
@@ -38,7 +38,7 @@ func mustPrepare(t *testing.T, m *Manager, spec machine.Spec) machine.Host {
 	return host
 }
 
-// adopt adopts a machine as the driver does whose predecessor died.
+// adopt adopts a machine like a driver whose predecessor died.
 func adopt(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) (*Follower, error) {
 	follower, err := m.Adopt(t.Context(), spec.Machine, spec.Mode, Begin{Instructions: spec.Instructions(), Steps: steps})
 	if err == nil {
@@ -47,8 +47,8 @@ func adopt(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) (*Followe
 	return follower, err
 }
 
-// A payload that waits begins with the plugin that adopts it, after the steps; it does not
-// matter how far nspawn has come.
+// TestHostAdoptHalfStarted checks that a waiting payload begins after the steps of the
+// plugin that adopts it, no matter how far nspawn has come.
 func TestHostAdoptHalfStarted(t *testing.T) {
 	m := newManager(t)
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
@@ -68,14 +68,16 @@ func TestHostAdoptHalfStarted(t *testing.T) {
 		must.NoError(t, err)
 		must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
 
-		// The next one, whose call Nomad repeats, finds that it has begun, and ended.
+		// The next plugin, to which Nomad repeats the call, finds that the payload has
+		// begun and ended.
 		_, err = adopt(t, m, spec)
 		must.NoError(t, err)
 		must.Eq(t, 1, taken)
 	}
 }
 
-// One that runs is followed, even if its plugin died right after the word.
+// TestHostAdoptBegun checks that a running machine is followed, even if its plugin died
+// right after it gave the word.
 func TestHostAdoptBegun(t *testing.T) {
 	m := newManager(t)
 	for _, confirmed := range []bool{true, false} {
@@ -95,7 +97,8 @@ func TestHostAdoptBegun(t *testing.T) {
 	}
 }
 
-// A plugin that died between its record and the word has started nothing. The next one does.
+// TestHostAdoptBeforeTheWord checks that the next plugin starts the payload if a plugin
+// died between its record and the word.
 func TestHostAdoptBeforeTheWord(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "exit 7")
@@ -164,7 +167,8 @@ func TestHostAdoptFailed(t *testing.T) {
 	must.StrContains(t, failed.Message, "perhaps")
 }
 
-// Without a socket, as on a full disk, a machine is followed all the same.
+// TestHostFollowWithoutSocket checks that a machine is followed even if no socket can be
+// made, for example on a full disk.
 func TestHostFollowWithoutSocket(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "while :; do sleep 1000 & wait $!; done")

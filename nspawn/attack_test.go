@@ -20,11 +20,11 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// The tests in this file are attacks. Each has succeeded before a machine had a mount
-// namespace of its own, in which all that it sees of the host is opened once.
+// The tests in this file are attacks. Each of them succeeded before machines had mount
+// namespaces of their own, in which everything that they see of the host is opened once.
 
-// victim is a directory of the host that no machine was given. Its file system can be
-// ID-mapped. It has to be as it is at the end of the test.
+// victim returns a directory of the host that no machine was given, on a file system that
+// can be ID-mapped. The test fails if it changes.
 func victim(t *testing.T) string {
 	t.Helper()
 	dir := scratch(t)
@@ -36,7 +36,7 @@ func victim(t *testing.T) string {
 	return dir
 }
 
-// scratch is a directory on a file system that can be ID-mapped.
+// scratch returns a directory on a file system that can be ID-mapped.
 func scratch(t *testing.T) string {
 	t.Helper()
 	hosttest.Require(t)
@@ -47,8 +47,8 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-// newAllocation is the directory of an allocation with those that Nomad makes in it,
-// and the binds that show them.
+// newAllocation returns the directory of an allocation, with the directories that Nomad
+// makes in it, and the binds that show them.
 func newAllocation(t *testing.T) (dir string, binds []machine.Bind) {
 	t.Helper()
 	dir = scratch(t)
@@ -65,8 +65,8 @@ func newAllocation(t *testing.T) (dir string, binds []machine.Bind) {
 	}
 }
 
-// A guest exchanges the source of a bind for a link to a directory of the host, and
-// reboots.
+// In TestHostAttackRebootFollowsNothing a guest replaces the source of a bind by a link to
+// a directory of the host, and reboots.
 func TestHostAttackRebootFollowsNothing(t *testing.T) {
 	m := newManager(t)
 	target := victim(t)
@@ -87,8 +87,8 @@ func TestHostAttackRebootFollowsNothing(t *testing.T) {
 	must.Eq(t, []string{"mine", "more"}, namesIn(t, local+"/old")) // the old directory again
 }
 
-// Another machine exchanges the source of a bind, or of a layer, for a link while the
-// machine is started.
+// In TestHostAttackExchangeAtStart another machine replaces the source of a bind, or of a
+// layer, by a link while the machine starts.
 func TestHostAttackExchangeAtStart(t *testing.T) {
 	m := newManager(t)
 	target := victim(t)
@@ -117,7 +117,7 @@ func TestHostAttackExchangeAtStart(t *testing.T) {
 					set(&spec, dir+"/real")
 					out, err := start(t, m, spec)
 					if err != nil {
-						must.StrNotContains(t, err.Error(), "ended with status", must.Sprint("refused by nspawn"))
+						must.StrNotContains(t, err.Error(), "ended with status", must.Sprint("nspawn refused it, not the driver"))
 						continue
 					}
 					must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
@@ -129,8 +129,7 @@ func TestHostAttackExchangeAtStart(t *testing.T) {
 	}
 }
 
-// exchangeForEver exchanges what is at two paths, until the function that it returns is
-// called.
+// exchangeForEver exchanges the files at two paths until stop is called.
 func exchangeForEver(a, b string) (stop func()) {
 	var stopped atomic.Bool
 	done := make(chan struct{})
@@ -147,8 +146,8 @@ func exchangeForEver(a, b string) (stop func()) {
 	}
 }
 
-// exchangeVariable makes the test binary another container's process, which was passed
-// a descriptor.
+// exchangeVariable makes the test binary act as a process of another container that has
+// received a descriptor.
 const exchangeVariable = "NSPAWN_TEST_EXCHANGE"
 
 func exchangeMain() {
@@ -159,14 +158,14 @@ func exchangeMain() {
 	os.Exit(0)
 }
 
-// Another container has got a descriptor of the shared directory, and exchanges one in
-// it, which is no mount point for it.
+// In TestHostAttackForeignDescriptor another container has a descriptor of the shared
+// directory. It replaces a directory inside, which is not a mount point for it.
 func TestHostAttackForeignDescriptor(t *testing.T) {
 	m := newManager(t)
 	for _, kept := range []bool{false, true} {
 		for _, name := range []string{"logs", "data", "tmp"} {
 			t.Run(fmt.Sprint(name, " kept ", kept), func(t *testing.T) {
-				// The machine does with its directory what it can to be its owner.
+				// The machine tries to become the owner of its directory.
 				spec := newMachine(t, m, "chown 0 /alloc/"+name+" && touch /alloc/"+name+"/mine; while :; do sleep 1000; done")
 				spec.Untrusted, spec.Binds = newAllocation(t)
 				for i := range spec.Binds {
@@ -179,16 +178,16 @@ func TestHostAttackForeignDescriptor(t *testing.T) {
 				says(t, m, spec.Machine, "mkdir /alloc/evil")
 				out := exchangeAsForeigner(t, m, spec.Machine, name)
 				if kept {
-					must.Eq(t, "value too large for defined data type\n", out) // EOVERFLOW: it has no owner
+					must.Eq(t, "value too large for defined data type\n", out) // EOVERFLOW: the directory has no owner there
 				} else {
-					must.Eq(t, "", out) // so the attempt is a real one
+					must.Eq(t, "", out) // so the attack works without the protection
 				}
 			})
 		}
 	}
 }
 
-// exchangeAsForeigner exchanges alloc/TARGET of a machine for alloc/evil, in another user
+// exchangeAsForeigner exchanges alloc/TARGET of a machine and alloc/evil, in another user
 // and mount namespace, and returns the error.
 func exchangeAsForeigner(t *testing.T, m *Manager, name, target string) string {
 	leader, err := m.leader(t.Context(), name)
@@ -208,8 +207,8 @@ func exchangeAsForeigner(t *testing.T, m *Manager, name, target string) string {
 	return string(out)
 }
 
-// The directories that Nomad follows as root cannot be changed from inside, whatever
-// the image makes of the paths to them.
+// TestHostAttackLogsStayReadOnly checks that a container cannot change the directories
+// that Nomad follows as root, whatever the image has at their paths.
 func TestHostAttackLogsStayReadOnly(t *testing.T) {
 	m := newManager(t)
 	const attempts = `for d in $D; do
@@ -244,7 +243,8 @@ func TestHostAttackLogsStayReadOnly(t *testing.T) {
 	}
 }
 
-// A mount of nspawn's own, or one behind a link, may not change where others land.
+// TestHostAttackMountsInSharedDirectories checks that neither a mount of nspawn's own nor
+// one behind a link changes where other mounts land.
 func TestHostAttackMountsInSharedDirectories(t *testing.T) {
 	m := newManager(t)
 	target := victim(t)
@@ -354,7 +354,7 @@ func TestHostAttackLinksOfImage(t *testing.T) {
 	}
 }
 
-// A guest puts links there and reboots.
+// In TestHostAttackLinksAtReboot a guest creates such links and reboots.
 func TestHostAttackLinksAtReboot(t *testing.T) {
 	m := newManager(t)
 	target := victim(t)
@@ -369,7 +369,8 @@ func TestHostAttackLinksAtReboot(t *testing.T) {
 	must.Eq(t, "directory", says(t, m, spec.Machine, "stat -c %F /var/log"))
 }
 
-// The cost of a start does not grow with what is mounted on the host.
+// TestHostStartAmongManyMounts checks that the cost of a start does not grow with the
+// number of mounts on the host.
 func TestHostStartAmongManyMounts(t *testing.T) {
 	m := newManager(t)
 	dir := t.TempDir()

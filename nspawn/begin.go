@@ -16,16 +16,16 @@ import (
 	"nomad-driver-nspawn/nspawn/process"
 )
 
-// Begin is how a machine's payload begins: at the start, and again whenever a guest
+// Begin says how a machine's payload begins: at the start, and again whenever a guest
 // reboots.
 type Begin struct {
 	Instructions inside.Instructions
 	Steps        []Step
 }
 
-// Step finishes a machine from outside while its payload waits at the gate. Nothing of
-// the image has run then, and nothing runs before all steps are done. An error keeps the
-// payload from beginning.
+// Step finishes a machine from outside while its payload waits at the gate. Nothing of the
+// image has run by then, and nothing runs before all steps are done. If a step fails, the
+// payload does not begin.
 type Step func(ctx context.Context, waiting Waiting) error
 
 // Waiting is a machine whose payload waits at the gate.
@@ -34,14 +34,14 @@ type Waiting struct {
 	identity string
 }
 
-// waiting is a visitor of the gate who is the payload of a machine.
+// waiting is a visitor of the gate that is the payload of a machine.
 type waiting struct {
 	*gate.Visitor
 	leader, payload process.Process
 }
 
-// admit returns the machine's processes if the peer is its payload, which waits to begin:
-// one that has begun gets in no more, whatever it makes of itself.
+// admit returns the machine's processes if the peer is its payload, waiting to begin. A
+// payload that has begun is not admitted again, whatever it turns itself into.
 func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader, payload process.Process, err error) {
 	payload, err = process.Read(peer.PID)
 	if err != nil {
@@ -76,7 +76,7 @@ func (m *Manager) admit(name string, mode machine.Mode, peer gate.Peer) (leader,
 	return leader, payload, nil
 }
 
-// await returns the payload that comes to the gate.
+// await returns the payload that connects to the gate.
 func (m *Manager) await(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (w waiting, err error) {
 	w.Visitor, err = g.Await(ctx, func(peer gate.Peer) (err error) {
 		w.leader, w.payload, err = m.admit(name, mode, peer)
@@ -85,11 +85,12 @@ func (m *Manager) await(ctx context.Context, name string, mode machine.Mode, g *
 	return w, err
 }
 
-// begin takes the steps and lets the payload begin. After a nil error it has begun, and
-// may have ended. The error is an *inside.Failure if the image has no such command.
+// begin runs the steps and lets the payload begin. If it returns nil, the payload has
+// begun, and may have ended. The error is an *inside.Failure if the image does not have
+// the command.
 //
-// What is known of it is recorded before the word is given, so that a plugin that
-// follows does not wait for a payload which has begun.
+// begin writes a record before it gives the word, so that a later plugin does not wait for
+// a payload that has begun.
 func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin) error {
 	defer w.Close()
 	if err := cgroup.ShowLimits(name); err != nil {
@@ -122,8 +123,8 @@ func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin
 	return nil
 }
 
-// hasBegun reports whether the payload of this leader has begun. One that was told to
-// begin, by a plugin that died since, has begun if it is not the shim any more.
+// hasBegun reports whether the payload of this leader has begun. If it was told to begin
+// by a plugin that has died since, it has begun if it is no longer the shim.
 func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Process) bool {
 	record, err := os.ReadFile(m.dirs.Begun(name))
 	if err != nil {
@@ -131,7 +132,7 @@ func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Proces
 	}
 	identity, err := leader.Identity()
 	if err != nil || !bytes.HasPrefix(record, []byte(identity+" ")) {
-		return false // it is another's: the guest has rebooted since
+		return false // the record is about an earlier leader: the guest has rebooted since
 	}
 	if bytes.HasSuffix(record, []byte(" begun\n")) {
 		return true
@@ -144,19 +145,19 @@ func (m *Manager) hasBegun(name string, mode machine.Mode, leader process.Proces
 	return err != nil || program != inside.ShimPath
 }
 
-// hasGate reports whether the machine has a gate. One without was started by a plugin that
-// knew none, and its payload does not wait.
+// hasGate reports whether the machine has a gate. A machine without one was started by a
+// version of the driver that had no gates, and its payload does not wait.
 func (m *Manager) hasGate(name string) bool {
 	_, err := os.Stat(m.dirs.Gate(name))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// beginAgainDelay is the time between two tries to let a guest begin that reboots.
+// beginAgainDelay is the time between two attempts to let a rebooted guest begin.
 const beginAgainDelay = time.Second
 
-// beginAgain lets a payload begin that waits, or will wait, without a start that waits for
-// it: a guest that reboots, or a machine whose plugin died. It goes on trying until
-// ctx ends, and reports each new error but the end of ctx.
+// beginAgain lets a payload begin for which no start is waiting: the payload of a guest
+// that reboots, or of a machine whose plugin died. It tries until ctx ends, and reports
+// each new error except the end of ctx.
 func (m *Manager) beginAgain(ctx context.Context, name string, mode machine.Mode, begin Begin, report func(error)) {
 	last := ""
 	for ctx.Err() == nil && m.hasGate(name) {

@@ -21,7 +21,8 @@ import (
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
-// shortest is a program that exits with 7 and does nothing else, for x86-64.
+// shortest returns the path of a program for x86-64 that exits with 7 and does nothing
+// else.
 func shortest(t *testing.T) string {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("SKIPPED: the program is for x86-64")
@@ -45,7 +46,7 @@ func shortest(t *testing.T) string {
 	return file.String()
 }
 
-// load keeps the processors busy until the test ends.
+// load keeps the CPUs busy until the test ends.
 func load(t *testing.T) {
 	var stopped atomic.Bool
 	t.Cleanup(func() { stopped.Store(true) })
@@ -57,8 +58,8 @@ func load(t *testing.T) {
 	}
 }
 
-// A command may end before anybody looks at it. It has begun all the same, so its start
-// has not failed, and its exit code is known.
+// TestHostShortestCommand checks that the start of a command succeeds, and that its exit
+// code is known, even if it ends before anybody looks at it.
 func TestHostShortestCommand(t *testing.T) {
 	m := newManager(t)
 	program := machine.File{Path: "/shortest", Content: shortest(t)}
@@ -85,7 +86,7 @@ func TestHostShortestCommand(t *testing.T) {
 	}
 }
 
-// Each step may fail, and then nothing has run and nothing is left.
+// TestHostStepFails checks that nothing runs and nothing is left if a step fails.
 func TestHostStepFails(t *testing.T) {
 	m := newManager(t)
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
@@ -104,7 +105,7 @@ func TestHostCannotBegin(t *testing.T) {
 	for mode, code := range map[machine.Mode]int{machine.ProcessOne: 127, machine.ProcessTwo: 127, machine.Boot: 126} {
 		spec := newMachine(t, m, "")
 		spec.Mode, spec.Command = mode, []string{"/no/such"}
-		spec.Root.Files = []machine.File{{Path: "/sbin/init"}} // it is no program
+		spec.Root.Files = []machine.File{{Path: "/sbin/init"}} // not a program
 		out, err := start(t, m, spec)
 		var failure *inside.Failure
 		must.True(t, errors.As(err, &failure), must.Sprint(err))
@@ -114,7 +115,8 @@ func TestHostCannotBegin(t *testing.T) {
 	}
 }
 
-// A guest that reboots while no plugin is there waits for the next one.
+// TestHostRebootWithoutPlugin checks that a guest that reboots while there is no plugin
+// waits for the next one.
 func TestHostRebootWithoutPlugin(t *testing.T) {
 	m := newManager(t)
 	spec := newBooted(t, m)
@@ -140,7 +142,8 @@ func TestHostRebootWithoutPlugin(t *testing.T) {
 	awaitEvent(t, output{events: m.Follow(spec.Machine, spec.Mode, Begin{Instructions: spec.Instructions()}).Events(t.Context())}, Ready)
 }
 
-// A payload that has begun is let in no more, as the shim or otherwise.
+// TestHostPayloadAtTheGate checks that a payload that has begun is not admitted again, as
+// the shim or otherwise.
 func TestHostPayloadAtTheGate(t *testing.T) {
 	m := newManager(t)
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
@@ -160,7 +163,8 @@ func TestHostPayloadAtTheGate(t *testing.T) {
 	}
 }
 
-// The payload has no variable that is meant for the shim, and has the job's of that name.
+// TestHostShimKeepsItsVariable checks that the payload does not get the variable that is
+// meant for the shim, but gets the job's variable of that name.
 func TestHostShimKeepsItsVariable(t *testing.T) {
 	m := newManager(t)
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {

@@ -13,8 +13,8 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// newOwnedImage is a copy of the busybox image below dir with files of several
-// owners, one with setuid, one with a capability.
+// newOwnedImage returns a copy of the busybox image below dir with files of several
+// owners, one with setuid, and one with a capability.
 func newOwnedImage(t *testing.T, dir string) string {
 	hosttest.Require(t)
 	image := filepath.Join(dir, "owned-image")
@@ -29,15 +29,15 @@ func newOwnedImage(t *testing.T, dir string) string {
 	return image
 }
 
-// listing is all that an image is.
+// listing returns everything that an image contains, as text.
 func listing(t *testing.T, image string) string {
 	out, err := exec.Command("find", image, "-printf", `%P %M %U:%G %s %T@ %l\n`).CombinedOutput()
 	must.NoError(t, err)
 	return string(out)
 }
 
-// A root of changed owners is to its machine as one of ID-mapped layers. The
-// host's own root is an overlay, which cannot be ID-mapped.
+// TestHostChownedRoot checks that a root with changed owners looks to its machine like one
+// with ID-mapped layers. The host's own root is an overlay, which cannot be ID-mapped.
 func TestHostChownedRoot(t *testing.T) {
 	m := newManager(t)
 	idmapped, chowned := newOwnedImage(t, "/var/lib/machines"), newOwnedImage(t, "/root")
@@ -82,7 +82,8 @@ func TestHostChownedRoot(t *testing.T) {
 	must.Eq(t, before, listing(t, chowned))
 }
 
-// In place there is no other way.
+// TestHostInPlaceUnmappable checks that an image that is run in place has no such
+// fallback.
 func TestHostInPlaceUnmappable(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "true")

@@ -14,8 +14,8 @@ import (
 	"nomad-driver-nspawn/nspawn/process"
 )
 
-// Connect connects a machine to its network. It is a step, for the payload finds the
-// network as it will be: address, route, names and forwarded ports.
+// Connect connects a machine to its network. It is a step, so that the payload finds the
+// network complete: address, route, names and forwarded ports.
 func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) (links.Connection, error) {
 	namespace, err := waiting.openNetwork()
 	if err != nil {
@@ -29,8 +29,8 @@ func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) 
 	return c, m.rewriteNames(s, c)
 }
 
-// openNetwork opens the network namespace of a machine. It is the leader's if the leader
-// is still the same process then.
+// openNetwork opens the network namespace of the machine's leader. Afterwards it checks
+// that the leader is still the same process.
 func (w Waiting) openNetwork() (*os.File, error) {
 	namespace, err := links.OpenNamespace(w.Leader)
 	if err != nil {
@@ -46,15 +46,17 @@ func (w Waiting) openNetwork() (*os.File, error) {
 	return namespace, nil
 }
 
-// networkOf is the network of a spec, with what else is on the host.
+// networkOf returns the network of a spec, with what package network needs to know about
+// the host.
 func (m *Manager) networkOf(s machine.Spec) network.Spec {
 	return network.Spec{Spec: s.Link(), Mappings: s.Network.Ports, Alive: m.isAlive}
 }
 
-// aliveTimeout bounds the question whether there is a machine.
+// aliveTimeout limits how long isAlive may take.
 const aliveTimeout = 5 * time.Second
 
-// isAlive reports whether there is a machine of a name. One that nobody knows of is.
+// isAlive reports whether there is a machine of the name. If that cannot be found out, it
+// returns true.
 func (m *Manager) isAlive(name string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), aliveTimeout)
 	defer cancel()
@@ -62,7 +64,8 @@ func (m *Manager) isAlive(name string) bool {
 	return !errors.Is(err, ErrLost)
 }
 
-// rewriteNames tells the machine its own address, and what its network says of names.
+// rewriteNames rewrites the files for name resolution with the machine's own address and
+// what its network provides.
 func (m *Manager) rewriteNames(s machine.Spec, c links.Connection) error {
 	for _, file := range s.Names.Connected(c).Files() {
 		err := func() error {
@@ -122,8 +125,8 @@ func (m *Manager) hasEnded(ctx context.Context, name string) bool {
 // leaseAgainDelay is the time between two tries to get an address again.
 const leaseAgainDelay = 10 * time.Second
 
-// leaseAgain goes on until the machine has an address again, or ctx ends: nobody else
-// asks for one, and the server may be back at any time.
+// leaseAgain tries until the machine has an address again, or ctx ends. Nobody else asks
+// for one, and the server may return at any time.
 func (m *Manager) leaseAgain(ctx context.Context, s machine.Spec, c links.Connection, open func() (*os.File, error)) (links.Connection, error) {
 	for {
 		namespace, err := open()
@@ -142,13 +145,13 @@ func (m *Manager) leaseAgain(ctx context.Context, s machine.Spec, c links.Connec
 	}
 }
 
-// connectGuest forwards ports to a guest once it has an address. One that reboots has
-// no leader for a moment.
+// connectGuest forwards ports to a guest once it has an address. While a guest reboots, it
+// has no leader for a moment.
 func (m *Manager) connectGuest(ctx context.Context, s machine.Spec, notice func(error)) {
 	if len(s.Network.Ports) == 0 {
 		return
 	}
-	const patience = 10 // tries
+	const patience = 10 // attempts
 	for n := 1; ; n++ {
 		err := m.connectGuestOnce(ctx, s)
 		if err == nil || ctx.Err() != nil {
@@ -186,7 +189,8 @@ func (m *Manager) openLeaderNetwork(ctx context.Context, name string) (*os.File,
 	return Waiting{Leader: leader.PID, identity: identity}.openNetwork()
 }
 
-// Reconnect gives a machine that another plugin has connected what is missing of it.
+// Reconnect restores what is missing of the connection of a machine that another plugin
+// has connected.
 func (m *Manager) Reconnect(ctx context.Context, s machine.Spec, c links.Connection) error {
 	if !s.Connected() {
 		return m.networks.Reserve(s.Machine, s.Network.Ports)
@@ -198,7 +202,7 @@ func (m *Manager) Reconnect(ctx context.Context, s machine.Spec, c links.Connect
 	return err
 }
 
-// Connection returns how a machine is connected that another plugin has connected.
+// Connection returns the connection of a machine that another plugin has connected.
 func (m *Manager) Connection(ctx context.Context, s machine.Spec) (links.Connection, error) {
 	namespace, err := m.openLeaderNetwork(ctx, s.Machine)
 	if err != nil {

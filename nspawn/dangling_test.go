@@ -16,8 +16,8 @@ func recordOf(t *testing.T, m *Manager, name string) Record {
 	return records[i]
 }
 
-// What a killed plugin leaves of a start or of a removal is found by either
-// directory, and removed.
+// TestHostFilesWithoutUnit checks that the files that a plugin leaves if it is killed
+// during a start or a removal are found, by either directory, and removed.
 func TestHostFilesWithoutUnit(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "true")
@@ -32,8 +32,8 @@ func TestHostFilesWithoutUnit(t *testing.T) {
 	must.Eq(t, nil, traces(t, m, spec.Machine))
 }
 
-// A machine that is being started, or was started again since it was looked at,
-// is left alone.
+// TestHostRemoveDanglingLeavesOthers checks that a machine is left alone if it is being
+// started, or was started again since it was looked at.
 func TestHostRemoveDanglingLeavesOthers(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "sleep 1000")

@@ -12,15 +12,15 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// EventKind is what happened to a machine.
+// EventKind is the kind of an event.
 type EventKind int
 
 // The kinds of events. Ended is the last one.
 const (
-	Started  EventKind = iota // systemd has told when: at once, or with the first news of one that we started
-	Ready                     // a guest that notifies says that it is up
-	Rebooted                  // the guest has asked for it, and runs again
-	Held                      // a payload cannot begin again; Err says why
+	Started  EventKind = iota // the time of the start is known: at once, or, if we started the machine, with the first state that systemd sends
+	Ready                     // the guest has reported that it is up
+	Rebooted                  // the guest has asked for a reboot, and runs again
+	Held                      // the payload cannot begin after a reboot; Err says why
 	Ended
 )
 
@@ -28,18 +28,18 @@ const (
 type Event struct {
 	Kind EventKind
 	Exit Exit      // of an Ended machine
-	Err  error     // if how it ended is not known, or why it is Held
-	Time time.Time // of the start or the end, by systemd's record
+	Err  error     // why the machine is Held, or why its exit is not known
+	Time time.Time // of the start or the end, as recorded by systemd
 }
 
-// Follower tells what happens to a machine.
+// Follower reports what happens to a machine.
 type Follower struct {
 	manager *Manager
 	machine string
 	mode    machine.Mode
 	begin   Begin
 	held    chan error    // see Held
-	fresh   int           // PID of an nspawn that was just started
+	fresh   int           // PID of the nspawn that we have just started, otherwise 0
 	socket  *notifySocket // nil if it could not be made
 	payload *os.File      // a pidfd, nil if none is held
 
@@ -47,8 +47,8 @@ type Follower struct {
 	beginEnded  chan struct{}      // closed when it has ended
 }
 
-// Follow follows a machine that somebody else started. It cannot fail: where no
-// socket can be made, as on a full disk, a guest that is ready is not told of.
+// Follow follows a machine that someone else started. It cannot fail: if no socket can be
+// made, for example on a full disk, Ready events are missing.
 func (m *Manager) Follow(name string, mode machine.Mode, begin Begin) *Follower {
 	socket, _ := listenNotify(m.dirs.Notify(name))
 	return m.follow(name, mode, begin, socket)
@@ -58,8 +58,8 @@ func (m *Manager) follow(name string, mode machine.Mode, begin Begin, socket *no
 	return &Follower{manager: m, machine: name, mode: mode, begin: begin, socket: socket, held: make(chan error)}
 }
 
-// Events sends what happens until the machine has ended or ctx is done, and
-// then closes the channel and the follower.
+// Events sends what happens until the machine has ended or ctx is done. Then it closes the
+// channel and the follower.
 func (f *Follower) Events(ctx context.Context) <-chan Event {
 	events := make(chan Event)
 	go func() {
@@ -72,7 +72,7 @@ func (f *Follower) Events(ctx context.Context) <-chan Event {
 	return events
 }
 
-// Close is for a follower whose Events are not called.
+// Close closes a follower whose Events method was not called.
 func (f *Follower) Close() {
 	f.stopBegin()
 	if f.socket != nil {
@@ -84,7 +84,7 @@ func (f *Follower) Close() {
 }
 
 func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, events chan<- Event) {
-	first, restarts := true, uint32(0) // how many of them are told
+	first, restarts := true, uint32(0) // the number of restarts that were reported
 	var ready <-chan struct{}
 	if f.socket != nil {
 		ready = f.socket.ready
@@ -101,7 +101,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				return
 			}
 			if first && f.fresh == 0 {
-				restarts = unit.NRestarts // those before us are no news
+				restarts = unit.NRestarts // earlier restarts are not events
 			}
 			if first && unit.NRestarts == restarts {
 				f.send(ctx, events, Event{Kind: Started, Time: unit.ExecMainStart})
@@ -116,7 +116,7 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 				f.recover(ctx, unit)
 			}
 			if unit.NRestarts > restarts {
-				_ = cgroup.Limit(f.machine) // systemd has made the unit's group anew
+				_ = cgroup.Limit(f.machine) // systemd has created the unit's group again
 				f.beginAgain(ctx)
 				f.send(ctx, events, Event{Kind: Rebooted})
 			}
@@ -129,20 +129,20 @@ func (f *Follower) run(ctx context.Context, states <-chan systemd.UnitState, eve
 	}
 }
 
-// hold makes the signal known that may kill the payload. The exit code of a
-// booted system's init has nothing to add.
+// hold opens a pidfd of the payload, by which the signal that kills it can be found out.
+// It is not needed for booted systems, because the exit status of an init says enough.
 func (f *Follower) hold(payload process.Process) {
 	if f.mode != machine.Boot {
 		f.payload = payload.Open()
 	}
 }
 
-// recover looks at a machine that was started by somebody else. Its payload may wait for
-// a plugin.
+// recover looks at a machine that someone else started. Its payload may be waiting for a
+// plugin.
 func (f *Follower) recover(ctx context.Context, unit systemd.UnitState) {
 	leader, err := process.Leader(int(unit.MainPID))
 	if err != nil {
-		f.beginAgain(ctx) // it is being restarted
+		f.beginAgain(ctx) // the machine is being restarted
 		return
 	}
 	if payload, err := process.Payload(leader, f.mode); err == nil {
@@ -153,7 +153,7 @@ func (f *Follower) recover(ctx context.Context, unit systemd.UnitState) {
 	}
 }
 
-// beginAgain lets the payload begin, once it waits. The one before has begun, or its
+// beginAgain lets the payload begin, once it waits. An earlier payload has begun, or its
 // leader has ended.
 func (f *Follower) beginAgain(ctx context.Context) {
 	f.stopBegin()

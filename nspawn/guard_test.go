@@ -17,14 +17,14 @@ import (
 	"nomad-driver-nspawn/nspawn/programs"
 )
 
-// A container takes the mounts off the directory that its allocation shares, and
-// exchanges a directory that the host's root follows for a link. Nomad changes mode and
-// owner of what is there when an agent starts.
+// In TestHostAttackDetachedMounts a container detaches the mounts on the directory that
+// its allocation shares, and replaces a directory that the host's root follows by a link.
+// Nomad changes mode and owner of the directory when an agent starts.
 func TestHostAttackDetachedMounts(t *testing.T) {
 	m := newManager(t)
 	found, err := programs.Find(t.Context(), m.bus, m.dirs.Pins())
 	must.NoError(t, err)
-	// An older nspawn leaves the stage below the machine's root, with the same mounts.
+	// An older nspawn leaves the stage, with the same mounts, below the machine's root.
 	isReal := found.Version >= 257
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		for _, name := range []string{"data", "tmp", "logs"} {
@@ -62,7 +62,8 @@ func TestHostAttackDetachedMounts(t *testing.T) {
 	}
 }
 
-// What tasks share besides is theirs as before: they find it with the same owners.
+// TestHostSharedDirectory checks that tasks find everything else that they share with the
+// same owners as before.
 func TestHostSharedDirectory(t *testing.T) {
 	m := newManager(t)
 	alloc, binds := newAllocation(t)
@@ -79,7 +80,8 @@ func TestHostSharedDirectory(t *testing.T) {
 		chown 1000 data && chmod 700 tmp`)
 	out := run(`cd /alloc && stat -c '%n %u:%g %a' . d d/f f data data/f tmp && mv f g && mv d e && rm -r e g data/f tmp/f && ls`)
 	must.Eq(t, ". 0:0 777\nd 1000:65534 777\nd/f 0:0 666\nf 1000:65534 4755\ndata 1000:0 777\ndata/f 1000:65534 666\ntmp 0:0 700\ndata\nlogs\ntmp\n", out)
-	// An agent that starts gives it to nobody. Machines that run write there again.
+	// When an agent starts, it gives the directory to nobody. Afterwards running machines
+	// can write there again.
 	spec := newMachine(t, m, "while :; do sleep 1000; done")
 	spec.Untrusted, spec.Binds = alloc, binds
 	mustStart(t, m, spec)
@@ -87,12 +89,13 @@ func TestHostSharedDirectory(t *testing.T) {
 	says(t, m, spec.Machine, "! touch /alloc/again 2>/dev/null")
 	must.NoError(t, guard.ProtectBind(binds[0], alloc))
 	says(t, m, spec.Machine, "touch /alloc/again")
-	// What the host puts there can be read, and is the host's.
+	// Files that the host creates there can be read, and belong to the host.
 	must.NoError(t, os.WriteFile(alloc+"/alloc/rendered", []byte("of Nomad\n"), 0o644))
 	must.Eq(t, "of Nomad\n", run("cat /alloc/rendered && ! rm /alloc/rendered 2>/dev/null"))
 }
 
-// Nomad writes tokens into a directory that a container can write to, at any time.
+// In TestHostAttackLinksInSecrets Nomad writes tokens into a directory that a container
+// can write to at any time.
 func TestHostAttackLinksInSecrets(t *testing.T) {
 	m := newManager(t)
 	for _, fsType := range []string{"tmpfs", "plain"} {
@@ -127,7 +130,7 @@ func TestHostAttackLinksInSecrets(t *testing.T) {
 					if kept {
 						must.ErrorIs(t, err, unix.ELOOP)
 						must.FileContains(t, target, "of the host\n")
-					} else { // so the attempt is a real one
+					} else { // so the attack works without the protection
 						must.NoError(t, err)
 						must.FileContains(t, target, "token\n")
 					}
@@ -140,8 +143,9 @@ func TestHostAttackLinksInSecrets(t *testing.T) {
 	}
 }
 
-// The directory of an allocation is mounted on itself once, with what is mounted below,
-// and goes when Nomad has taken away what it knows of.
+// TestHostForbidLinks checks that the directory of an allocation is mounted on itself
+// once, with the mounts below it, and that it is removed when Nomad has removed what it
+// knows about.
 func TestHostForbidLinks(t *testing.T) {
 	m := newManager(t)
 	dir := scratch(t) + "/allocation"
@@ -152,7 +156,7 @@ func TestHostForbidLinks(t *testing.T) {
 	before := mountsAt(t, dir)
 	for range 2 {
 		must.NoError(t, m.ForbidLinks(dir))
-		must.Eq(t, 1+2*before, mountsAt(t, dir)) // with the one that is covered now
+		must.Eq(t, 1+2*before, mountsAt(t, dir)) // including the covered mount
 	}
 	for _, path := range []string{"/task/etc/passwd", "/task/secrets/etc/passwd"} {
 		_, err := os.ReadFile(dir + path)
@@ -181,7 +185,8 @@ func mountsAt(t *testing.T, dir string) (count int) {
 	return count
 }
 
-// A directory that machines share is as Nomad left it when the last of them has gone.
+// TestHostNoSymfollow checks that a shared directory is as Nomad left it when its last
+// machine is gone.
 func TestHostNoSymfollow(t *testing.T) {
 	m := newManager(t)
 	alloc, binds := newAllocation(t)

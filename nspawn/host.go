@@ -24,20 +24,20 @@ const Networkd = "systemd-networkd.service"
 
 // Host is what this host offers to machines.
 type Host struct {
-	Systemd     string // version as systemd tells it, as "257.13-1~deb13u1"
+	Systemd     string // version as systemd reports it, for example "257.13-1~deb13u1"
 	Version     int    // its major number
 	Nspawn      string // path of systemd-nspawn
 	Controllers []string
-	// UserNamespaces and Overlay, the way roots are made, are nil where they
-	// work, else the reason. ChownedOverlay is about the way that remains if
-	// layers cannot be ID-mapped.
+	// UserNamespaces and Overlay, the usual way to make roots, are nil if they work,
+	// otherwise the reason. ChownedOverlay is about the fallback if layers cannot be
+	// ID-mapped.
 	UserNamespaces, Overlay, ChownedOverlay error
-	// QuotaKind is what can limit the writable layers of machines; "" if
-	// nothing but memory.
+	// QuotaKind is how the writable layers of machines can be limited, or "" if only
+	// layers in memory can be.
 	QuotaKind quota.Kind
 	// Machined is started when it is called; the others run.
 	Machined, Networkd, Resolved bool
-	// Problems keep machines from being run; each says what to do about it.
+	// Problems prevent machines from running. Each says how to solve it.
 	Problems []error
 }
 
@@ -83,7 +83,7 @@ func DetectHost(ctx context.Context, bus *systemd.Conn, dirs dirs.Dirs) Host {
 	return host
 }
 
-// mountNamespace: the roots that we mount must be seen by systemd.
+// mountNamespace returns an error if systemd cannot see the roots that we mount.
 func mountNamespace() error {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {

@@ -54,8 +54,8 @@ func TestMain(m *testing.M) {
 
 var machineNumber atomic.Int32
 
-// newMachine is a spec of a busybox command in a fresh machine, removed at the
-// end of the test, which fails if anything of it stays.
+// newMachine returns the spec of a busybox command in a new machine. The machine is
+// removed at the end of the test, which fails if anything of it is left.
 func newMachine(t *testing.T, m *Manager, script string) machine.Spec {
 	hosttest.Require(t)
 	name := fmt.Sprintf("t%d-%d", machineNumber.Add(1), os.Getpid())
@@ -86,7 +86,7 @@ func newManager(t *testing.T) *Manager {
 	return m
 }
 
-// traces are the things on the host that bear the machine's name.
+// traces returns the things on the host that bear the machine's name.
 func traces(t *testing.T, m *Manager, name string) (found []string) {
 	if _, err := m.Status(context.Background(), name); !errors.Is(err, ErrLost) {
 		found = append(found, fmt.Sprintf("unit: %v", err))
@@ -137,7 +137,7 @@ func start(t *testing.T, m *Manager, spec machine.Spec, steps ...Step) (output, 
 	return out, err
 }
 
-// awaitEvent fails the test if the machine ends first.
+// awaitEvent waits for an event. It fails the test if the machine ends first.
 func awaitEvent(t *testing.T, out output, kind EventKind) {
 	for event := range out.events {
 		if event.Kind == kind {
@@ -169,13 +169,13 @@ func TestHostExitCodes(t *testing.T) {
 			spec.Mode = mode
 			out := mustStart(t, m, spec)
 			must.Eq(t, Exit{Code: code}, mustWait(t, m, spec.Machine))
-			// The record outlives the machine, until it is removed.
+			// The record stays until the machine is removed.
 			status, err := m.Status(t.Context(), spec.Machine)
 			must.NoError(t, err)
 			must.Eq(t, &Exit{Code: code}, status.Exit)
 			must.NoError(t, m.Remove(t.Context(), spec.Machine))
 			must.Eq(t, "out\n", <-out.stdout)
-			must.Eq(t, "err\n", <-out.stderr) // and not a word of nspawn's
+			must.Eq(t, "err\n", <-out.stderr) // and no message of nspawn
 		}
 	}
 }
@@ -196,8 +196,8 @@ func TestHostStopIsGraceful(t *testing.T) {
 	}
 }
 
-// awaitTrap returns when the shell of the machine waits for its child: it has
-// set its traps then. The child is the event.
+// awaitTrap returns when the shell of the machine waits for its child. By then it has set
+// its traps.
 func awaitTrap(t *testing.T, m *Manager, spec machine.Spec) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		leader, err := m.leader(t.Context(), spec.Machine)
@@ -235,13 +235,13 @@ func TestHostSignalReachesPayload(t *testing.T) {
 		must.NoError(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGUSR1))
 		must.Eq(t, Exit{Code: 42}, mustWait(t, m, spec.Machine))
 		must.ErrorIs(t, m.Signal(t.Context(), spec.Machine, mode, unix.SIGUSR1), os.ErrProcessDone)
-		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Second, told(t))) // it is stopped
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Second, told(t))) // it is already stopped
 	}
 }
 
-// A command says itself when it is ready. Nspawn heeds only what comes from PID 1
-// ("Received notify message from process that is not the payload's PID 1"), in
-// whose name root may speak. Nspawn does not say that it has read the message.
+// TestHostNotifyReady has a command report that it is ready. nspawn accepts that only from
+// PID 1 ("Received notify message from process that is not the payload's PID 1"), in whose
+// name root may speak. nspawn does not confirm that it has read the message.
 func TestHostNotifyReady(t *testing.T) {
 	m := newManager(t)
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
@@ -251,8 +251,8 @@ func TestHostNotifyReady(t *testing.T) {
 	}
 }
 
-// A stop that comes before the guest can take it loses nothing: the guest has
-// done nothing yet.
+// TestHostBootStopsAtOnce checks that a guest can be stopped before it accepts a signal.
+// Nothing is lost, because it has not done anything yet.
 func TestHostBootStopsAtOnce(t *testing.T) {
 	m := newManager(t)
 	spec := newBooted(t, m)
@@ -274,7 +274,8 @@ func TestHostBootStops(t *testing.T) {
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
-// An environment that would break quoting, a second variable, or nspawn.
+// TestHostEnvironmentArrives passes an environment that breaks careless quoting, or would
+// add a second variable, or change nspawn.
 func TestHostEnvironmentArrives(t *testing.T) {
 	m := newManager(t)
 	want := map[string]string{
@@ -306,7 +307,7 @@ func TestHostArgumentsArrive(t *testing.T) {
 
 func TestHostRootIsPrivateAndDiscarded(t *testing.T) {
 	m := newManager(t)
-	for range 2 { // the second run sees nothing of the first
+	for range 2 { // the second run must see nothing of the first
 		spec := newMachine(t, m, "ls /left; stat -c %u /etc /bin/busybox; echo x >/left; cat /etc/mine")
 		spec.Root.Files = []machine.File{{Path: "/etc/mine", Content: "mine\n"}, {Path: "/etc/passwd", Content: "", Keep: true}}
 		out := mustStart(t, m, spec)
@@ -316,7 +317,8 @@ func TestHostRootIsPrivateAndDiscarded(t *testing.T) {
 	}
 }
 
-// What an earlier start left is in nobody's way, be it running or not.
+// TestHostStartReplacesLeftover checks that a start succeeds whatever an earlier start
+// left, running or not.
 func TestHostStartReplacesLeftover(t *testing.T) {
 	m := newManager(t)
 	for _, script := range []string{"sleep 1000", "exit 3"} {
@@ -394,7 +396,7 @@ func TestHostUsageAndExec(t *testing.T) {
 	must.Eq(t, "in\n", out.String())
 }
 
-// told logs what a stop tells.
+// told logs the notices of a stop.
 func told(t *testing.T) func(string) { return func(text string) { t.Log(text) } }
 
 // vethStep gives the machine an address, as the driver does.
@@ -451,8 +453,8 @@ func TestHostGivenNetwork(t *testing.T) {
 	must.Eq(t, "lo\n", <-out.stdout)
 }
 
-// get is the answer of an HTTP server. It may need a moment to listen: a
-// refused connection is tried again, up to a bound.
+// get returns the answer of an HTTP server. The server may need a moment to listen, so a
+// refused connection is repeated, up to a limit.
 func get(t *testing.T, server netip.AddrPort, path string) string {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(server))
@@ -493,7 +495,7 @@ func TestHostLooksHealthy(t *testing.T) {
 	must.GreaterEq(t, MinVersion, host.Version)
 }
 
-// A reboot of the guest is not the end of the machine.
+// TestHostReboot checks that a reboot of the guest is not the end of the machine.
 func TestHostReboot(t *testing.T) {
 	m := newManager(t)
 	spec := newBooted(t, m)
@@ -516,7 +518,8 @@ func TestHostReboot(t *testing.T) {
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
-// Mount points are made also where nspawn could not, and belong to root.
+// TestHostBindsInReadOnlyRoot checks that mount points are created even where nspawn could
+// not, and belong to root.
 func TestHostBindsInReadOnlyRoot(t *testing.T) {
 	m := newManager(t)
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
@@ -556,8 +559,8 @@ func TestHostSignalThatKilledPayload(t *testing.T) {
 	}
 }
 
-// awaitHeld returns when the follower has a pidfd of the payload, which it opens
-// while the machine runs already.
+// awaitHeld returns when the follower has a pidfd of the payload, which it opens after the
+// start.
 func awaitHeld(t *testing.T, m *Manager, spec machine.Spec) {
 	payload, err := m.payload(t.Context(), spec.Machine, spec.Mode)
 	must.NoError(t, err)
@@ -566,12 +569,12 @@ func awaitHeld(t *testing.T, m *Manager, spec machine.Spec) {
 	}
 }
 
-// holds tells whether this process has a pidfd of another.
+// holds reports whether this process has a pidfd of another one.
 func holds(t *testing.T, pid int) bool {
 	files, err := filepath.Glob("/proc/self/fdinfo/*")
 	must.NoError(t, err)
 	return slices.ContainsFunc(files, func(path string) bool {
-		info, _ := os.ReadFile(path) // it may be closed by now
+		info, _ := os.ReadFile(path) // it may have been closed
 		return strings.Contains(string(info), fmt.Sprintf("\nPid:\t%d\n", pid))
 	})
 }
@@ -585,7 +588,8 @@ func kernelTellsSignal(t *testing.T) bool {
 	return major > 6 || major == 6 && minor >= 15
 }
 
-// The link to the guest's journal goes with the machine.
+// TestHostJournalLink checks that the link to the guest's journal is removed with the
+// machine.
 func TestHostJournalLink(t *testing.T) {
 	m := newManager(t)
 	image := filepath.Join("/var/lib/machines", "journal-in-place")
@@ -608,11 +612,11 @@ func TestHostJournalLink(t *testing.T) {
 	}
 }
 
-// An nspawn that is killed cannot tidy up.
+// TestHostKilledNspawnLeavesNothing kills nspawn, which then cannot clean up.
 func TestHostKilledNspawnLeavesNothing(t *testing.T) {
 	m := newManager(t)
 	before, mountsBefore := locks(t), mountPoints(t)
-	for range 2 { // the second start is not in the way of the first's remains
+	for range 2 { // what is left of the first does not prevent the second start
 		spec := newMachine(t, m, "mkdir /www; echo hello >/www/x; exec httpd -f -p 80 -h /www")
 		spec.Network = machine.Network{Kind: links.Veth, Ports: []ports.Mapping{{Host: 8099, Container: 80}}}
 		var address netip.Addr
@@ -638,7 +642,7 @@ func mountPoints(t *testing.T) (points []string) {
 	return points
 }
 
-// forwarded are the ports of the host that are forwarded.
+// forwarded returns the forwarded ports of the host.
 func forwarded(t *testing.T) string {
 	t.Helper()
 	out, err := exec.Command("nft", "list", "table", "inet", ports.TableName).CombinedOutput()
@@ -652,14 +656,14 @@ func locks(t *testing.T) []string {
 	return files
 }
 
-// TestHostBindInBind: a volume in the task's directory. Nothing of the machine is mounted
-// on the host.
+// TestHostBindInBind mounts a volume in the task's directory, and checks that nothing of
+// the machine is mounted on the host.
 func TestHostBindInBind(t *testing.T) {
 	m := newManager(t)
 	local, volume, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file")
 	must.NoError(t, os.WriteFile(file, []byte("content\n"), 0o644))
 	must.NoError(t, os.Chmod(volume, 0o755))
-	must.NoError(t, stage.PrepareDir(m.dirs.Pins())) // which stays
+	must.NoError(t, stage.PrepareDir(m.dirs.Pins())) // it stays mounted
 	before := mountPoints(t)
 	spec := newMachine(t, m, `stat -c '%u %n' /local /local/data/deep && cat /local/file && echo x >/local/data/deep/x`)
 	spec.Root.UserNamespace = true
@@ -681,9 +685,9 @@ func TestHostBindInBind(t *testing.T) {
 	}
 }
 
-// A file system that cannot be ID-mapped, here the overlay of the disposable
-// host's own root: what is only the machine's is handed over to its root, all
-// else is refused.
+// TestHostBindThatCannotBeMapped uses a file system that cannot be ID-mapped, the overlay
+// of the disposable host's own root. A directory that only this machine uses is given to
+// the machine's root; everything else is refused.
 func TestHostBindThatCannotBeMapped(t *testing.T) {
 	m := newManager(t)
 	dir, err := os.MkdirTemp("/opt", "unmappable")
@@ -709,7 +713,7 @@ func TestHostBindThatCannotBeMapped(t *testing.T) {
 	must.Eq(t, 0, stat.Uid)
 }
 
-// A limit that cannot be kept is no limit: nothing is started.
+// TestHostDiskLimitRefused checks that nothing is started if a limit cannot be enforced.
 func TestHostDiskLimitRefused(t *testing.T) {
 	bus, state := newManager(t).bus, t.TempDir()
 	must.NoError(t, unix.Mount("tmpfs", state, "tmpfs", 0, ""))

@@ -20,8 +20,8 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// TestHostGroupLimits has a container make control groups without end, and nested
-// deeper than a path is long.
+// TestHostGroupLimits runs a container that creates control groups without end, nested
+// deeper than a path can be long.
 func TestHostGroupLimits(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "sleep 1000")
@@ -40,7 +40,7 @@ func TestHostGroupLimits(t *testing.T) {
 	must.Between(t, 1, deep, cgroup.MaxDepth)
 }
 
-// newInit is a machine of busybox whose PID 1 is the script, as one that is booted.
+// newInit returns a busybox machine that is booted with the script as PID 1.
 func newInit(t *testing.T, m *Manager, script string) machine.Spec {
 	spec := newMachine(t, m, "")
 	image := filepath.Join("/var/lib/machines", "init-"+spec.Machine)
@@ -48,14 +48,14 @@ func newInit(t *testing.T, m *Manager, script string) machine.Spec {
 	t.Cleanup(func() { must.NoError(t, os.RemoveAll(image)) })
 	must.NoError(t, os.MkdirAll(filepath.Join(image, "sbin"), 0o755))
 	path := filepath.Join(image, "sbin/init")
-	_ = os.Remove(path) // a link to busybox
+	_ = os.Remove(path) // it is a link to busybox
 	must.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755))
 	spec.Mode, spec.Command, spec.Root.Image = machine.Boot, nil, image
 	return spec
 }
 
-// TestHostRebootStorm has a guest that reboots all the time. It fails after some of
-// them, and its groups are limited after each.
+// TestHostRebootStorm runs a guest that reboots all the time. It must fail after some
+// reboots, and its groups must be limited after each of them.
 func TestHostRebootStorm(t *testing.T) {
 	m := newManager(t)
 	spec := newInit(t, m, "exec reboot -f")
@@ -72,7 +72,7 @@ func TestHostRebootStorm(t *testing.T) {
 	must.Between(t, 1, reboots, machine.MaxReboots)
 }
 
-// hostile are containers that hold up whatever waits for them.
+// hostile returns containers that hold up everything that waits for them.
 func hostile(t *testing.T, m *Manager) map[string]machine.Spec {
 	self := "cd /sys/fs/cgroup; mkdir x; for p in $(cat cgroup.procs); do echo $p >x/cgroup.procs; done; "
 	specs := map[string]machine.Spec{
@@ -92,8 +92,8 @@ func hostile(t *testing.T, m *Manager) map[string]machine.Spec {
 	return specs
 }
 
-// TestHostWatchdog lives the life of a task, over and over, beside 20 hostile
-// containers into which commands are run, whose use is read, and which are stopped.
+// TestHostWatchdog goes through the life of a task again and again, beside 20 hostile
+// containers in which commands are run, whose usage is read, and which are stopped.
 func TestHostWatchdog(t *testing.T) {
 	m := newManager(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -128,7 +128,7 @@ func TestHostWatchdog(t *testing.T) {
 	}
 }
 
-// bother does all that a plugin does to a machine, until ctx is done.
+// bother does everything that a plugin does to a machine, until ctx is done.
 func bother(ctx context.Context, m *Manager, spec machine.Spec) {
 	for ctx.Err() == nil {
 		limit, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -141,7 +141,7 @@ func bother(ctx context.Context, m *Manager, spec machine.Spec) {
 	}
 }
 
-// patience bounds each step of a life on a host that is busy with 20 machines.
+// patience limits each step on a host that is busy with 20 machines.
 const patience = 20 * time.Second
 
 // live starts, enters, reads, signals and stops a machine.

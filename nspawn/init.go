@@ -16,10 +16,10 @@ import (
 	"nomad-driver-nspawn/nspawn/process"
 )
 
-// errDeaf says that a signal would be lost on the payload.
-var errDeaf = errors.New("the machine's init does not take the signal yet")
+// errSignalBlocked means that the payload would not receive a signal.
+var errSignalBlocked = errors.New("the machine's init does not take the signal yet")
 
-// unknownInitError says that an init cannot be asked to power off.
+// unknownInitError means that the driver does not know how to ask an init to power off.
 type unknownInitError struct {
 	program string
 	why     error
@@ -30,12 +30,13 @@ func (e *unknownInitError) Error() string {
 		"kill_signal of the task may name a signal that it takes", e.program, e.why)
 }
 
-// signalInit has a guest's init power off.
+// signalInit asks a guest's init to power off.
 //
-// A systemd that boots has neither blocked nor caught the signal yet, and the kernel drops
-// it (pid_namespaces(7)); the same goes for a guest that waits at the gate. Such a guest
-// has not begun to do anything. What others take cannot be seen, as they may wait by
-// sigtimedwait(2): they get what the job names, or are powered off in their own way.
+// While systemd boots, it neither blocks nor catches the signal yet, and the kernel drops
+// it (pid_namespaces(7)). The same is true for a guest that waits at the gate. Such a
+// guest has not done anything yet. Which signals other inits accept cannot be seen,
+// because they may wait with sigtimedwait(2). They get the signal that the job names, or
+// are powered off in their own way.
 func (m *Manager) signalInit(ctx context.Context, name string, init process.Process, sig unix.Signal) error {
 	program, err := init.Program()
 	if err != nil {
@@ -45,13 +46,13 @@ func (m *Manager) signalInit(ctx context.Context, name string, init process.Proc
 	base := filepath.Base(program)
 	switch {
 	case program == inside.ShimPath, base == "systemd" && !init.Takes(sig):
-		return errDeaf
+		return errSignalBlocked
 	case base == "systemd", sig != machine.Halt:
 		return init.Signal(sig)
 	case base == "busybox" && filepath.Base(init.Argument0()) == "init":
-		return init.Signal(unix.SIGUSR2) // halts it (busybox, init/init.c)
+		return init.Signal(unix.SIGUSR2) // halts busybox (init/init.c)
 	}
-	// sysvinit, OpenRC, runit and s6 listen to files, which their poweroff knows.
+	// sysvinit, OpenRC, runit and s6 read commands from files, which their poweroff knows.
 	code, err := m.Exec(ctx, name, enter.Command{Argv: []string{"poweroff"}})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit status %d", code)

@@ -15,7 +15,8 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// newBusyboxInit has an init that is not systemd, and says bye when it is powered off.
+// newBusyboxInit returns a machine whose init is not systemd, and says bye when it is
+// powered off.
 func newBusyboxInit(t *testing.T, m *Manager) machine.Spec {
 	spec := newMachine(t, m, "")
 	spec.Mode, spec.Command = machine.Boot, nil
@@ -23,7 +24,7 @@ func newBusyboxInit(t *testing.T, m *Manager) machine.Spec {
 	return spec
 }
 
-// awaitUp waits until the init has started what it is to start.
+// awaitUp waits until the init has started its processes.
 func awaitUp(t *testing.T, m *Manager, spec machine.Spec) {
 	t.Helper()
 	code, err := m.Exec(t.Context(), spec.Machine, enter.Command{Argv: []string{"/bin/sh", "-c", "until pidof sleep; do :; done"}})
@@ -46,7 +47,7 @@ func TestHostBusyboxInit(t *testing.T) {
 	}
 }
 
-// An init that nothing is known of is told of, and has its time.
+// TestHostUnknownInit checks that an unknown init is reported, and gets its time.
 func TestHostUnknownInit(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "")

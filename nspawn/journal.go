@@ -13,18 +13,18 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// journalEntry has the fields of systemd.journal-fields(7) that say whose
-// message it is.
+// journalEntry has the fields of systemd.journal-fields(7) that identify the sender of a
+// message.
 type journalEntry struct {
 	Message string `json:"MESSAGE"`
 	PID     int    `json:"_PID,string"`
 	Unit    string `json:"_SYSTEMD_UNIT"`
 }
 
-// lastMessage is what nspawn, as the main process of the unit, last complained
-// of in the journal: "" if nothing is found.
+// lastMessage returns the last message that nspawn, the main process of the unit, logged
+// in the journal, or "" if there is none.
 func lastMessage(ctx context.Context, name string, unit systemd.UnitState) string {
-	// What nspawn sent is in the journal's queue, and in its files after this.
+	// After this, what nspawn has sent is in the journal's files.
 	if exec.CommandContext(ctx, "journalctl", "--sync").Run() != nil {
 		return ""
 	}
@@ -36,10 +36,10 @@ func lastMessage(ctx context.Context, name string, unit systemd.UnitState) strin
 	return strings.Join(messagesOf(output, machine.UnitName(name), int(unit.ExecMainPID)), "; ")
 }
 
-// messagesOf picks the messages of a unit and its main process. An entry of a
-// process that was gone when journald looked at it has no unit: it is taken if
-// the process is the main one, or younger, as nspawn's children are, and no
-// process of another unit is between them.
+// messagesOf returns the messages of a unit and its main process. If a process ended
+// before journald looked at it, its entry has no unit. Such an entry is included if the
+// process is the main one or a later one, as nspawn's children are, and no process of
+// another unit is between them.
 func messagesOf(entries []byte, unit string, main int) (messages []string) {
 	list := parseEntries(entries)
 	between := func(pid int) bool {

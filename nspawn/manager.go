@@ -20,8 +20,8 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Manager starts and controls machines by name. It remembers none: what there
-// is, systemd knows. It is safe for concurrent use.
+// Manager starts and controls machines by name. It keeps no list of them, because systemd
+// does. It is safe for concurrent use.
 type Manager struct {
 	bus   *systemd.Conn
 	dirs  dirs.Dirs
@@ -31,21 +31,21 @@ type Manager struct {
 	networks *network.Host // nil without networks
 }
 
-// NewManager uses the systemd behind bus. Without networks, machines only have those that
-// are given.
+// NewManager returns a manager that uses the systemd behind bus. If networks is nil,
+// machines can only have given network namespaces.
 func NewManager(bus *systemd.Conn, dirs dirs.Dirs, networks *network.Host) *Manager {
 	locks := filelock.Names{File: dirs.Lock()}
 	return &Manager{bus: bus, dirs: dirs, locks: locks, parts: parts.New(dirs, locks, networks), networks: networks}
 }
 
-// Status is what systemd says about a machine now. Exit is nil while it runs.
-// A machine without a unit is ErrLost.
+// Status is the state of a machine. Exit is nil while it runs.
 type Status struct {
 	Started, Ended time.Time
 	Exit           *Exit
 }
 
-// Status looks the machine up. It waits for a bus that is away until ctx ends.
+// Status looks up the machine. If the bus is away, it waits until ctx ends. The error is
+// ErrLost if the machine has no unit.
 func (m *Manager) Status(ctx context.Context, name string) (Status, error) {
 	unit, err := m.awaitUnit(ctx, name)
 	if err != nil {
@@ -58,7 +58,7 @@ func (m *Manager) Status(ctx context.Context, name string) (Status, error) {
 	return status, nil
 }
 
-// Wait returns how the machine ended, when it has.
+// Wait waits for the end of the machine and returns how it ended.
 func (m *Manager) Wait(ctx context.Context, name string) (Exit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -73,8 +73,8 @@ func (m *Manager) Wait(ctx context.Context, name string) (Exit, error) {
 	return Exit{}, fmt.Errorf("wait for machine %s: %w", name, ctx.Err())
 }
 
-// Signal sends a signal to the machine's payload, never to systemd-nspawn,
-// which most signals would kill.
+// Signal sends a signal to the machine's payload. It never signals systemd-nspawn, which
+// most signals would kill.
 func (m *Manager) Signal(ctx context.Context, name string, mode machine.Mode, sig unix.Signal) error {
 	payload, err := m.payload(ctx, name, mode)
 	if err != nil {
@@ -96,7 +96,7 @@ func (m *Manager) Exec(ctx context.Context, name string, command enter.Command) 
 		}
 		target := enter.Target{Leader: leader.PID, Cgroup: group, Delegated: cgroup.OfPayload(name)}
 		code, err := enter.Run(ctx, target, command)
-		// Nothing was run if the leader has moved.
+		// If the leader has moved, nothing was run.
 		if moved, _ := cgroup.Of(leader.PID); !errors.Is(err, enter.ErrMoved) || moved == group || moves == maxMoves {
 			return code, err
 		}
@@ -106,11 +106,11 @@ func (m *Manager) Exec(ctx context.Context, name string, command enter.Command) 
 // Usage returns what the machine uses.
 func (m *Manager) Usage(name string) (cgroup.Usage, error) { return cgroup.ReadUsage(name) }
 
-// maxMoves is how often a leader may go to another cgroup while it is entered. A
-// booting systemd does so once, an evil init all the time.
+// maxMoves limits how often a leader may move to another cgroup while it is entered. A
+// booting systemd moves once, a malicious init all the time.
 const maxMoves = 3
 
-// payload is the process of the machine that the job asked for.
+// payload returns the process that the job asked for.
 func (m *Manager) payload(ctx context.Context, name string, mode machine.Mode) (process.Process, error) {
 	leader, err := m.leader(ctx, name)
 	if err != nil {
@@ -138,7 +138,7 @@ func (m *Manager) leader(ctx context.Context, name string) (process.Process, err
 	return process.Leader(nspawn)
 }
 
-// awaitUnit is unit, but waits for a bus that is away until ctx ends.
+// awaitUnit is like unit, but waits until ctx ends if the bus is away.
 func (m *Manager) awaitUnit(ctx context.Context, name string) (systemd.UnitState, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -160,7 +160,7 @@ func (m *Manager) unit(ctx context.Context, name string) (systemd.UnitState, err
 	return unit, err
 }
 
-// ForbidLinks has nobody on the host follow a link in a directory, see package guard.
+// ForbidLinks keeps the host from following links in a directory, see package guard.
 func (m *Manager) ForbidLinks(dir string) error {
 	return guard.ForbidLinks(m.dirs.NoSymfollowAllocs(), dir)
 }

@@ -9,34 +9,34 @@ import (
 	"time"
 )
 
-// notifySocket receives what systemd-nspawn tells its supervisor (sd_notify(3)).
-// The unit has NotifyAccess=none, so systemd sets no socket of its own.
+// notifySocket receives what systemd-nspawn reports to its supervisor (sd_notify(3)). The
+// unit has NotifyAccess=none, so systemd does not set a socket of its own.
 type notifySocket struct {
 	conn *net.UnixConn
-	// ready gets an element when the guest says for the first time since it began that it
-	// is ready. An element that is not received is not sent twice.
+	// ready receives an element when the guest reports for the first time since it began
+	// that it is ready. While an element is waiting, no second one is sent.
 	ready chan struct{}
-	// done is closed when no more is read.
+	// done is closed when nothing more is read.
 	done chan struct{}
 
 	closing chan struct{} // closed by close
-	isReady bool          // the guest has said so; only read knows
+	isReady bool          // the guest has reported that it is ready; used only by read
 }
 
-// A guest can send as often as it likes, and nspawn passes READY=1 on. After each burst
-// of messages, none is read for a moment. So a flood costs the plugin next to nothing, and
-// nspawn, whose messages wait in the socket's queue, has time for all else in between.
+// A guest can send as often as it likes, and nspawn passes READY=1 on. After each burst of
+// messages, reading pauses. So a flood costs the plugin next to nothing. nspawn, whose
+// messages wait in the socket's queue, has time for everything else in between.
 const (
 	notifyBurst = 16
 	notifyPause = 100 * time.Millisecond
 )
 
-// notification is one message: assignments by name.
+// notification is one message: values by name.
 type notification map[string]string
 
 const maxNotification = 4096
 
-// listenNotify listens in place of whoever did so before.
+// listenNotify creates the socket. It replaces the socket of an earlier listener.
 func listenNotify(path string) (*notifySocket, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listen for notifications: %w", err)
@@ -55,7 +55,8 @@ func listenNotify(path string) (*notifySocket, error) {
 	return n, nil
 }
 
-// close leaves the socket's name to Remove: another may listen there by now.
+// close does not remove the socket, because another process may already listen there.
+// Remove does.
 func (n *notifySocket) close() {
 	close(n.closing)
 	n.conn.Close()
@@ -84,8 +85,9 @@ func (n *notifySocket) pause() {
 	}
 }
 
-// take: nspawn tells the leader's PID when the machine is set up, and with
-// --notify-ready=yes READY=1 when the guest does. Without, it says so of itself.
+// take handles a message. nspawn sends the leader's PID when the machine is set up. With
+// --notify-ready=yes, it sends READY=1 when the guest does, otherwise when nspawn itself
+// is ready.
 func (n *notifySocket) take(message notification) {
 	if message["X_NSPAWN_LEADER_PID"] != "" {
 		n.isReady = false

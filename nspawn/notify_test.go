@@ -16,8 +16,8 @@ func TestParseNotification(t *testing.T) {
 	must.Eq(t, notification{}, parseNotification("\nnothing\n"))
 }
 
-// TestNotifyFlood has a guest that says READY=1 all the time: it is reported once a
-// start, and few of the messages are read.
+// TestNotifyFlood sends READY=1 all the time. It must be reported once per start, and few
+// of the messages may be read.
 func TestNotifyFlood(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	n, err := listenNotify(path)
@@ -51,6 +51,6 @@ func TestNotifyFlood(t *testing.T) {
 		}
 		conn.SetWriteDeadline(time.Time{})
 		t.Log(sent, "messages in a second")
-		must.Less(t, 1500, sent) // the queue and a burst each pause
+		must.Less(t, 1500, sent) // the queue, and one burst per pause
 	}
 }

@@ -15,11 +15,11 @@ import (
 	"nomad-driver-nspawn/nspawn/parts"
 )
 
-// newLayers are directories with files that say where they are from: base/low,
-// base/both and top/both, of 7:7, and an empty upper.
+// newLayers creates directories with files that contain where they are from: base/low,
+// base/both and top/both, owned by 7:7, and an empty upper.
 func newLayers(t *testing.T) (dir string) {
 	hosttest.Require(t)
-	dir, err := os.MkdirTemp("/var/lib/machines", "layers") // is no overlay itself
+	dir, err := os.MkdirTemp("/var/lib/machines", "layers") // not on an overlay
 	must.NoError(t, err)
 	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
 	for _, layer := range []string{"base", "top", "upper"} {
@@ -33,8 +33,9 @@ func newLayers(t *testing.T) (dir string) {
 	return dir
 }
 
-// Each root has overlays of every kind: the host's layers with an upper layer
-// that is kept, with one that is discarded, read-only, and over the image's /etc.
+// TestHostOverlay gives each kind of root overlays of every kind: layers of the host with
+// an upper layer that is kept, with one that is discarded, read-only, and over the image's
+// /etc.
 func TestHostOverlay(t *testing.T) {
 	m := newManager(t)
 	const read = "cat low both && stat -c %u:%g . low both"
@@ -42,7 +43,7 @@ func TestHostOverlay(t *testing.T) {
 	const seen = "base/low\ntop/both\n0:0\n7:7\n7:7\n"
 	for name, c := range map[string]struct {
 		root        machine.Root
-		destination string // of the first
+		destination string // of the first overlay
 	}{
 		"copy-on-write":          {machine.Root{UserNamespace: true}, "/new/dir"},
 		"read-only":              {machine.Root{UserNamespace: true, ReadOnly: true}, "/new/dir"},
@@ -88,8 +89,8 @@ func namesIn(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// An upper layer has one machine, which may have been killed, or be the rest of
-// one that was to be started.
+// TestHostOverlayUpperIsClaimed checks that an upper layer has one machine, even if that
+// machine was killed, or is what an interrupted start left.
 func TestHostOverlayUpperIsClaimed(t *testing.T) {
 	m := newManager(t)
 	dir := newLayers(t)
@@ -127,7 +128,8 @@ func TestHostOverlayUpperIsClaimed(t *testing.T) {
 	must.Eq(t, "base/low\n", <-out.stdout)
 }
 
-// After a reboot nothing is mounted, and what was claimed is free.
+// TestHostOverlayAfterReboot checks that after a reboot nothing is mounted and no claim is
+// left.
 func TestHostOverlayAfterReboot(t *testing.T) {
 	m := newManager(t)
 	dir := newLayers(t)

@@ -11,18 +11,18 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Record is what there is of a machine on the host.
+// Record describes what exists of a machine on the host.
 type Record struct {
 	Machine string
-	// Of its unit. They are empty if there is none, only files: a start or a
-	// removal is under way, or was interrupted.
+	// The following are about its unit. They are empty if there is no unit but only files,
+	// because a start or a removal is in progress or was interrupted.
 	Invocation string
 	Started    time.Time
 	Fields     map[string]string // Spec.JournalFields
 }
 
-// Machines are the records of all machines of this driver on the host, of all
-// plugins and agents: running, ended, or files that are left of one.
+// Machines returns the records of all machines of this driver on the host, of all plugins
+// and agents: running, ended, or only files.
 func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
 	names, err := m.names(ctx)
 	if err != nil {
@@ -43,7 +43,7 @@ func (m *Manager) Machines(ctx context.Context) ([]Record, error) {
 	return records, nil
 }
 
-// names are those of all machines that have a unit or another part.
+// names returns the names of all machines that have a unit or another part.
 func (m *Manager) names(ctx context.Context) ([]string, error) {
 	units, err := m.bus.UnitsByPattern(ctx, machine.UnitName("*"))
 	if err != nil {
@@ -64,8 +64,7 @@ func (m *Manager) names(ctx context.Context) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// Record looks up what there is of a machine's unit. The error is ErrLost if
-// there is none.
+// Record returns the record of a machine's unit. The error is ErrLost if there is none.
 func (m *Manager) Record(ctx context.Context, name string) (Record, error) {
 	unit, err := m.unit(ctx, name)
 	if err != nil {

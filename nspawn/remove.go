@@ -12,18 +12,18 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Remove ends the machine if it runs and removes all that belongs to its name.
-// It returns nil if there is nothing.
+// Remove ends the machine if it runs, and removes everything that has its name. It returns
+// nil if nothing exists.
 func (m *Manager) Remove(ctx context.Context, name string) error {
-	// Where nothing can be locked, as on a full disk, no start gets far either.
+	// If nothing can be locked, for example on a full disk, no start gets far either.
 	if lock, err := m.locks.Lock(name); err == nil {
 		defer lock.Close()
 	}
 	return m.remove(ctx, name)
 }
 
-// RemoveDangling removes a machine if it still is what the record says and
-// nobody is starting or removing it now.
+// RemoveDangling removes a machine if the record still describes it and nobody is starting
+// or removing it.
 func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
 	lock, err := m.locks.TryLock(record.Machine)
 	if errors.Is(err, filelock.ErrLocked) {
@@ -43,7 +43,7 @@ func (m *Manager) RemoveDangling(ctx context.Context, record Record) error {
 	return m.remove(ctx, record.Machine)
 }
 
-// remove is Remove for the holder of the machine's lock.
+// remove is like Remove, for a caller that holds the machine's lock.
 func (m *Manager) remove(ctx context.Context, name string) error {
 	unit, err := m.unit(ctx, name)
 	switch {
@@ -64,9 +64,8 @@ func (m *Manager) remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// clear removes what an earlier start left. The machine's directory is the first thing of
-// it that is made, and the last that is removed: where there is none, there is no unit,
-// and systemd need not be asked.
+// clear removes what an earlier start left. The machine's directory is created first and
+// removed last. So if there is none, there is no unit, and systemd need not be asked.
 func (m *Manager) clear(ctx context.Context, name string) error {
 	if !m.Exists(name) {
 		return m.parts.Remove(ctx, name)
@@ -74,7 +73,8 @@ func (m *Manager) clear(ctx context.Context, name string) error {
 	return m.remove(ctx, name)
 }
 
-// Exists reports whether a machine is there, or a start or a removal of it was interrupted.
+// Exists reports whether there is a machine of the name, or whether its start or removal
+// was interrupted.
 func (m *Manager) Exists(name string) bool {
 	_, err := os.Lstat(m.dirs.Machine(name))
 	return !errors.Is(err, os.ErrNotExist)

@@ -9,8 +9,9 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// A start takes a machine without a directory for one that is not there. Where somebody
-// has removed only that, the start fails, and the next one succeeds.
+// A start assumes that a machine without a directory does not exist.
+// TestHostUnitWithoutDirectory checks that if someone has removed only the directory, the
+// start fails and the next one succeeds.
 func TestHostUnitWithoutDirectory(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "exec sleep 1000")

@@ -10,8 +10,9 @@ import (
 	"nomad-driver-nspawn/nspawn/programs"
 )
 
-// Root of a container without a user namespace makes the program writable that the host
-// starts systemd-nspawn with. Its own is a copy.
+// In TestHostAttackShimOfTheHost root of a container without a user namespace makes the
+// program writable with which the host starts systemd-nspawn. The container's own program
+// is a copy.
 func TestHostAttackShimOfTheHost(t *testing.T) {
 	m := newManager(t)
 	program, err := programs.Own(m.dirs.Pins())
@@ -23,7 +24,7 @@ func TestHostAttackShimOfTheHost(t *testing.T) {
 	out := mustStart(t, m, spec)
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 	must.NoError(t, m.Remove(t.Context(), spec.Machine))
-	must.Eq(t, "evil\n", <-out.stdout, must.Sprint(<-out.stderr)) // so the attempt is a real one
+	must.Eq(t, "evil\n", <-out.stdout, must.Sprint(<-out.stderr)) // so the attack works on the copy
 	after, err := os.ReadFile(program)
 	must.NoError(t, err)
 	must.True(t, string(before) == string(after), must.Sprint(filepath.Base(program), " was changed"))

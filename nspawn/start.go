@@ -19,23 +19,26 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Streams are where the payload's output goes. Instead of the zero value, it is
-// the host's journal, as with LogToJournal.
+// Streams receive the payload's output. The zero value selects the host's journal.
 type Streams struct{ Stdout, Stderr *os.File }
 
-// startTimeout bounds a start. Bare nspawn needs 0.1 s; a host that starts
-// many machines at once needs longer.
+// startTimeout limits a start. nspawn alone needs 0.1 s; a host that starts many machines
+// at once needs longer.
 const startTimeout = 90 * time.Second
 
-// Start runs the machine and returns when its payload has begun. The steps are taken
-// when nspawn has set up the machine, before the payload begins. What an earlier start
-// of the same name left is removed before; on an error nothing is left, and the payload
-// has not begun: the error is an *inside.Failure if the image has no such command, and a
-// *StartError if nspawn has failed. It tells by notice why it takes longer than usual.
+// Start starts the machine and returns when its payload has begun. It first removes what
+// an earlier start of the same name left. It runs the steps when nspawn has set up the
+// machine, before the payload begins. It calls notice with the reason if it takes longer
+// than usual.
 //
-// It opens the streams as late as it can, and closes them: systemd keeps its own
-// copies. Whoever reads them may stop at the end of the last writer, so one that
-// dies with a plugin in the middle of a start must not have been the first.
+// After an error nothing is left, and the payload has not begun. The error is an
+// *inside.Failure if the image does not have the command, and a *StartError if nspawn has
+// failed.
+//
+// Start opens the streams as late as possible, and closes them; systemd keeps its own
+// copies. A log collector stops reading when the last writer closes. If the plugin opened
+// the streams early and died during the start, the collector would stop before the task
+// ever wrote.
 func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string), open func() (Streams, error), steps ...Step) (follower *Follower, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -125,8 +128,8 @@ func (m *Manager) startUnit(ctx context.Context, s machine.Spec, host machine.Ho
 	return cgroup.Limit(s.Machine)
 }
 
-// explainStart returns the error of a unit that could not be started. What it runs may
-// have ended before systemd had done with the start.
+// explainStart returns the error of a unit that could not be started. nspawn may have
+// ended before systemd was finished with the start.
 func (m *Manager) explainStart(ctx context.Context, name string, err error) error {
 	unit, lookErr := m.unit(ctx, name)
 	if lookErr != nil {
@@ -138,11 +141,11 @@ func (m *Manager) explainStart(ctx context.Context, name string, err error) erro
 	return err
 }
 
-// awaitPayload returns the payload once nspawn has set the machine up and the payload
-// waits at the gate. An nspawn that ends before has failed itself.
+// awaitPayload returns the payload when nspawn has set up the machine and the payload
+// waits at the gate. If nspawn ends before that, it has failed.
 //
-// It is nspawn's own process that is waited for, not its unit: to read the state of
-// one takes systemd 4 ms, while nspawn has the other core.
+// awaitPayload waits for nspawn's process and not for its unit. Reading the state of a
+// unit takes systemd 4 ms, CPU time that nspawn needs.
 func (m *Manager) awaitPayload(ctx context.Context, name string, mode machine.Mode, g *gate.Gate) (waiting, error) {
 	watch, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -161,7 +164,8 @@ func (m *Manager) awaitPayload(ctx context.Context, name string, mode machine.Mo
 	return w, err
 }
 
-// endOf is closed when the machine's nspawn has ended, or nothing tells when.
+// endOf returns a channel that is closed when the machine's nspawn has ended, or when its
+// end cannot be observed.
 func (m *Manager) endOf(ctx context.Context, name string) <-chan struct{} {
 	end := make(chan struct{})
 	go func() {
@@ -173,8 +177,8 @@ func (m *Manager) endOf(ctx context.Context, name string) <-chan struct{} {
 	return end
 }
 
-// awaitFailure returns how the machine has ended by the state of its unit: systemd has
-// still to hear that nspawn has ended, if it has. It also waits for a bus that is away.
+// awaitFailure returns how the machine has ended, from the state of its unit. It waits
+// until systemd knows of the end, and for a bus that is away.
 func (m *Manager) awaitFailure(ctx context.Context, name string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -186,10 +190,10 @@ func (m *Manager) awaitFailure(ctx context.Context, name string) error {
 	return fmt.Errorf("wait until it is up: %w", ctx.Err())
 }
 
-// StartError says that systemd-nspawn could not set the machine up.
+// StartError means that systemd-nspawn could not set up the machine.
 type StartError struct {
 	Exit    Exit
-	Message string // nspawn's own words, if the journal has them
+	Message string // nspawn's own message, if the journal has it
 }
 
 func (e *StartError) Error() string {
@@ -203,7 +207,7 @@ func (e *StartError) Error() string {
 	return how + ": " + e.Message
 }
 
-// Close closes both.
+// Close closes both streams.
 func (s Streams) Close() error {
 	if s.Stdout == nil {
 		return nil

@@ -14,8 +14,8 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// killTimeout bounds the wait for a machine that was killed. The kernel's work
-// is done in milliseconds; nspawn and systemd then tidy up.
+// killTimeout limits the wait for a machine that was killed. The kernel needs
+// milliseconds; then nspawn and systemd clean up.
 const killTimeout = 10 * time.Second
 
 // endTimeout bounds the wait for a unit that was killed as a whole. Nothing is left to do
@@ -36,9 +36,9 @@ func (m *Manager) Stop(ctx context.Context, name string, mode machine.Mode, sig 
 	case errors.Is(err, ErrLost):
 		return nil
 	case errors.Is(err, os.ErrProcessDone):
-		// It is ending by itself, or was to begin only now.
+		// The machine is ending by itself, or has not begun yet.
 		timeout = min(timeout, time.Second)
-	case errors.Is(err, errDeaf):
+	case errors.Is(err, errSignalBlocked):
 		timeout = 0
 	case errors.As(err, &unknown):
 		notice(unknown.Error())
@@ -49,7 +49,7 @@ func (m *Manager) Stop(ctx context.Context, name string, mode machine.Mode, sig 
 	return m.kill(ctx, name)
 }
 
-// signalToStop sends the signal unless that is in vain.
+// signalToStop sends the signal, unless it would have no effect.
 func (m *Manager) signalToStop(ctx context.Context, name string, mode machine.Mode, sig unix.Signal) error {
 	unit, err := m.awaitUnit(ctx, name)
 	if err != nil {
@@ -75,7 +75,7 @@ func (m *Manager) kill(ctx context.Context, name string) error {
 		}
 	}
 	if unit, err := m.unit(ctx, name); err == nil && unit.SubState == "auto-restart" {
-		return m.bus.StopUnit(ctx, machine.UnitName(name)) // rebooting: there is no process to kill
+		return m.bus.StopUnit(ctx, machine.UnitName(name)) // the guest is rebooting, so there is no process to kill
 	}
 	if err := m.bus.KillUnit(ctx, machine.UnitName(name), "all", int(unix.SIGKILL)); err != nil && !errors.Is(err, systemd.ErrNotFound) {
 		return fmt.Errorf("kill machine %s: %w", name, err)

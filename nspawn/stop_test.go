@@ -19,7 +19,8 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// A bus that is away for a moment takes nothing of the time that a payload has to end.
+// TestHostStopIsGracefulWithoutBus checks that a bus that is away for a moment does not
+// shorten the time that a payload has to end.
 func TestHostStopIsGracefulWithoutBus(t *testing.T) {
 	var dials atomic.Int32
 	bus := systemd.New(func(ctx context.Context) (*dbus.Conn, error) {

@@ -25,12 +25,12 @@ import (
 	"nomad-driver-nspawn/nspawn/rootfs"
 )
 
-// The tests in this file need what a disposable host lacks: the controllers of
-// cgroup v2, swap, and the oldest kernel that is supported, Debian 12's 6.1.
+// The tests in this file need what a disposable host lacks: the controllers of cgroup v2,
+// swap, and the oldest supported kernel, 6.1 of Debian 12.
 
 const mebibyte = 1 << 20
 
-// groupFile is a file of the control group of the machine's unit.
+// groupFile returns the content of a file of the control group of the machine's unit.
 func groupFile(t *testing.T, m *Manager, name, file string) string {
 	t.Helper()
 	unit, err := m.unit(t.Context(), name)
@@ -40,7 +40,7 @@ func groupFile(t *testing.T, m *Manager, name, file string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// inside runs a script in the machine and returns what it prints.
+// says runs a script in the machine and returns what it prints.
 func says(t *testing.T, m *Manager, name, script string) string {
 	t.Helper()
 	var out strings.Builder
@@ -58,7 +58,7 @@ func mustUsage(t *testing.T, m *Manager, name string) cgroup.Usage {
 	return usage
 }
 
-// setProperty changes a limit that no Spec has.
+// setProperty changes a limit that no Spec can set.
 func setProperty(t *testing.T, name, property string) {
 	t.Helper()
 	out, err := exec.Command("systemctl", "set-property", "--runtime", machine.UnitName(name), property).CombinedOutput()
@@ -72,7 +72,7 @@ func TestVMHost(t *testing.T) {
 	must.StrHasPrefix(t, "6.1.", string(release))
 	must.NoError(t, rootfs.Probe(t.TempDir(), rootfs.Overlay.Mount))
 	m := newManager(t)
-	never := dirs.Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // no machine has run yet
+	never := dirs.Dirs{Run: filepath.Join(t.TempDir(), "run"), State: filepath.Join(t.TempDir(), "state")} // where no machine has run
 	host := DetectHost(t.Context(), m.bus, never)
 	must.SliceEmpty(t, host.Problems)
 	must.SliceContainsSubset(t, host.Controllers, []string{"cpu", "cpuset", "io", "memory", "pids"})
@@ -80,12 +80,13 @@ func TestVMHost(t *testing.T) {
 	must.NoError(t, host.UserNamespaces)
 }
 
-// allocate is a program that fills this much memory of its own, and ends.
+// allocate returns a command that fills the given amount of its own memory, and ends.
 func allocate(size int) string {
 	return fmt.Sprintf("dd if=/dev/zero of=/dev/null bs=%d count=1", size)
 }
 
-// The host has swap: memory that may go there is no reason to kill anybody.
+// TestVMOutOfMemory runs on a host with swap: memory that may be swapped out is no reason
+// to kill a process.
 func TestVMOutOfMemory(t *testing.T) {
 	vmtest.Require(t)
 	swaps, err := os.ReadFile("/proc/swaps")
@@ -115,7 +116,7 @@ func TestVMOutOfMemory(t *testing.T) {
 	}
 }
 
-// mustEnd is the end of the machine as its follower tells it.
+// mustEnd returns how the machine ended, as its follower reports it.
 func mustEnd(t *testing.T, out output) Exit {
 	t.Helper()
 	last := Event{}
@@ -127,7 +128,8 @@ func mustEnd(t *testing.T, out output) Exit {
 	return last.Exit
 }
 
-// A kernel before 6.15 does not tell which signal killed the payload.
+// TestVMKilledPayload runs on a kernel before 6.15, which does not report the signal that
+// killed the payload.
 func TestVMKilledPayload(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -141,7 +143,8 @@ func TestVMKilledPayload(t *testing.T) {
 	}
 }
 
-// What is run in a machine is within its limits, too.
+// TestVMOutOfMemoryByExec checks that commands that are run in a machine are within its
+// limits, too.
 func TestVMOutOfMemoryByExec(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -188,7 +191,8 @@ func TestVMLimitsArrive(t *testing.T) {
 	}
 }
 
-// The payload, its children and what is run in the machine count as its tasks.
+// TestVMTasksMax checks that the payload, its children, and commands that are run in the
+// machine count as its tasks.
 func TestVMTasksMax(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -227,7 +231,7 @@ func TestVMUsage(t *testing.T) {
 	must.Less(t, *after.Memory.Current, *after.Memory.Kernel)
 	must.Zero(t, *after.Memory.Swap)
 
-	// The kernel moves out what it can and says EAGAIN if that is less.
+	// The kernel moves out what it can, and returns EAGAIN if that is less.
 	unit, err := m.unit(t.Context(), spec.Machine)
 	must.NoError(t, err)
 	err = os.WriteFile(filepath.Join(cgroup.Root, unit.ControlGroup, "memory.reclaim"), []byte("60M"), 0)
@@ -253,7 +257,8 @@ func TestVMThrottling(t *testing.T) {
 	must.Positive(t, *after.ThrottledTime)
 }
 
-// A root of ID-mapped layers, and the same again for the machine's next run.
+// TestVMOverlay runs a machine on a root with ID-mapped layers, and then again on the same
+// layers.
 func TestVMOverlay(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -273,8 +278,8 @@ func TestVMOverlay(t *testing.T) {
 	must.FileExists(t, hosttest.Busybox+"/etc/passwd")
 }
 
-// On this kernel tmpfs cannot be ID-mapped, be it below the image or below all of
-// the driver.
+// TestVMChownedRoot uses a tmpfs, which this kernel cannot ID-map, below the image or
+// below all directories of the driver.
 func TestVMChownedRoot(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -298,8 +303,8 @@ func TestVMChownedRoot(t *testing.T) {
 	must.Eq(t, before, listing(t, image))
 }
 
-// Nomad's directory for a task's secrets is a tmpfs, which can be ID-mapped
-// since Linux 6.3 only.
+// TestVMBindOfTmpfs binds a tmpfs, as Nomad's directory for a task's secrets is one. It
+// can be ID-mapped since Linux 6.3.
 func TestVMBindOfTmpfs(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -332,8 +337,8 @@ func TestVMNetworkNamespace(t *testing.T) {
 	must.NotEq(t, "0", strings.Fields(says(t, m, spec.Machine, "cat /proc/self/uid_map"))[1])
 }
 
-// A booted guest has controllers of its own: it limits its services, and when
-// one of them is killed, that is the guest's business.
+// TestVMBoot checks that a booted guest has controllers of its own: it limits its
+// services. If one of them is killed, that does not affect the machine.
 func TestVMBoot(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
@@ -350,7 +355,7 @@ func TestVMBoot(t *testing.T) {
 	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
 
-// A machine on a file system with project quotas.
+// TestVMDiskLimit runs a machine on a file system with project quotas.
 func TestVMDiskLimit(t *testing.T) {
 	vmtest.Require(t)
 	image, state := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "state")
@@ -362,11 +367,11 @@ func TestVMDiskLimit(t *testing.T) {
 		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 		must.NoError(t, err, must.Sprint(string(out)))
 	}
-	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing holds it
+	t.Cleanup(func() { must.NoError(t, syscall.Unmount(state, 0)) }) // nothing may use it any more
 	m := NewManager(newManager(t).bus, dirs.Dirs{Run: dirs.Default.Run, State: state}, nil)
 	must.EqOp(t, quota.Projects, DetectHost(t.Context(), m.bus, m.dirs).QuotaKind)
 
-	// chattr of the host, as the guest has none.
+	// The guest has no chattr, so use the host's.
 	const host = "/host/lib/x86_64-linux-gnu"
 	tool := host + "/ld-linux-x86-64.so.2 --library-path " + host + " /host/bin/"
 	for namespace, want := range map[bool]string{
