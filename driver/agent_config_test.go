@@ -15,9 +15,9 @@ import (
 	"github.com/zclconf/go-cty/cty/msgpack"
 )
 
-// setAgentConfig gives the driver an agent's configuration file on the way that the
-// agent does: by HCL 1, which knows no types, JSON, and the schema (command/agent/
-// config_parse.go, helper/pluginutils/loader/init.go).
+// setAgentConfig passes an agent's configuration file to the driver in the same way as an
+// agent: by HCL 1, which has no types, JSON, and the schema
+// (command/agent/config_parse.go, helper/pluginutils/loader/init.go).
 func setAgentConfig(t *testing.T, d *Driver, text string) error {
 	var file struct {
 		Plugins []*config.PluginConfig `hcl:"plugin"`
@@ -76,7 +76,7 @@ func TestReadmeNamespaces(t *testing.T) {
 	must.ErrorContains(t, setAgentConfig(t, d, strings.Replace(examples[0], `"/srv"`, `"srv"`, 1)), `namespace "system": volume_paths[0]`)
 }
 
-// Each form of `mirrors` that README shows is taken.
+// TestReadmeMirrors checks that each form of `mirrors` that README shows is accepted.
 func TestReadmeMirrors(t *testing.T) {
 	examples := examplesBelow(t, "#### Mirrors")
 	must.SliceLen(t, 3, examples)

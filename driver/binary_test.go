@@ -18,7 +18,7 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// newBinaryHarness is the built plugin in a process of its own, as Nomad has it.
+// newBinaryHarness returns the built plugin in a process of its own, as Nomad runs it.
 func newBinaryHarness(t *testing.T, pluginConfig string) (*testutils.DriverHarness, *goplugin.Client) {
 	hosttest.Require(t)
 	logger := testlog.HCLogger(t)
@@ -61,14 +61,15 @@ func TestHostBinary(t *testing.T) {
 			must.Eq(t, map[string]int{"boot": 0, "process_one": 5, "process_two": 5}[name], waitTask(t, harness, task).ExitCode)
 			must.NoError(t, harness.DestroyTask(task.ID, false))
 			must.ErrorContains(t, harness.SignalTask(task.ID, "SIGTERM"), drivers.ErrTaskNotFound.Error())
-			// It closes the harness.
+			// This closes the harness.
 			testutils.ExecTaskStreamingConformanceTests(t, harness, start().ID)
 		})
 	}
 }
 
-// A plugin that is killed takes nothing with it: the next one has the tasks, their
-// output goes on, and the code of one that ended meanwhile is told.
+// TestHostBinaryKilled checks that a killed plugin takes nothing with it: the next plugin
+// has the tasks, their output continues, and it reports the exit code of a task that ended
+// in between.
 func TestHostBinaryKilled(t *testing.T) {
 	second, _ := newBinaryHarness(t, "")
 	first, process := newBinaryHarness(t, "")
@@ -97,8 +98,8 @@ func TestHostBinaryKilled(t *testing.T) {
 	}
 }
 
-// Nomad starts no log collector where the plugin says so, and a task writes to the
-// journal.
+// TestHostBinaryWithoutLogCollection checks that Nomad starts no log collector if the
+// plugin says so, and that a task then writes to the journal.
 func TestHostBinaryWithoutLogCollection(t *testing.T) {
 	for config, want := range map[string]bool{"": false, "disable_log_collection = true": true} {
 		harness, _ := newBinaryHarness(t, config)

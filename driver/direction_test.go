@@ -11,9 +11,9 @@ import (
 
 const module = "nomad-driver-nspawn"
 
-// TestDirection checks which package may import which: main imports driver,
-// driver imports nspawn, and nspawn imports the packages below it. Only driver
-// knows Nomad, its HCL and its logs.
+// TestDirection checks which package may import which: main imports driver, driver imports
+// nspawn, and nspawn imports the packages below it. Only driver knows Nomad, its HCL and
+// its logs.
 func TestDirection(t *testing.T) {
 	packages := dependencies(t)
 	must.MapContainsKeys(t, packages, []string{module, module + "/driver", module + "/nspawn", module + "/nspawn/systemd"})
@@ -40,10 +40,10 @@ func below(path, folder string) bool {
 	return strings.HasPrefix(path+"/", strings.TrimSuffix(module+"/"+folder, "/")+"/")
 }
 
-// dependencies returns the module's packages with all that they import, also
-// by others, but not what only their tests import.
+// dependencies returns the module's packages with everything that they import, directly or
+// indirectly, except what only their tests import.
 func dependencies(t *testing.T) map[string][]string {
-	_, err := os.Stat("../main.go") // else go test may take the result for another one from its cache
+	_, err := os.Stat("../main.go") // otherwise go test might use a cached result
 	must.NoError(t, err)
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, module+"/...").Output()
 	must.NoError(t, err)

@@ -23,13 +23,13 @@ func diskConfig(image, script, more string) string {
 	return fmt.Sprintf("image = %q\nnetwork_veth = false\ncommand = \"/bin/sh\"\nargs = [\"-c\", %q]\n%s\n", image, script, more)
 }
 
-// A disk is a lower layer like any tree, shared by all its tasks.
+// TestHostDisk checks that a disk is a lower layer like any tree, shared by all its tasks.
 func TestHostDisk(t *testing.T) {
 	harness := newHarness(t, `image_paths = ["/srv", "/tmp"]`)
 	image := hosttest.Disk(t,
 		hosttest.Partition{Type: hosttest.RootX86, Content: hosttest.BusyboxDisk},
 		hosttest.Partition{Type: hosttest.Home, Content: hosttest.BusyboxDisk})
-	// Who owns what, and that both partitions can be written to.
+	// Check the owners, and that both partitions can be written to.
 	const script = `stat -c '%u %n' /etc/passwd /home/etc/passwd; echo >/etc/new && echo >/home/new && echo written; exec sleep 1000`
 	var tasks []*drivers.TaskConfig
 	for range 3 {
@@ -66,7 +66,7 @@ func TestHostDiskInPlace(t *testing.T) {
 	must.SliceEmpty(t, hosttest.Loops(t, image))
 }
 
-// machined knows a disk by the name of its file.
+// TestHostDiskOfMachined checks that machined finds a disk by the name of its file.
 func TestHostDiskOfMachined(t *testing.T) {
 	harness := newHarness(t, "")
 	path := filepath.Join(images, "disk.raw")
@@ -79,7 +79,8 @@ func TestHostDiskOfMachined(t *testing.T) {
 	awaitLog(t, task, "stdout", "it runs\n")
 }
 
-// What the web or the job brings needs the operator's word.
+// TestHostDiskOfOthers checks that disks of the web or of the job need the operator's
+// permission.
 func TestHostDiskOfOthers(t *testing.T) {
 	cleanStore(t)
 	var packed bytes.Buffer

@@ -1,21 +1,21 @@
-// Package driver is Nomad's side: it implements the task driver plugin
-// "nspawn" on top of package nspawn. Only here are jobs, allocations, HCL and
-// hclog known.
+// Package driver is Nomad's side of the plugin: it implements the task driver "nspawn"
+// with package nspawn. Only this package and those below it know jobs, allocations, HCL
+// and hclog.
 //
 // # StartTask, step by step
 //
-//  1. Driver.StartTask (task.go) asks whether this very start has made a machine already,
-//     by a plugin that has died since.
+//  1. Driver.StartTask (task.go) asks whether a plugin that has died since has already made
+//     the machine of the same start.
 //  2. Driver.prepare (prepare.go) decodes the job's options, finds the image or pulls it
-//     (image.go, pull.go), and has package job turn all of that into a machine.Spec.
+//     (image.go, pull.go), and lets package job turn them into a machine.Spec.
 //     resolvePaths (host_files.go) then checks the paths of the host that the job names.
 //  3. startMachine (task.go) starts the machine, or adopts the one of the earlier start.
-//     nspawn/doc.go goes on from there. The network is connected by networkStep
-//     (network.go) while the payload waits; openStreams (logs.go) gives the unit Nomad's pipes.
-//  4. The handle with the TaskState (handle.go) goes to Nomad. watch (task.go) follows the
+//     nspawn/doc.go continues from there. networkStep (network.go) connects the network while
+//     the payload waits. openStreams (logs.go) gives Nomad's pipes to the unit.
+//  4. Nomad receives the handle with the TaskState (handle.go). watch (task.go) follows the
 //     machine until it ends.
 //
-// RecoverTask (recover.go) begins at 4, with the TaskState that Nomad has kept.
+// RecoverTask (recover.go) begins at step 4, with the TaskState that Nomad has kept.
 package driver
 
 import (
@@ -40,11 +40,11 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// Name is what a job's `driver` says.
+// Name is the value of `driver` in a job.
 const Name = "nspawn"
 
-// Version is set by the linker for releases. The default must be a valid version,
-// too, because Nomad's plugin loader parses it.
+// Version is set by the linker for releases. The default must be a valid version, too,
+// because Nomad's plugin loader parses it.
 var Version = "0.1.0-dev"
 
 // Driver is the task driver plugin.
@@ -69,8 +69,8 @@ var (
 	_ drivers.ExecTaskStreamingDriver = (*Driver)(nil)
 )
 
-// New returns the plugin as Nomad serves it. It touches nothing of the host before
-// it is asked to, because Nomad makes throw-away instances.
+// New returns the plugin that Nomad serves. It does not touch the host before it is asked
+// to, because Nomad creates instances that it does not use.
 func New(ctx context.Context, logger hclog.Logger) *Driver {
 	logger = logger.Named(Name)
 	bus := systemd.New(systemd.SystemBus)
@@ -104,9 +104,9 @@ func (d *Driver) ConfigSchema() (*hclspec.Spec, error) { return operator.ConfigS
 // TaskConfigSchema implements drivers.DriverPlugin.
 func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return job.TaskSchema, nil }
 
-// SetConfig implements base.BasePlugin. Nomad calls it on throw-away instances,
-// without AgentConfig, to validate the configuration. What the configuration does
-// not set has its default, even if it sets nothing at all.
+// SetConfig implements base.BasePlugin. Nomad calls it without AgentConfig, on instances
+// that it does not use, to validate the configuration. Options that the configuration does
+// not set have their defaults, even if it sets nothing at all.
 func (d *Driver) SetConfig(request *base.Config) error {
 	config := operator.DefaultConfig()
 	if len(request.PluginConfig) > 0 {

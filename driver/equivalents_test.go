@@ -18,11 +18,11 @@ import (
 	"nomad-driver-nspawn/driver/operator"
 )
 
-// README has tables of what options of systemd-nspawn and of Nomad's docker driver are
-// here. Both are held against the other program itself, so that no option is missed
-// when it gets new ones.
+// README has tables that show what options of systemd-nspawn and of Nomad's docker driver
+// correspond to. Both are compared with the other program itself, so that its new options
+// are not missed.
 
-// equivalent is what README says about an option of another program: options of ours,
+// equivalent is README's row about an option of another program. here has options of ours,
 // or one of the words always, Nomad and no.
 type equivalent struct {
 	name, from string
@@ -59,8 +59,8 @@ func nspawnOptions(t *testing.T) []equivalent {
 	return equivalents(t, "## Options of systemd-nspawn", "Option", "From", "Here", "Note")
 }
 
-// TestReadmeNspawn wants what the driver itself gives systemd-nspawn in the table, and
-// not as what jobs cannot have.
+// TestReadmeNspawn checks that the table has every option that the driver passes to
+// systemd-nspawn, and not as one that jobs cannot have.
 func TestReadmeNspawn(t *testing.T) {
 	files, err := filepath.Glob("job/testdata/spec/*.txtar")
 	must.NoError(t, err)
@@ -80,9 +80,9 @@ func TestReadmeNspawn(t *testing.T) {
 	must.Eq(t, map[string]bool{}, given) // README lacks them
 }
 
-// TestReadmeDocker holds the table against the docker driver of the Nomad that go.mod
-// has. What has a name of docker here must be what README says, and docker must know
-// the options in it, too.
+// TestReadmeDocker compares the table with the docker driver of the Nomad version in
+// go.mod. Every option of docker with the same name here must have a row that says so, and
+// every row must be an option of docker.
 func TestReadmeDocker(t *testing.T) {
 	docker := dockerOptions(t)
 	rows := map[string]equivalent{}
@@ -109,8 +109,9 @@ func TestReadmeDocker(t *testing.T) {
 	must.SliceContainsSubset(t, named, tagsOf(t, "", aliases.Type))
 }
 
-// dockerOptions returns the paths of all options of a task of the docker driver, as
-// block.option. They are read in its source: to import it would need docker.
+// dockerOptions returns the paths of all task options of the docker driver, in the form
+// block.option. It reads them in the driver's source, because importing it would need
+// docker.
 func dockerOptions(t *testing.T) []string {
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/hashicorp/nomad").Output()
 	must.NoError(t, err)

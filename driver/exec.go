@@ -16,12 +16,12 @@ import (
 	"nomad-driver-nspawn/nspawn/enter"
 )
 
-// maxScriptOutput is what Nomad keeps of the output of a script check
+// maxScriptOutput is how much Nomad keeps of the output of a script check
 // (client/allocrunner/taskrunner/script_check_hook.go, CheckBufSize).
 const maxScriptOutput = 4096
 
-// ExecTask implements drivers.DriverPlugin, for script checks and
-// change_script. Nomad reads only Stdout, so stderr is in it too.
+// ExecTask implements drivers.DriverPlugin, for script checks and change_script. Nomad
+// reads only Stdout, so Stdout includes stderr.
 func (d *Driver) ExecTask(id string, argv []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
 	ctx := d.ctx
 	if timeout > 0 {
@@ -65,8 +65,8 @@ func (d *Driver) ExecTaskStreaming(ctx context.Context, id string, opts *drivers
 	return &drivers.ExitResult{ExitCode: code}, nil
 }
 
-// exec runs a command beside the task's payload, as its user, with its
-// environment and in its directory. It ends with the task.
+// exec runs a command beside the task's payload, as its user, with its environment and in
+// its directory. The command ends with the task.
 func (d *Driver) exec(ctx context.Context, id string, command enter.Command) (int, error) {
 	h, ok := d.tasks.get(id)
 	if !ok {
@@ -90,8 +90,8 @@ func (d *Driver) exec(ctx context.Context, id string, command enter.Command) (in
 	return code, nil
 }
 
-// sizes passes on the terminal's sizes until ctx ends: Nomad does not close
-// its channel.
+// sizes forwards the terminal's sizes until ctx ends, because Nomad does not close its
+// channel.
 func sizes(ctx context.Context, from <-chan drivers.TerminalSize) <-chan enter.Size {
 	to := make(chan enter.Size)
 	go func() {
@@ -112,8 +112,8 @@ func sizes(ctx context.Context, from <-chan drivers.TerminalSize) <-chan enter.S
 	return to
 }
 
-// head keeps the first bytes written to it and takes the rest without a word.
-// Both streams of a command are copied to it at once.
+// head keeps the first bytes written to it and silently drops the rest. Both streams of a
+// command are copied to it at the same time.
 type head struct {
 	mu sync.Mutex
 	bytes.Buffer

@@ -17,15 +17,15 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// exitRecord says how a task ended. It is written when the machine is removed, and
-// the host's journal keeps it, where an operator may read it, too.
+// exitRecord says how a task ended. It is written to the host's journal when the machine
+// is removed. Operators can read it there, too.
 type exitRecord struct {
 	Exit           nspawn.Exit
 	Started, Ended time.Time
 }
 
-// The fields of an exit record's entry in the journal, beside those that every
-// entry of the task has.
+// The fields of an exit record's journal entry, in addition to those of every entry of the
+// task.
 const (
 	exitRecordID    = "b2a5c6f30b7f4d6d8a4f3c0e6f6b9e41" // MESSAGE_ID
 	exitRecordField = "NOMAD_TASK_END"                   // the record, JSON
@@ -49,11 +49,12 @@ func writeExitRecord(h *taskHandle) error {
 	case err := <-sent:
 		return err
 	case <-time.After(journalTimeout):
-		return errors.New("the journal does not take it")
+		return errors.New("the journal does not accept it")
 	}
 }
 
-// journalTimeout keeps a journald that has stopped from keeping tasks.
+// journalTimeout limits the wait for the journal, so that a journald that hangs does not
+// hold up tasks.
 const journalTimeout = 2 * time.Second
 
 func describe(result *drivers.ExitResult) string {
@@ -66,10 +67,10 @@ func describe(result *drivers.ExitResult) string {
 	return fmt.Sprintf("exit code %d", result.ExitCode)
 }
 
-// readExitRecord finds the record of a start of a task in the journal of this
-// boot. Only an entry that root has written counts.
+// readExitRecord finds the record of a start of a task in the journal of this boot. Only
+// an entry that root has written counts.
 func readExitRecord(ctx context.Context, id string) (record exitRecord, err error) {
-	// What is in the journal's queue is in its files after this.
+	// After this, everything in the journal's queue is in its files.
 	if err := exec.CommandContext(ctx, "journalctl", "--sync").Run(); err != nil {
 		return record, fmt.Errorf("synchronize the journal: %w", err)
 	}
@@ -79,7 +80,7 @@ func readExitRecord(ctx context.Context, id string) (record exitRecord, err erro
 		return record, fmt.Errorf("look for its end in the journal: %w", err)
 	}
 	if len(bytes.TrimSpace(output)) == 0 {
-		return record, errors.New("the journal does not tell its end")
+		return record, errors.New("the journal has no record of its end")
 	}
 	var entry struct {
 		Record string `json:"NOMAD_TASK_END"`

@@ -18,12 +18,12 @@ import (
 	"nomad-driver-nspawn/nspawn/dirs"
 )
 
-// fingerprintPeriod is that of Nomad's own drivers. What is looked at sends no
-// signal: packages, cgroup controllers, sysctls.
+// fingerprintPeriod is the period of Nomad's own drivers. No signal reports changes of
+// packages, cgroup controllers and sysctls.
 const fingerprintPeriod = 30 * time.Second
 
-// Fingerprint implements drivers.DriverPlugin. It is called only on the instance
-// that serves tasks.
+// Fingerprint implements drivers.DriverPlugin. Nomad calls it only on the instance that
+// serves tasks.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	d.startUpkeep(ctx)
 	fingerprints := make(chan *drivers.Fingerprint)
@@ -51,9 +51,9 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 	return fingerprints, nil
 }
 
-// startUpkeep looks after the host until ctx ends, which the agent's end does. The
-// plugin process can outlive its agent. If the next agent starts a second plugin,
-// this one must not remove the second one's machines.
+// startUpkeep starts the maintenance of the host, which ends with ctx when the agent ends.
+// The plugin process can outlive its agent. If the next agent starts a second plugin, this
+// one must not remove the second one's machines.
 func (d *Driver) startUpkeep(ctx context.Context) {
 	config := d.currentConfig()
 	go d.reaper.Run(ctx, config.DanglingMachines)
@@ -89,7 +89,7 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	return fingerprint
 }
 
-// newFingerprint decides what the host is good for.
+// newFingerprint returns what the host can be used for.
 func newFingerprint(config operator.Config, host nspawn.Host) *drivers.Fingerprint {
 	if !config.Enabled {
 		return &drivers.Fingerprint{
@@ -112,7 +112,8 @@ func newFingerprint(config operator.Config, host nspawn.Host) *drivers.Fingerpri
 	return fingerprint
 }
 
-// healthy tells the reason, too, for roots that are not made in the usual way.
+// healthy returns the description of a healthy host. It includes the reason if roots are
+// not made in the usual way.
 func healthy(host nspawn.Host) string {
 	switch rootKind(host) {
 	case idmappedOverlay:
@@ -129,8 +130,8 @@ const (
 	chownedOverlay  = "chowned-overlay"
 )
 
-// rootKind is the way it is done in the driver's own directory; an image
-// elsewhere may need another.
+// rootKind returns the way that works in the driver's own directory. An image elsewhere
+// may need another one.
 func rootKind(host nspawn.Host) string {
 	switch {
 	case host.Overlay == nil:
@@ -141,8 +142,8 @@ func rootKind(host nspawn.Host) string {
 	return ""
 }
 
-// attributes tell jobs what to put a constraint on. All are always there:
-// Nomad keeps the last value of one that is no longer sent.
+// attributes returns the node attributes on which jobs can put constraints. All of them
+// are always sent, because Nomad keeps the last value of one that is missing.
 func attributes(config operator.Config, host nspawn.Host) map[string]*pstructs.Attribute {
 	policy := config.Policy(structs.DefaultNamespace)
 	list := map[string]*pstructs.Attribute{

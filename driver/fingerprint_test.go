@@ -41,12 +41,12 @@ func TestFingerprint(t *testing.T) {
 			fingerprint := newFingerprint(parseConfig(t, c.plugin), c.host)
 			must.Eq(t, c.health, fingerprint.Health)
 			must.Eq(t, c.description, fingerprint.HealthDescription)
-			must.NoError(t, fingerprint.Err) // it would end Nomad's asking
+			must.NoError(t, fingerprint.Err) // with an error, Nomad would stop asking
 		})
 	}
 }
 
-// Jobs put constraints on these.
+// TestAttributes checks the attributes on which jobs put constraints.
 func TestAttributes(t *testing.T) {
 	host := nspawn.Host{
 		Version: 252, Controllers: []string{"memory", "cpu"}, Machined: true,
@@ -70,11 +70,13 @@ func TestAttributes(t *testing.T) {
 		delete(got, name)
 	}
 	must.MapEmpty(t, got)
-	// What is no longer so is told: Nomad keeps what it is not told.
+	// All attributes are sent even if they are empty, because Nomad keeps the last value
+	// of one that is missing.
 	must.MapLen(t, 14, show("", nspawn.Host{}))
 }
 
-// How roots are made is told, and if it is not the usual way, why.
+// TestFingerprintRoot checks that the fingerprint says how roots are made, and why, if it
+// is not the usual way.
 func TestFingerprintRoot(t *testing.T) {
 	unmappable, noOverlay := errors.New("cannot be ID-mapped"), errors.New("the kernel has no overlayfs")
 	for kind, c := range map[string]struct {

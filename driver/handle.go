@@ -12,37 +12,37 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// stateVersion is the version of TaskState. It is written for whoever debugs a
-// state: no version is refused.
+// stateVersion is the version of TaskState. It is only for people who debug a state: no
+// version is refused.
 const stateVersion = 1
 
-// TaskState is what Nomad keeps of a task over restarts of the agent, beside
-// its TaskConfig without the driver's own block. The machine's name follows
-// from the task; what is here cannot be found again otherwise.
+// TaskState is what Nomad keeps of a task across restarts of the agent, in addition to its
+// TaskConfig without the driver's own block. The machine's name follows from the task.
+// TaskState has what cannot be found out again.
 //
-// It only ever grows, because a plugin adopts the tasks of any older plugin, and
-// after a downgrade those of a newer one. No field changes its name, type or
-// meaning. The zero value of a new field means what plugins did without it.
+// It may only grow, because a plugin adopts the tasks of older plugins, and after a
+// downgrade those of newer ones. No field may change its name, type or meaning. The zero
+// value of a new field means what plugins did without it.
 type TaskState struct {
-	// BootID tells a machine that ended from one lost in a reboot.
+	// BootID distinguishes a machine that ended from one that was lost in a reboot.
 	BootID string
 	Mode   machine.Mode
-	// Notifies says that the guest tells when it is ready.
+	// Notifies means that the guest reports when it is ready.
 	Notifies bool
-	// StopSignal is what the image wants to be stopped with; it may be empty.
+	// StopSignal is the image's stop signal, or "".
 	StopSignal string
 	// How the payload runs, for processes that join it, and for a guest that reboots. A
-	// task that was started before there were gates has no Command, and needs none.
+	// task of a version without gates has no Command, and needs none.
 	Command          []string
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
-	// Network is how the machine is connected, by a driver that does so itself.
+	// Network is the machine's connection, if the driver has made it.
 	Network NetworkState
 }
 
-// begin is how the payload begins again. Only a guest that reboots does so, and it
-// configures its network itself.
+// begin returns how the payload begins again. That happens only when a guest reboots, and
+// a guest configures its network itself.
 func (s TaskState) begin() nspawn.Begin {
 	return nspawn.Begin{Instructions: machine.Spec{
 		Mode: s.Mode, Command: s.Command, Environment: s.Environment, User: s.User, WorkingDirectory: s.WorkingDirectory,
@@ -56,23 +56,23 @@ type taskHandle struct {
 	machine string
 	started atomic.Pointer[time.Time]
 	refused atomic.Bool // StopTask has refused a signal
-	// disconnect ends what looks after the network.
+	// disconnect ends the maintenance of the network.
 	disconnect atomic.Pointer[context.CancelFunc]
 
-	// stopping ends the processes that have entered a booted machine: one that
-	// ignores signals would hold up the shutdown of its system.
+	// stopping ends the processes that have entered a booted machine: a process that
+	// ignores signals would delay the shutdown of its system.
 	stopping context.Context
 	stop     context.CancelFunc
 
 	done chan struct{} // closed when the machine has ended
-	// Written before done is closed, read after.
+	// These are written before done is closed, and read after that.
 	exit   nspawn.Exit
 	result *drivers.ExitResult
 	ended  time.Time
 }
 
-// newHandle returns the handle of a task. The task counts as started now, until
-// its machine has been looked at.
+// newHandle returns the handle of a task. Until its machine has been looked at, the task
+// counts as started now.
 func newHandle(config *drivers.TaskConfig, state TaskState) *taskHandle {
 	stopping, stop := context.WithCancel(context.Background())
 	h := &taskHandle{
@@ -90,7 +90,7 @@ func newHandle(config *drivers.TaskConfig, state TaskState) *taskHandle {
 // begin records when the machine has started.
 func (h *taskHandle) begin(at time.Time) { h.started.Store(&at) }
 
-// end records how the machine ended, or why that is not known.
+// end records how the machine ended, or why that is unknown.
 func (h *taskHandle) end(exit nspawn.Exit, err error, at time.Time) {
 	h.stop()
 	if disconnect := h.disconnect.Load(); disconnect != nil {
@@ -100,7 +100,7 @@ func (h *taskHandle) end(exit nspawn.Exit, err error, at time.Time) {
 	close(h.done)
 }
 
-// status is what InspectTask reports.
+// status returns the result of InspectTask.
 func (h *taskHandle) status() *drivers.TaskStatus {
 	status := &drivers.TaskStatus{
 		ID:               h.config.ID,
@@ -117,10 +117,10 @@ func (h *taskHandle) status() *drivers.TaskStatus {
 	return status
 }
 
-// tasks are the handles by task ID. The zero value is ready.
+// tasks has the handles by task ID. The zero value can be used.
 type tasks struct {
 	handles sync.Map
-	nodes   sync.Map // of all tasks there were
+	nodes   sync.Map // the nodes of all tasks so far
 }
 
 func (t *tasks) add(h *taskHandle) {
@@ -148,8 +148,7 @@ func (h *taskHandle) hasEnded() bool {
 	}
 }
 
-// known returns the machines of the tasks, and the nodes of these tasks and of the
-// ones before them.
+// known returns the machines of the tasks, and the nodes of all tasks so far.
 func (t *tasks) known() (machines, nodes map[string]bool) {
 	machines, nodes = map[string]bool{}, map[string]bool{}
 	t.handles.Range(func(_, value any) bool {

@@ -17,7 +17,7 @@ import (
 	"nomad-driver-nspawn/nspawn/paths"
 )
 
-// readHostDNS reads the host's files; a missing one is empty.
+// readHostDNS reads the host's files for name resolution. A missing file counts as empty.
 func readHostDNS() (names.Host, error) {
 	resolv, err := readOptional(names.HostFile)
 	if err != nil {
@@ -35,12 +35,14 @@ func readOptional(path string) (string, error) {
 	return string(text), err
 }
 
-// resolvePaths follows the symbolic links of what the machine sees of the host.
-// Each must exist, and one of the task's own directory still be there then: the
-// task itself may have made them (compare CVE-2026-14896 of Nomad's docker driver).
-// What the job names of the host must be where the operator allows it.
-// When the machine is started, each is opened once, below the allocation's directory
-// through no link any more: what is exchanged in between is refused.
+// resolvePaths resolves symbolic links in the host paths that the machine will see. Every
+// path must exist. A path inside the task's directory must still be inside it after
+// resolution, because the task itself may have created the link (compare CVE-2026-14896 of
+// Nomad's docker driver). Other paths that the job names must be where the operator allows
+// them.
+//
+// When the machine starts, each path is opened once. Below the allocation's directory, no
+// symbolic link is followed then, so a file that is replaced in between is refused.
 func resolvePaths(policy operator.Policy, task job.TaskConfig, spec *machine.Spec, cfg *drivers.TaskConfig) error {
 	alloc, err := filepath.EvalSymlinks(cfg.AllocDir)
 	if err != nil {
@@ -90,9 +92,10 @@ func resolvePath(alloc, path string, cfg *drivers.TaskConfig) (string, error) {
 	return found, nil
 }
 
-// bound is what a bind of the allocation must stay in: the task's directory, or,
-// for what tasks share, just itself. Not the allocation's: its log directory is
-// read by Nomad as root, which follows links that a task could make there.
+// bound returns the directory that a bind source inside the allocation must not leave: the
+// task's directory or, for shared directories, the directory itself. It is never the whole
+// allocation directory, because Nomad reads the log directory as root and follows links
+// there.
 func bound(alloc, source string, cfg *drivers.TaskConfig) string {
 	if name := filepath.Base(cfg.TaskDir().Dir); paths.Within(cfg.TaskDir().Dir, source) {
 		return filepath.Join(alloc, name)

@@ -31,7 +31,7 @@ func TestResolvePaths(t *testing.T) {
 		dirs.LocalDir:                           "",
 		dirs.SharedAllocDir:                     "",
 		link("inside", "../secrets"):            "",
-		"/etc":                                  "", // allowed by the operator, or it is not here
+		"/etc":                                  "", // a path of the host, checked against the operator's rules elsewhere
 		link("host", "/etc"):                    "leads out of the task's directory, to /etc",
 		link("logs", dirs.LogDir):               "leads out of the task's directory",
 		filepath.Join(dirs.LocalDir, "missing"): "missing: no such file",
@@ -55,8 +55,8 @@ func TestResolvePaths(t *testing.T) {
 	}
 }
 
-// A link must not lead out of the directories that the operator allows, and the
-// operator's own links are followed.
+// TestResolveVolumePaths checks that a link must not lead out of the directories that the
+// operator allows, and that the operator's own links are followed.
 func TestResolveVolumePaths(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"srv/data", "etc", "alloc"} {

@@ -38,13 +38,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// newHarness is the driver behind Nomad's gRPC, as the client sees it.
+// newHarness returns the driver behind Nomad's gRPC, as the client sees it.
 func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
 	hosttest.Require(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	d := New(ctx, testlog.HCLogger(t))
 	harness := testutils.NewDriverHarness(t, flushing{d})
-	// Not harness.Kill: go-plugin's server for tests races with itself when it is
+	// harness.Kill cannot be used: go-plugin's server for tests has a data race if it is
 	// stopped while its client closes (1.7.0, grpc_server.go, Stop).
 	t.Cleanup(func() {
 		cancel()
@@ -68,9 +68,9 @@ func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig stri
 	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: data}))
 }
 
-// flushing returns from an exec when Nomad's side has passed on all output. The
-// harness, unlike Nomad's server, looks at what has arrived at once: a write of
-// nothing ends when the reader of the pipe comes back for more.
+// flushing returns from an exec when Nomad's side has forwarded all output. Unlike Nomad's
+// server, the harness looks at once at what has arrived. An empty write ends when the
+// reader of the pipe asks for more.
 type flushing struct{ *Driver }
 
 func (f flushing) ExecTaskStreaming(ctx context.Context, id string, opts *drivers.ExecOptions) (*drivers.ExitResult, error) {
@@ -83,10 +83,10 @@ func (f flushing) ExecTaskStreaming(ctx context.Context, id string, opts *driver
 	return result, err
 }
 
-// images is where machined keeps them.
+// images is the directory in which machined keeps images.
 const images = "/var/lib/machines"
 
-// newImage is an image of empty directories.
+// newImage returns an image of empty directories.
 func newImage(t *testing.T, names ...string) string {
 	hosttest.Require(t)
 	dir, err := os.MkdirTemp(images, "bare")
@@ -100,7 +100,7 @@ func newImage(t *testing.T, names ...string) string {
 
 var taskNumber atomic.Int32
 
-// newTask has the directories and streams that Nomad's client makes.
+// newTask returns a task with the directories and streams that Nomad's client makes.
 func newTask(t *testing.T, harness *testutils.DriverHarness, config string) *drivers.TaskConfig {
 	alloc := uuid.Generate()
 	name := fmt.Sprintf("task%d", taskNumber.Add(1))
@@ -121,7 +121,7 @@ func newTask(t *testing.T, harness *testutils.DriverHarness, config string) *dri
 	cleanup := harness.MkAllocDir(task, true)
 	t.Cleanup(cleanup)
 	t.Cleanup(func() {
-		must.NoError(t, harness.Impl().DestroyTask(task.ID, true)) // the client may be closed already
+		must.NoError(t, harness.Impl().DestroyTask(task.ID, true)) // the test may have closed the client already
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		must.NoError(t, err)
 		must.StrNotContains(t, string(mounts), machine.Name(alloc, name))
@@ -156,10 +156,10 @@ const command = `
 
 func script(text string) string { return command + fmt.Sprintf("args = [\"-c\", %q]\n", text) }
 
-// untilStopped says "up" when SIGTERM will end it with 5.
+// untilStopped prints "up" when SIGTERM will end it with 5.
 const untilStopped = "trap 'exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"
 
-// modes are the ways to run a task that goes on until it is stopped.
+// modes are the ways to run a task that runs until it is stopped.
 var modes = map[string]string{
 	"process_one": script(untilStopped) + "process_two = false\n",
 	"process_two": script(untilStopped),
@@ -179,8 +179,8 @@ func TestHostExitCode(t *testing.T) {
 	awaitLog(t, task, "stderr", "oops\n")
 }
 
-// awaitLog waits for Nomad's log collector, which copies what the task writes,
-// piece by piece.
+// awaitLog waits for Nomad's log collector, which copies what the task writes piece by
+// piece.
 func awaitLog(t *testing.T, task *drivers.TaskConfig, stream, want string) {
 	t.Helper()
 	path := filepath.Join(task.TaskDir().LogDir, task.Name+"."+stream+".0")
@@ -196,7 +196,7 @@ func awaitLog(t *testing.T, task *drivers.TaskConfig, stream, want string) {
 	}
 }
 
-// Nomad's own suite for `nomad alloc exec`, in each mode.
+// TestHostExecConformance runs Nomad's own suite for `nomad alloc exec` in each mode.
 func TestHostExecConformance(t *testing.T) {
 	for name, config := range modes {
 		t.Run(name, func(t *testing.T) {
@@ -211,7 +211,7 @@ func TestHostExecConformance(t *testing.T) {
 	}
 }
 
-// awaitEvent has to be called before the event can happen.
+// awaitEvent waits for an event. Call it before the event can happen.
 func awaitEvent(t *testing.T, harness *testutils.DriverHarness, message string) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -226,8 +226,8 @@ func awaitEvent(t *testing.T, harness *testutils.DriverHarness, message string) 
 	t.Fatalf("no event %q", message)
 }
 
-// An image that cannot be ID-mapped, as nothing on overlayfs can, is run more
-// slowly, which is told.
+// TestHostUnmappableImage checks that an image that cannot be ID-mapped, such as one on
+// overlayfs, runs, and that an event says that it is slower.
 func TestHostUnmappableImage(t *testing.T) {
 	harness := newHarness(t, "")
 	image := newImage(t)
@@ -258,8 +258,8 @@ func TestHostExecTask(t *testing.T) {
 	must.Eq(t, 3, result.ExitResult.ExitCode)
 	must.Eq(t, "hello\noops\n", string(result.Stdout))
 
-	// As Nomad's suite wants it where cgroups are unified, which it does not
-	// recognize on a disposable host.
+	// This is what Nomad's suite checks on hosts with unified cgroups. It does not
+	// recognize a disposable host as one.
 	result, err = harness.ExecTask(task.ID, []string{"/bin/grep", "^0::", "/proc/self/cgroup"}, time.Minute)
 	must.NoError(t, err)
 	must.StrHasSuffix(t, ".scope\n", string(result.Stdout))
@@ -282,7 +282,8 @@ func TestHostStopAndSignal(t *testing.T) {
 	must.NoError(t, harness.DestroyTask("unknown", true))
 }
 
-// An unknown signal stops nothing at first; when Nomad asks again, the task is killed.
+// TestHostStopWithUnknownSignal checks that an unknown signal does not stop the task at
+// first, and that the task is killed when Nomad asks again.
 func TestHostStopWithUnknownSignal(t *testing.T) {
 	harness := newHarness(t, "")
 	task := newTask(t, harness, modes["process_two"])
@@ -294,7 +295,8 @@ func TestHostStopWithUnknownSignal(t *testing.T) {
 	must.NoError(t, harness.DestroyTask(task.ID, false))
 }
 
-// A stopped task can be destroyed at once, in every mode.
+// TestHostDestroyAfterStop checks that a stopped task can be destroyed at once, in every
+// mode.
 func TestHostDestroyAfterStop(t *testing.T) {
 	for name, config := range modes {
 		t.Run(name, func(t *testing.T) {
@@ -309,7 +311,8 @@ func TestHostDestroyAfterStop(t *testing.T) {
 	}
 }
 
-// A new plugin takes over: what runs goes on, what ended tells its exit code.
+// TestHostRecover checks that a new plugin takes over running tasks, and reports the exit
+// codes of those that have ended.
 func TestHostRecover(t *testing.T) {
 	first := newHarness(t, "")
 	running := newTask(t, first, modes["process_two"])
@@ -319,7 +322,7 @@ func TestHostRecover(t *testing.T) {
 
 	second := newHarness(t, "")
 	must.NoError(t, second.RecoverTask(runningHandle))
-	must.NoError(t, second.RecoverTask(runningHandle)) // it is known
+	must.NoError(t, second.RecoverTask(runningHandle)) // a known task
 	must.NoError(t, second.RecoverTask(endedHandle))
 	must.Eq(t, 9, waitTask(t, second, ended).ExitCode)
 	result, err := second.ExecTask(running.ID, []string{"/bin/sh", "-c", "echo $GREETING"}, time.Minute)
@@ -328,8 +331,9 @@ func TestHostRecover(t *testing.T) {
 	must.NoError(t, second.StopTask(running.ID, 20*time.Second, "SIGKILL"))
 }
 
-// An agent that is killed after DestroyTask has not recorded the end: it is told
-// again. A machine that is gone otherwise is not taken for one that has ended.
+// TestHostRecoverDestroyed checks that the end of a task is reported again to an agent
+// that was killed after DestroyTask, before it recorded the end. A machine that
+// disappeared otherwise does not count as ended.
 func TestHostRecoverDestroyed(t *testing.T) {
 	first := newHarness(t, "")
 	ended, killed, lost := newTask(t, first, script("exit 9")), newTask(t, first, script("kill -KILL $$")), newTask(t, first, modes["process_two"])
@@ -361,8 +365,8 @@ func TestHostRecoverDestroyed(t *testing.T) {
 	must.ErrorContains(t, newHarness(t, "").RecoverTask(handles[ended]), "the host was rebooted")
 }
 
-// When a plugin is killed in the middle of a start, Nomad starts the very same
-// task again. It runs once, and its exit code is told.
+// TestHostStartAgain checks that a task runs once, and that its exit code is reported, if
+// a plugin is killed during a start and Nomad repeats the start.
 func TestHostStartAgain(t *testing.T) {
 	first := newHarness(t, "")
 	running, ended := newTask(t, first, script("echo x >>/alloc/data/runs; while :; do sleep 1000 & wait $!; done")), newTask(t, first, script("echo x >>/alloc/data/runs; exit 9"))
@@ -387,7 +391,8 @@ func TestHostStartAgain(t *testing.T) {
 	}
 }
 
-// Nomad destroys a task that it could not recover: the plugin never saw it.
+// TestHostDestroyUnseenTask destroys a task that Nomad could not recover, so that the
+// plugin has never seen it.
 func TestHostDestroyUnseenTask(t *testing.T) {
 	first := newHarness(t, "")
 	task := newTask(t, first, modes["process_two"])
@@ -415,14 +420,14 @@ func TestHostStats(t *testing.T) {
 	}
 }
 
-// Each mistake has one clear error, and nothing is left.
+// TestHostBadInput checks that each mistake has one clear error, and that nothing is left.
 func TestHostBadInput(t *testing.T) {
 	empty, bare, noInit := t.TempDir(), newImage(t, "usr"), newImage(t, "usr", "etc/os-release")
 	for name, c := range map[string]struct{ config, want string }{
 		"relative image": {`image = "./debian"`, `find ./debian on this client`},
 		"missing image":  {`image = "/var/lib/machines/nope"`, `find /var/lib/machines/nope on this client`},
 		"unknown image":  {`image = "nope"`, `machined knows no image "nope"`},
-		"host's root":    {`image = ".host"`, `".host" is no image to run`},
+		"host's root":    {`image = ".host"`, `".host" is not an image to run`},
 		"outside":        {`image = "` + empty + `"`, `is not below a directory that the operator allows with image_paths`},
 		"no usr":         {`image = "` + newImage(t) + `"`, `has no /usr: it is not an operating system tree`},
 		"no os-release":  {`image = "` + bare + `"`, `has no os-release file, which boot needs`},
@@ -454,7 +459,8 @@ func TestHostFingerprint(t *testing.T) {
 	must.Eq(t, drivers.HealthStateHealthy, fingerprint.Health, must.Sprint(fingerprint.HealthDescription))
 }
 
-// A machine whose task Nomad has forgotten goes, another client's stays.
+// TestHostReaper checks that a machine is removed whose task Nomad has forgotten, and that
+// another client's machine stays.
 func TestHostReaper(t *testing.T) {
 	first, second := newHarness(t, ""), newHarness(t, "")
 	forgotten, known, other := newTask(t, first, modes["process_two"]), newTask(t, second, modes["process_two"]), newTask(t, first, modes["process_two"])

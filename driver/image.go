@@ -21,7 +21,7 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// busError is one that has nothing to do with the job.
+// busError is an error that is not the job's fault.
 type busError struct{ error }
 
 func (e busError) Unwrap() error { return e.error }
@@ -29,16 +29,15 @@ func (e busError) Unwrap() error { return e.error }
 // foundImage is an image that is on this host.
 type foundImage struct {
 	job.Image
-	// Release lets the store collect it, if no machine uses it. It may be nil.
+	// Release allows the store to collect the image if no machine uses it. It may be nil.
 	Release func()
 }
 
-// findImage finds the directory tree or the disk that an image is: a path below
-// one of the operator's image_paths or in the task's directory, or a name that
-// machined knows.
+// findImage finds the directory tree or the disk of an image: by a path below one of the
+// operator's image_paths or in the task's directory, or by a name that machined knows.
 func (d *Driver) findImage(ctx context.Context, policy operator.Policy, task job.TaskConfig, cfg *drivers.TaskConfig) (found foundImage, err error) {
 	if task.Image == "" {
-		return found, nil // reported with all else by Validate
+		return found, nil // Validate reports it, with all other mistakes
 	}
 	path, err := d.locateImage(ctx, policy, task, cfg)
 	if err != nil {
@@ -74,11 +73,11 @@ func (d *Driver) locateImage(ctx context.Context, policy operator.Policy, task j
 	return path, policy.NamedImage(task.Image, isBelow(path))
 }
 
-// isDisk tells a disk from a directory.
+// isDisk distinguishes a disk from a directory.
 func isDisk(path string) (bool, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return false, fmt.Errorf("look at %s: %w", path, err)
+		return false, fmt.Errorf("inspect %s: %w", path, err)
 	}
 	mode := info.Mode()
 	isDevice := mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0
@@ -90,8 +89,8 @@ func isDisk(path string) (bool, error) {
 
 func (d *Driver) askMachined(ctx context.Context, name string) (string, error) {
 	if strings.HasPrefix(name, ".") {
-		// ".host" is the host's own root; others are what importd hides.
-		return "", fmt.Errorf("%q is no image to run: hidden names are machined's own", name)
+		// ".host" is the host's own root. importd hides others.
+		return "", fmt.Errorf("%q is not an image to run: hidden names are machined's own", name)
 	}
 	found, err := d.bus.Image(ctx, name)
 	switch {
@@ -104,8 +103,8 @@ func (d *Driver) askMachined(ctx context.Context, name string) (string, error) {
 	return filepath.EvalSymlinks(found.Path)
 }
 
-// allowedPath resolves symbolic links first, so that none leads out of the
-// operator's directories, or of the task's directory for a relative path.
+// allowedPath resolves symbolic links first, so that no link leads out of the operator's
+// directories or, for a relative path, out of the task's directory.
 func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (string, error) {
 	dir, err := filepath.EvalSymlinks(cfg.TaskDir().Dir)
 	if err != nil {
@@ -130,8 +129,8 @@ func allowedPath(policy operator.Policy, name string, cfg *drivers.TaskConfig) (
 	return found, policy.TaskImage(name)
 }
 
-// isBelow returns a function that reports whether a path without links is in a
-// directory, or is the directory.
+// isBelow returns a function that reports whether a path without links is a directory or
+// lies in it.
 func isBelow(path string) func(dir string) bool {
 	return func(dir string) bool {
 		dir, err := filepath.EvalSymlinks(dir)
@@ -139,8 +138,8 @@ func isBelow(path string) func(dir string) bool {
 	}
 }
 
-// findSource finds the file or directory of this host that an image of the store
-// comes from, if it is one.
+// findSource finds the file or directory of this host from which an image of the store
+// comes, if it comes from one.
 func findSource(policy operator.Policy, source image.Source, cfg *drivers.TaskConfig) (image.Source, error) {
 	path := &source.Reference.Path
 	if source.Kind != "" { // a file
@@ -160,9 +159,9 @@ func findSource(policy operator.Policy, source image.Source, cfg *drivers.TaskCo
 	return source, nil
 }
 
-// fileVersion tells a local image from another at the same path. The version of a
-// layout is that of its index. It is empty for what cannot be looked at: it cannot
-// be read either.
+// fileVersion distinguishes a local image from a later one at the same path. The version
+// of a layout is the version of its index. It is empty for a file that cannot be
+// inspected, and therefore not read either.
 func fileVersion(path string) string {
 	var stat unix.Stat_t
 	if unix.Stat(filepath.Join(path, "index.json"), &stat) != nil && unix.Stat(path, &stat) != nil {
@@ -171,10 +170,11 @@ func fileVersion(path string) string {
 	return fmt.Sprintf("%d-%d-%d.%09d", stat.Ino, stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec)
 }
 
-// inits are where nspawn looks for the init of an image (systemd-nspawn(1), --boot).
+// inits are the paths at which nspawn looks for the init of an image (systemd-nspawn(1),
+// --boot).
 var inits = []string{"usr/lib/systemd/systemd", "lib/systemd/systemd", "sbin/init"}
 
-// checkTree refuses what systemd-nspawn would, in words that say what to do.
+// checkTree refuses what systemd-nspawn would refuse, with errors that say what to do.
 func checkTree(dir string, mode machine.Mode) error {
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {

@@ -34,7 +34,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// testRegistry is a registry that counts what is fetched.
+// testRegistry is a registry that counts requests.
 type testRegistry struct {
 	address string
 	blobs   atomic.Int32
@@ -58,7 +58,7 @@ func (r *testRegistry) policy() string {
 	return fmt.Sprintf("registry { plain_http = [%q] }", r.address)
 }
 
-// push makes an image of layers over the busybox tree.
+// push pushes an image of layers over the busybox tree.
 func (r *testRegistry) push(t *testing.T, image string, config v1.Config, layers ...map[string]string) string {
 	tree, err := exec.Command("tar", "-C", hosttest.Busybox, "-c", ".").Output()
 	must.NoError(t, err)
@@ -93,7 +93,8 @@ func tarOf(t *testing.T, files map[string]string) []byte {
 	return buf.Bytes()
 }
 
-// cleanStore removes what a test has pulled, and wants all of it to be unused.
+// cleanStore removes at the end what a test has pulled, and checks that nothing is in use
+// then.
 func cleanStore(t *testing.T) {
 	hosttest.Require(t)
 	t.Cleanup(func() {
@@ -118,7 +119,8 @@ func run(t *testing.T, harness *testutils.DriverHarness, config string) (task *d
 	return task, code
 }
 
-// What the image says is done as docker does it; layers cover each other.
+// TestHostImageOfRegistry checks that the image's config has the same effect as with
+// docker, and that later layers cover earlier ones.
 func TestHostImageOfRegistry(t *testing.T) {
 	cleanStore(t)
 	r := newRegistry(t)
@@ -140,7 +142,8 @@ func TestHostImageOfRegistry(t *testing.T) {
 	must.Eq(t, fetched, r.blobs.Load())
 }
 
-// Many tasks that want one image at the same time fetch it once.
+// TestHostImageIsFetchedOnce checks that many tasks that start at the same time fetch
+// their image once.
 func TestHostImageIsFetchedOnce(t *testing.T) {
 	cleanStore(t)
 	r := newRegistry(t)
@@ -165,7 +168,8 @@ func TestHostImageIsFetchedOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	// Each asks for the config, 10 times one blob; the two layers come once.
+	// The config is one blob and fetched by each of 10 tasks. The two layers are fetched
+	// once.
 	must.Between(t, 3, r.blobs.Load(), 12)
 }
 
@@ -184,7 +188,8 @@ func TestHostImageStopSignal(t *testing.T) {
 	must.Eq(t, 5, waitTask(t, harness, task).ExitCode)
 }
 
-// What a task uses is not collected, also not by another process; then it is.
+// TestHostImageIsCollected checks that an image in use is not collected, not even by
+// another process, and that it is collected afterwards.
 func TestHostImageIsCollected(t *testing.T) {
 	cleanStore(t)
 	r := newRegistry(t)
@@ -216,12 +221,13 @@ func TestHostImageIsCollected(t *testing.T) {
 	must.SliceEmpty(t, left)
 }
 
-// Nothing half is left of what does not come, and the error says what to do.
+// TestHostImageThatIsNotThere checks that a failed pull leaves nothing incomplete, and
+// that the error says what to do.
 func TestHostImageThatIsNotThere(t *testing.T) {
 	cleanStore(t)
 	r := newRegistry(t)
 	there := r.push(t, "app:1", v1.Config{})
-	unseen := r.push(t, "unseen:1", v1.Config{}) // no other case pulls it
+	unseen := r.push(t, "unseen:1", v1.Config{}) // not pulled by another case
 	for name, c := range map[string]struct{ config, want string }{
 		"no such tag":   {pulled(r.address+"/app:2", ""), "404"},
 		"not pulled":    {pulled(unseen, `pull_policy = "never"`), "pull_policy is never"},
@@ -239,7 +245,7 @@ func TestHostImageThatIsNotThere(t *testing.T) {
 	}
 }
 
-// newTarballServer serves a busybox tarball, its checksum, and others.
+// newTarballServer serves a busybox tarball, its checksum, and other files.
 func newTarballServer(t *testing.T) (server *httptest.Server, policy string) {
 	dir := t.TempDir()
 	archive := filepath.Join(dir, "busybox.tar.gz")
@@ -289,7 +295,8 @@ args    = ["-c", "echo it runs"]
 	must.SliceLen(t, 1, list.Images, must.Sprint(list.Images))
 }
 
-// An image that an artifact block has put into the task's directory.
+// TestHostImageOfTask runs an image that an artifact block has put into the task's
+// directory.
 func TestHostImageOfTask(t *testing.T) {
 	cleanStore(t)
 	harness := newHarness(t, "")

@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// output opens what Nomad reads a task's output from, for one start.
+// output opens the streams of a task's output, for one start.
 type output struct {
 	driver *Driver
 	task   *drivers.TaskConfig
@@ -34,8 +34,8 @@ func (o *output) open() (nspawn.Streams, error) {
 	return streams, err
 }
 
-// release lets go of the log collector where the start did not come to open:
-// as long as nobody has, it waits 4 s to stop (logmon.go, Close).
+// release releases the log collector if the start did not get as far as open. Until
+// someone opens the FIFO, the collector needs 4 s to stop (logmon.go, Close).
 func (o *output) release() {
 	if !o.opened {
 		streams, _ := openStreams(o.driver.currentConfig(), o.task)
@@ -43,8 +43,8 @@ func (o *output) release() {
 	}
 }
 
-// openStreams opens what Nomad reads the task's output from. Without a log
-// collector there is nothing to open.
+// openStreams opens the streams from which Nomad reads the task's output. Without a log
+// collector there are none.
 func openStreams(config operator.Config, cfg *drivers.TaskConfig) (nspawn.Streams, error) {
 	if config.DisableLogCollection {
 		return nspawn.Streams{}, nil
@@ -61,14 +61,13 @@ func openStreams(config operator.Config, cfg *drivers.TaskConfig) (nspawn.Stream
 	return nspawn.Streams{Stdout: stdout, Stderr: stderr}, nil
 }
 
-// openStream opens a FIFO for reading and writing, so that a task outlives the
-// absence of a reader without SIGPIPE. The descriptor must stay blocking: the
-// task shares its mode.
+// openStream opens a FIFO for reading and writing, so that a task without a reader gets no
+// SIGPIPE. The descriptor must stay blocking, because the task shares its mode.
 func openStream(allocDir, path, id string) (*os.File, error) {
 	if path == os.DevNull {
 		return os.OpenFile(path, os.O_RDWR, 0)
 	}
-	// The one that is found is used for all: another may come to its path.
+	// Use the same file for everything, because another file may appear at the path.
 	fifo, err := openBelow(allocDir, path)
 	if err != nil {
 		return nil, err
@@ -86,7 +85,7 @@ func openStream(allocDir, path, id string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Programs open /dev/stderr, and with it the FIFO, again, as whoever they are.
+	// Programs open /dev/stderr, and thereby the FIFO, again, as any user.
 	if err := file.Chmod(0o622); err != nil {
 		file.Close()
 		return nil, err
@@ -96,14 +95,13 @@ func openStream(allocDir, path, id string) (*os.File, error) {
 
 var errNoReader = errors.New("no log collector of Nomad reads it")
 
-// startAttribute is an extended attribute of a FIFO: the ID of the start that
-// has opened it. Trusted ones are root's, and not of regular files only (xattr(7)).
+// startAttribute is an extended attribute of a FIFO: the ID of the start that has opened
+// it. Trusted attributes belong to root, and are not limited to regular files (xattr(7)).
 const startAttribute = "trusted.nomad-driver-nspawn.start"
 
-// claimStream fails if the same start has opened the FIFO before. It was in a
-// plugin that was killed before the task had it: with the last writer gone, the
-// log collector has stopped to read, until the task is restarted, which makes a
-// start of another ID.
+// claimStream fails if the same start has opened the FIFO before. That was in a plugin
+// that was killed before the task had the FIFO. When the last writer closed it, the log
+// collector stopped reading until the task is restarted, which is a start with another ID.
 func claimStream(fifo *os.File, id string) error {
 	before := make([]byte, len(id))
 	if n, err := unix.Getxattr(itself(fifo), startAttribute, before); err == nil && string(before[:n]) == id {
@@ -115,22 +113,22 @@ func claimStream(fifo *os.File, id string) error {
 	return nil
 }
 
-// readerTimeout is how long Nomad's log collector may take to open a FIFO. It
-// does so before the task is started.
+// readerTimeout limits the wait until Nomad's log collector opens a FIFO. It should do so
+// before the task starts.
 const readerTimeout = 5 * time.Second
 
-// awaitReader opens a FIFO for writing, which waits for its reader: without one,
-// the task would block after 64 KiB of output.
+// awaitReader opens a FIFO for writing, which waits for its reader. Without a reader, the
+// task would block after 64 KiB of output.
 func awaitReader(fifo *os.File) (*os.File, error) {
 	if file, err := reopen(fifo, unix.O_WRONLY|unix.O_NONBLOCK); !errors.Is(err, unix.ENXIO) {
-		return file, err // as nearly always, the reader is there
+		return file, err // nearly always, there is a reader
 	}
 	type result struct {
 		file *os.File
 		err  error
 	}
 	opened := make(chan result, 1)
-	waiting, err := reopen(fifo, unix.O_PATH) // not the caller's to close
+	waiting, err := reopen(fifo, unix.O_PATH) // a descriptor of its own, as the caller may close fifo
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +147,13 @@ func awaitReader(fifo *os.File) (*os.File, error) {
 		return nil, err
 	}
 	defer reader.Close()
-	if r := <-opened; r.err == nil { // the reader has ended its wait
+	if r := <-opened; r.err == nil { // the reader has ended the wait
 		r.file.Close()
 	}
 	return nil, fmt.Errorf("open %s: %w", fifo.Name(), errNoReader)
 }
 
-// itself is a path of what a descriptor is of.
+// itself returns a path of an open file.
 func itself(file *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", file.Fd()) }
 
 func reopen(file *os.File, flags int) (*os.File, error) {
@@ -166,8 +164,9 @@ func reopen(file *os.File, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), file.Name()), nil
 }
 
-// openBelow finds a FIFO, and opens it for nothing yet (O_PATH). Other tasks of the allocation may write to the
-// directory, so no symbolic link below it is followed (CVE-2026-6959).
+// openBelow opens a FIFO without reading or writing (O_PATH). Other tasks of the
+// allocation may write to the directory, so no symbolic link below it is followed
+// (CVE-2026-6959).
 func openBelow(allocDir, path string) (*os.File, error) {
 	relative, err := filepath.Rel(allocDir, path)
 	if err != nil {

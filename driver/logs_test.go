@@ -20,7 +20,7 @@ func newFIFO(t *testing.T) (dir, path string) {
 func TestOpenStream(t *testing.T) {
 	dir, path := newFIFO(t)
 	read := make(chan string, 1)
-	go func() { // as Nomad's log collector: opens, and reads to the end
+	go func() { // like Nomad's log collector, which opens it and reads to the end
 		reader, err := os.OpenFile(path, os.O_RDONLY, 0)
 		if err == nil {
 			text, _ := io.ReadAll(reader)
@@ -42,8 +42,9 @@ func TestOpenStreamWithoutReader(t *testing.T) {
 	must.ErrorContains(t, err, "no log collector of Nomad reads it")
 }
 
-// A collector stops when a plugin dies that has opened the FIFO for a start, and
-// another plugin repeats this start. The next one has a collector again.
+// In TestOpenStreamAgain a plugin dies that has opened the FIFO for a start, so that the
+// collector stops, and another plugin repeats this start. The next start has a collector
+// again.
 func TestOpenStreamAgain(t *testing.T) {
 	dir, path := newFIFO(t)
 	reader, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -58,7 +59,8 @@ func TestOpenStreamAgain(t *testing.T) {
 	}
 }
 
-// A task must not get the driver to open another file in place of the FIFO.
+// TestOpenStreamFollowsNoLink checks that a task cannot make the driver open another file
+// instead of the FIFO.
 func TestOpenStreamFollowsNoLink(t *testing.T) {
 	dir, path := newFIFO(t)
 	inner := filepath.Join(dir, "logs")

@@ -12,8 +12,9 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// A tree or disk as mkosi leaves it, which is a first boot (machine-id(5)), boots,
-// has the machine ID of its allocation, not one of its own, and is powered off.
+// TestHostMkosi boots a tree and a disk as mkosi makes them, which is a first boot
+// (machine-id(5)). The guest must have the machine ID of its allocation, not one of its
+// own, and power off.
 func TestHostMkosi(t *testing.T) {
 	for _, image := range []string{hosttest.MkosiTree, hosttest.MkosiDisk} {
 		t.Run(filepath.Base(image), func(t *testing.T) { bootMkosi(t, image) })

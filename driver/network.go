@@ -39,7 +39,7 @@ func (d *Driver) checkNetworkd(ctx context.Context, cfg *drivers.TaskConfig, spe
 }
 
 // networkStep connects a machine to its network before its payload begins. A booted
-// machine configures itself, which may take seconds and is not waited for.
+// machine configures itself, which may take seconds. The start does not wait for that.
 type networkStep struct {
 	driver     *Driver
 	task       *drivers.TaskConfig
@@ -47,7 +47,7 @@ type networkStep struct {
 	connection links.Connection
 }
 
-// connect is a nspawn.Step.
+// connect is an nspawn.Step.
 func (n *networkStep) connect(ctx context.Context, waiting nspawn.Waiting) (err error) {
 	if n.spec.Connected() {
 		n.connection, err = n.driver.machines.Connect(ctx, n.spec, waiting)
@@ -61,26 +61,26 @@ func (n *networkStep) connect(ctx context.Context, waiting nspawn.Waiting) (err 
 	var none *names.NoServerError
 	if resolver := n.spec.Names.Connected(n.connection).Resolver; resolver != nil {
 		if _, err := resolver.Text(); errors.As(err, &none) {
-			n.driver.emit(n.task, fmt.Sprintf("Machine resolves no names: %v", none))
+			n.driver.emit(n.task, fmt.Sprintf("Machine cannot resolve names: %v", none))
 		}
 	}
 	return nil
 }
 
-// look finds the connection of a machine that was adopted: another plugin has made it.
+// look finds the connection of an adopted machine, which another plugin has made.
 func (n *networkStep) look(ctx context.Context) {
 	if !n.spec.Connected() || n.connection.Interface != "" {
 		return
 	}
 	c, err := n.driver.machines.Connection(ctx, n.spec)
-	if err != nil { // It may have ended.
+	if err != nil { // The machine may have ended.
 		n.driver.logger.Info("find the network of an adopted task", "task_id", n.task.ID, "error", err)
 		return
 	}
 	n.connection = c
 }
 
-// result is what Nomad is told, nil if there is no address.
+// result returns what Nomad is told about the network, or nil if there is no address.
 func (n *networkStep) result(task job.TaskConfig) *drivers.DriverNetwork {
 	if !n.connection.IPv4.IsValid() {
 		return nil
@@ -88,16 +88,16 @@ func (n *networkStep) result(task job.TaskConfig) *drivers.DriverNetwork {
 	return &drivers.DriverNetwork{IP: n.connection.IPv4.Addr().String(), PortMap: task.PortLabels(n.spec.Network)}
 }
 
-// NetworkState is how a task is connected, for plugins that follow.
+// NetworkState is the connection of a task, for later plugins.
 type NetworkState struct {
 	Kind, Of                string
 	Interface, Link, Bridge string
 	MAC                     []byte
-	IPv4, IPv6              string // with the bits of their networks
+	IPv4, IPv6              string // with the prefix length
 	Ports                   []PortState
 }
 
-// PortState is a port of the host that is forwarded.
+// PortState is a forwarded port of the host.
 type PortState struct {
 	HostIP          string // "" for all addresses
 	Host, Container uint16
@@ -125,7 +125,7 @@ func prefixText(p netip.Prefix) string {
 	return p.String()
 }
 
-// network returns what was recorded. What cannot be read counts as missing.
+// network returns the recorded network. Values that cannot be parsed count as missing.
 func (s NetworkState) network() (machine.Network, links.Connection) {
 	network := machine.Network{Kind: links.Kind(s.Kind), Of: s.Of}
 	for _, port := range s.Ports {
@@ -138,13 +138,14 @@ func (s NetworkState) network() (machine.Network, links.Connection) {
 	return network, c
 }
 
-// connected is what was recorded of a task's network, as far as it makes a spec.
+// connected returns the recorded network of a task as a spec, as far as it is known, and
+// its connection.
 func (h *taskHandle) connected() (machine.Spec, links.Connection) {
 	network, c := h.state.Network.network()
 	return machine.Spec{Machine: h.machine, Mode: h.state.Mode, Network: network}, c
 }
 
-// keepConnected looks after the network of a task until its machine ends. A guest is
+// keepConnected maintains the network of a task until its machine ends. A guest is
 // connected again at each reboot.
 func (d *Driver) keepConnected(h *taskHandle) {
 	spec, c := h.connected()
@@ -167,7 +168,7 @@ func (d *Driver) keepConnected(h *taskHandle) {
 	}()
 }
 
-// reconnect restores what is missing of the network of a task of another plugin.
+// reconnect restores what is missing of the network of a task that another plugin started.
 func (d *Driver) reconnect(ctx context.Context, h *taskHandle) {
 	spec, c := h.connected()
 	if spec.Network.Kind == "" {

@@ -8,7 +8,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// An overlay of the task's own directory, as an artifact or template leaves it.
+// TestHostOverlay uses an overlay of the task's own directory, with files such as an
+// artifact or a template writes.
 func TestHostOverlay(t *testing.T) {
 	harness := newHarness(t, "")
 	const merge = `overlay = ["+/etc:local/conf:local/changes:/etc", "local/conf::/conf"]` + "\n"

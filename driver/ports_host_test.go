@@ -10,8 +10,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// A port that somebody on the host listens on is not taken away, and Nomad may try
-// again when it is free.
+// TestHostPortInUse checks that a port on which the host listens is not taken away, and
+// that Nomad may try again when it is free.
 func TestHostPortInUse(t *testing.T) {
 	harness := newHarness(t, "")
 	listener, err := net.Listen("tcp", "127.0.0.1:18082")

@@ -19,9 +19,9 @@ import (
 	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
-// prepare decodes what the job says, finds its image and describes its machine. An
-// image is pulled only for a job that is found to be right otherwise, and not anew
-// for one that runs.
+// prepare decodes the job's options, finds its image and describes its machine. It pulls
+// an image only if the job is otherwise correct, and does not pull it again if the machine
+// is already running.
 func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskConfig, found foundImage, spec machine.Spec, err error) {
 	if err := cfg.DecodeDriverConfig(&task); err != nil {
 		return task, found, spec, fmt.Errorf("decode config: %w", err)
@@ -58,7 +58,7 @@ func (d *Driver) prepare(cfg *drivers.TaskConfig, running bool) (task job.TaskCo
 	return task, found, spec, err
 }
 
-// describeMachine returns the machine of a job, or all that is wrong with the job
+// describeMachine returns the machine of a job, or everything that is wrong with the job
 // and, by imageErr, with its image.
 func describeMachine(policy operator.Policy, task job.TaskConfig, cfg *drivers.TaskConfig, found foundImage, imageErr error) (machine.Spec, error) {
 	dns, err := readHostDNS()
@@ -86,7 +86,7 @@ func describeMachine(policy operator.Policy, task job.TaskConfig, cfg *drivers.T
 	return spec, nil
 }
 
-// maxOpenFiles is the kernel's bound of RLIMIT_NOFILE.
+// maxOpenFiles returns the kernel's limit of RLIMIT_NOFILE.
 func maxOpenFiles() (uint64, error) {
 	text, err := os.ReadFile("/proc/sys/fs/nr_open")
 	if err != nil {

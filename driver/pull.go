@@ -20,10 +20,10 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// imageStore is where images are kept.
+// imageStore is the store of images.
 var imageStore = store.Store{Dir: dirs.Default.Images()}
 
-// newPuller returns a puller as the operator wants it.
+// newPuller returns a puller with the operator's settings.
 func newPuller(config operator.Config) image.Puller {
 	return image.Puller{
 		Store: imageStore,
@@ -39,8 +39,8 @@ func newPuller(config operator.Config) image.Puller {
 	}
 }
 
-// pull brings the task's image into the store. What comes of the network may be
-// better the next time.
+// pull pulls the task's image into the store. Errors of the network are marked as
+// temporary.
 func (d *Driver) pull(config operator.Config, task job.TaskConfig, cfg *drivers.TaskConfig, source image.Source) (found foundImage, err error) {
 	timeout, inactivity := config.PullTimeouts()
 	ctx, cancel := context.WithTimeout(d.ctx, timeout)
@@ -60,9 +60,9 @@ func (d *Driver) pull(config operator.Config, task job.TaskConfig, cfg *drivers.
 	if err != nil {
 		err = fmt.Errorf("image: %w", err)
 		if errors.Is(err, unix.ENOSPC) && config.ImageGC.Enabled {
-			upkeep.Images{Store: imageStore, Config: config.ImageGC, Logger: d.logger}.CollectOnce(d.ctx) // for the next try
+			upkeep.Images{Store: imageStore, Config: config.ImageGC, Logger: d.logger}.CollectOnce(d.ctx) // for the next attempt
 		}
-		if mayGetBetter(err) || ctx.Err() != nil {
+		if isTemporary(err) || ctx.Err() != nil {
 			return found, recoverable(err)
 		}
 		return found, err
@@ -76,16 +76,17 @@ func (d *Driver) pull(config operator.Config, task job.TaskConfig, cfg *drivers.
 	return found, nil
 }
 
-// mayGetBetter reports whether an error is not the job's.
-func mayGetBetter(err error) bool {
+// isTemporary reports whether an error is not the job's fault.
+func isTemporary(err error) bool {
 	return image.Temporary(err) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
 		errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS)
 }
 
-// reportPeriod is the time between two events of a pull. A task keeps ten.
+// reportPeriod is the time between two events of a pull. Nomad keeps ten events of a task.
 const reportPeriod = time.Minute
 
-// pullReport tells the task's user of a pull, if something has to be read at all.
+// pullReport reports the progress of a pull to the task's user, if something has to be
+// downloaded at all.
 type pullReport struct {
 	emit        func(string)
 	source      image.Source

@@ -13,7 +13,8 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// An image whose config cannot be read is not kept from being collected.
+// TestPullOfDamagedConfig checks that an image whose config cannot be read can still be
+// collected.
 func TestPullOfDamagedConfig(t *testing.T) {
 	before := imageStore
 	t.Cleanup(func() { imageStore = before })

@@ -18,15 +18,15 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// row is what README says about an option, but for its meaning.
+// row is README's row about an option, without the meaning.
 func row(name, kind, value string) string {
 	return name + ": " + kind + ", default " + value
 }
 
-// notLiteral stands for a default that is told in words: the schema has none.
+// notLiteral stands for a default that README describes in words: the schema has none.
 const notLiteral = "told in words"
 
-// TestReadmeOptions holds the option reference against the schemas.
+// TestReadmeOptions compares the option reference with the schemas.
 func TestReadmeOptions(t *testing.T) {
 	for heading, schema := range map[string]*hclspec.Spec{
 		"### Task options":   job.TaskSchema,
@@ -46,8 +46,8 @@ func TestReadmeOptions(t *testing.T) {
 	}
 }
 
-// TestReadmeAttributes holds the table of node attributes against what the
-// driver sends.
+// TestReadmeAttributes compares the table of node attributes with those that the driver
+// sends.
 func TestReadmeAttributes(t *testing.T) {
 	var documented []string
 	for _, cells := range tableBelow(t, "### Node attributes", "Attribute", "Meaning") {
@@ -58,8 +58,8 @@ func TestReadmeAttributes(t *testing.T) {
 	must.Eq(t, slices.Sorted(maps.Keys(attributes(operator.Config{}, nspawn.Host{}))), documented)
 }
 
-// TestReadmeMake wants each target that README names in GNUmakefile, and each
-// that `make help` shows in README.
+// TestReadmeMake checks that each target that README names is in GNUmakefile, and that
+// each target that `make help` shows is in README.
 func TestReadmeMake(t *testing.T) {
 	targets := captured(`(?m)^([a-z0-9-]+):.*## `, readFile(t, "GNUmakefile"))
 	named := captured("(?m)(?:^|`)make ([a-z0-9-]+)", readFile(t, "README.md"))
@@ -67,7 +67,7 @@ func TestReadmeMake(t *testing.T) {
 	must.Eq(t, targets, named)
 }
 
-// TestReadmeLinks wants what README links to in the checkout.
+// TestReadmeLinks checks that everything that README links to is in the checkout.
 func TestReadmeLinks(t *testing.T) {
 	links := captured(`\]\(([^):#]+)\)`, readFile(t, "README.md"))
 	must.SliceNotEmpty(t, links)
@@ -77,7 +77,7 @@ func TestReadmeLinks(t *testing.T) {
 	}
 }
 
-// schemaRows is what README has to say about a schema. The options of a block
+// schemaRows returns the rows that README must have for a schema. The options of a block
 // are documented as block.option.
 func schemaRows(t *testing.T, prefix string, schema *hclspec.Spec) (rows []string) {
 	for name, spec := range schema.GetObject().GetAttributes() {
@@ -111,7 +111,7 @@ func schemaRows(t *testing.T, prefix string, schema *hclspec.Spec) (rows []strin
 	return rows
 }
 
-// kind is the type of an attribute in README's words.
+// kind returns the type of an attribute in README's words.
 func kind(schema string) string {
 	if schema == "any" { // only command, see words
 		return "string or list(string)"
@@ -119,7 +119,7 @@ func kind(schema string) string {
 	return schema
 }
 
-// documentedDefault is the literal of a cell that is nothing but code.
+// documentedDefault returns the literal in a cell that consists only of code.
 func documentedDefault(t *testing.T, cell string) string {
 	must.NotEq(t, "", cell)
 	switch {
@@ -131,7 +131,7 @@ func documentedDefault(t *testing.T, cell string) string {
 	return notLiteral
 }
 
-// code is the text of a cell that is a code span.
+// code returns the text of a cell that is a code span.
 func code(t *testing.T, cell string) string {
 	text := strings.Trim(cell, "`")
 	must.Eq(t, "`"+text+"`", cell)
@@ -206,7 +206,7 @@ func splitRow(line string) []string {
 	return cells
 }
 
-// captured are the first groups of all matches, sorted, each once.
+// captured returns the first groups of all matches, sorted and without repetitions.
 func captured(pattern, text string) (groups []string) {
 	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
 		groups = append(groups, match[1])

@@ -14,15 +14,15 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// recoverTimeout is how long the bus may take to tell of a machine. Nomad recovers
-// one task after the other.
+// recoverTimeout limits the wait for the bus to report a machine. Nomad recovers one task
+// after the other.
 const recoverTimeout = 5 * time.Second
 
-// RecoverTask implements drivers.DriverPlugin. It fails only if the machine is
-// truly gone. A machine that has ended since delivers its result through WaitTask.
+// RecoverTask implements drivers.DriverPlugin. It fails only if the machine is truly gone.
+// If the machine has ended in the meantime, WaitTask delivers the result.
 //
-// On an error Nomad ends the task. So neither a bus that is away is an error, as
-// the follower waits for it, nor the version of the task's state: see TaskState.
+// After an error Nomad ends the task. So an absent bus is not an error, because the
+// follower waits for it. Nor is the version of the task's state: see TaskState.
 func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if handle == nil || handle.Config == nil {
 		return errors.New("recover task: the handle has no task")
@@ -42,7 +42,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return d.recoverRemoved(handle.Config, state)
 	}
 	if err != nil {
-		d.logger.Warn("recover task: it is taken to run until the bus tells", "task_id", handle.Config.ID, "error", err)
+		d.logger.Warn("recover task: assuming that it runs until the bus is back", "task_id", handle.Config.ID, "error", err)
 	}
 	if status.Exit == nil {
 		d.reconnect(ctx, h)
@@ -51,8 +51,8 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	return nil
 }
 
-// isAnothers reports whether the machine is one of a later start of the task: an agent
-// that dies in the middle of a start only knows the one before.
+// isAnothers reports whether the machine belongs to a later start of the task: an agent
+// that dies during a start knows only the earlier one.
 func (d *Driver) isAnothers(ctx context.Context, h *taskHandle) bool {
 	record, err := d.machines.Record(ctx, h.machine)
 	id := record.Fields[job.TaskIDField]
@@ -60,8 +60,8 @@ func (d *Driver) isAnothers(ctx context.Context, h *taskHandle) bool {
 }
 
 // recoverRemoved recovers a task whose machine is gone. An agent that dies after
-// DestroyTask may not have recorded that the task has ended. The exit record tells
-// it again, so that the task is not run a second time.
+// DestroyTask may not have recorded that the task has ended. The exit record provides the
+// result again, so that the task does not run a second time.
 func (d *Driver) recoverRemoved(cfg *drivers.TaskConfig, state TaskState) error {
 	ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
 	defer cancel()
@@ -83,7 +83,7 @@ func (d *Driver) recoverRemoved(cfg *drivers.TaskConfig, state TaskState) error 
 	return nil
 }
 
-// bootID identifies the host's present boot (random(4)).
+// bootID returns the ID of the host's current boot (random(4)).
 func bootID() (string, error) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// Neither a bus that is away nor a run directory that takes no socket is a reason to
-// end a task that runs.
+// TestHostRecoverOnBrokenHost checks that a running task does not end because the bus is
+// away, or because no socket can be made in the run directory.
 func TestHostRecoverOnBrokenHost(t *testing.T) {
 	first := newHarness(t, "")
 	task := newTask(t, first, script("trap 'exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"))

@@ -18,15 +18,16 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
 
-// firstState is what the first version of the plugin has written. The file is never
-// written anew.
+// firstState returns the state that the first version of the plugin wrote. The file is
+// never rewritten.
 func firstState(t *testing.T) []byte {
 	text, err := os.ReadFile("testdata/state-1.msgpack")
 	must.NoError(t, err)
 	return text
 }
 
-// What an older plugin has written keeps its meaning, and what is new since is zero.
+// TestDecodeFirstState checks that fields of an older plugin keep their meaning, and that
+// new fields are zero.
 func TestDecodeFirstState(t *testing.T) {
 	handle := drivers.NewTaskHandle(1)
 	handle.DriverState = firstState(t)
@@ -38,8 +39,8 @@ func TestDecodeFirstState(t *testing.T) {
 	}, state)
 }
 
-// A task that runs is recovered whatever version wrote its state, also one that knows
-// more than we do.
+// TestRecoverAnyVersion checks that a running task is recovered whatever version wrote its
+// state, even one with more fields than ours.
 func TestRecoverAnyVersion(t *testing.T) {
 	var fields map[string]any
 	must.NoError(t, base.MsgPackDecode(firstState(t), &fields))
@@ -64,7 +65,8 @@ func TestRecoverAnyVersion(t *testing.T) {
 	}
 }
 
-// The fixture has every field that there was in the first version, each not zero.
+// TestFirstStateIsWhole checks that the fixture has every field of the first version, none
+// of them zero.
 func TestFirstStateIsWhole(t *testing.T) {
 	var fields map[string]any
 	must.NoError(t, base.MsgPackDecode(firstState(t), &fields))

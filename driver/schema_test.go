@@ -12,9 +12,9 @@ import (
 	"nomad-driver-nspawn/driver/operator"
 )
 
-// TestTagsAndSchema wants each codec tag in the schema, and each option of the schema
-// as a tag, nested blocks too: msgpack drops a field without a tag and without a word.
-// TestReadmeOptions holds README against the schema.
+// TestTagsAndSchema checks that each codec tag is in the schema, and that each option of
+// the schema has a tag, in nested blocks too: msgpack silently drops a value without a
+// field. TestReadmeOptions compares README with the schema.
 func TestTagsAndSchema(t *testing.T) {
 	for name, c := range map[string]struct {
 		config any
@@ -33,7 +33,7 @@ func TestTagsAndSchema(t *testing.T) {
 	}
 }
 
-// tagsOf returns the paths of all codec tags of a struct, as block.option.
+// tagsOf returns the paths of all codec tags of a struct, in the form block.option.
 func tagsOf(t *testing.T, prefix string, s reflect.Type) (tags []string) {
 	for field := range fieldsOf(s) {
 		tag := field.Tag.Get("codec")

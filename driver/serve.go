@@ -11,9 +11,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Serve serves the driver to the Nomad client that started this process, until
-// the client ends it. It differs from Nomad's plugins.Serve in what the client
-// is told of the capabilities.
+// Serve serves the driver to the Nomad client that started this process, until the client
+// ends it. Unlike Nomad's plugins.Serve, it reports all capabilities to the client.
 func Serve() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -33,8 +32,8 @@ func Serve() {
 	})
 }
 
-// completeCapabilities adds what Nomad's server of the plugin protocol leaves
-// out of its response (plugins/drivers/server.go, Capabilities, until 2.0.5).
+// completeCapabilities adds what Nomad's server of the plugin protocol leaves out of its
+// response (plugins/drivers/server.go, Capabilities, until 2.0.5).
 func (d *Driver) completeCapabilities(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	response, err := handler(ctx, request)
 	if c, ok := response.(*proto.CapabilitiesResponse); ok && err == nil {

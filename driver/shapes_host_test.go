@@ -20,7 +20,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// pushLayers makes an image of nothing but these layers.
+// pushLayers pushes an image of exactly these layers.
 func (r *testRegistry) pushLayers(t *testing.T, image string, config v1.Config, archives ...[]byte) string {
 	var layers []v1.Layer
 	for _, archive := range archives {
@@ -38,8 +38,8 @@ func (r *testRegistry) pushLayers(t *testing.T, image string, config v1.Config, 
 	return r.address + "/" + image
 }
 
-// staticLayer has a static busybox, which tells by its name what it is to do, and
-// nothing else: no /etc, /tmp, /usr, shell or passwd.
+// staticLayer returns a layer with a static busybox, which selects its command by its
+// name, and nothing else: no /etc, /tmp, /usr, shell or passwd.
 func staticLayer(t *testing.T, path string) []byte {
 	content, err := os.ReadFile(filepath.Join(hosttest.Busybox, "usr/bin/busybox"))
 	must.NoError(t, err)
@@ -52,7 +52,7 @@ func staticLayer(t *testing.T, path string) []byte {
 	return buf.Bytes()
 }
 
-// TestHostShapes runs images as they are found.
+// TestHostShapes runs images of many forms that are found in practice.
 func TestHostShapes(t *testing.T) {
 	cleanStore(t)
 	registry := newRegistry(t)

@@ -22,7 +22,8 @@ func sourceOf(t *testing.T, name string, cfg *drivers.TaskConfig) (image.Source,
 	return findSource(policy, source, cfg)
 }
 
-// What was checked is what is read: a name with a colon is not cut again.
+// TestFindSource checks that what is read is what was checked: a name with a colon is not
+// split again.
 func TestFindSource(t *testing.T) {
 	cfg := &drivers.TaskConfig{Name: "web", AllocDir: t.TempDir()}
 	local := cfg.TaskDir().LocalDir
@@ -32,7 +33,7 @@ func TestFindSource(t *testing.T) {
 	must.NoError(t, os.WriteFile(filepath.Join(local, "x:v1"), nil, 0o644))
 	must.NoError(t, os.Symlink("/etc/passwd", filepath.Join(local, "x")))
 	must.NoError(t, os.Symlink("x:v1", filepath.Join(local, "link")))
-	dataDir := filepath.Join(t.TempDir(), "data") // an operator may have moved Nomad's, and linked it
+	dataDir := filepath.Join(t.TempDir(), "data") // an operator may have moved Nomad's directory, and linked it
 	must.NoError(t, os.Symlink(cfg.AllocDir, dataDir))
 	linked := &drivers.TaskConfig{Name: cfg.Name, AllocDir: dataDir}
 	source, err := sourceOf(t, "oci-archive:local/link:2", cfg)

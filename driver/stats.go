@@ -11,12 +11,13 @@ import (
 	"nomad-driver-nspawn/nspawn/cgroup"
 )
 
-// minStatsInterval bounds what Nomad may ask for; a ticker of 0 would panic.
+// minStatsInterval is the shortest interval that Nomad may ask for. A ticker of 0 would
+// panic.
 const minStatsInterval = 100 * time.Millisecond
 
-// TaskStats implements drivers.DriverPlugin. The channel is closed when the
-// task has ended, and rather than sending an error, which Nomad would log once
-// an interval for ever.
+// TaskStats implements drivers.DriverPlugin. The channel is closed when the task has
+// ended. It is also closed instead of sending an error, which Nomad would log once per
+// interval forever.
 func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duration) (<-chan *cstructs.TaskResourceUsage, error) {
 	h, ok := d.tasks.get(id)
 	if !ok {
@@ -28,7 +29,7 @@ func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duratio
 	usages := make(chan *cstructs.TaskResourceUsage)
 	go func() {
 		defer close(usages)
-		// The interval is what Nomad asked for, not a wait for anything.
+		// The interval is what Nomad asked for. It does not wait for anything.
 		ticker := time.NewTicker(max(interval, minStatsInterval))
 		defer ticker.Stop()
 		for {
@@ -64,7 +65,7 @@ func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duratio
 type trackers struct{ user, system, total *cpustats.Tracker }
 
 func newTrackers(compute cpustats.Compute) trackers {
-	// Nomad before 1.7 does not tell; without, ticks would be NaN.
+	// Nomad before 1.7 does not send NumCores. Without it, ticks would be NaN.
 	compute.NumCores = max(compute.NumCores, 1)
 	return trackers{cpustats.New(compute), cpustats.New(compute), cpustats.New(compute)}
 }

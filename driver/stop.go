@@ -11,15 +11,15 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// StopTask implements drivers.DriverPlugin. It returns when the task counts as
-// exited, so that DestroyTask may follow at once. An unknown task is not an error:
-// Nomad would try again for minutes.
+// StopTask implements drivers.DriverPlugin. It returns when the task counts as exited, so
+// that DestroyTask may follow at once. An unknown task is not an error, because Nomad
+// would try again for minutes.
 //
-// A signal that this host does not know is refused, and the task gets no other
-// signal in its place. Nomad then asks again, five times within six minutes, and
-// after that waits for an end that nobody brings about: a stopped job would run on
-// for ever. So only the first call is refused. The second, which comes after five
-// seconds, kills the task as the end of kill_timeout does.
+// A signal that this host does not know is refused, and no other signal is sent instead.
+// Nomad then asks again, five times within six minutes. After that it waits for an end
+// that nobody causes: a stopped job would run forever. So only the first call is refused.
+// The second one, which comes after five seconds, kills the task, as at the end of
+// kill_timeout.
 func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
 	h, ok := d.tasks.get(id)
 	if !ok {
@@ -47,12 +47,11 @@ func (d *Driver) StopTask(id string, timeout time.Duration, name string) error {
 	case <-h.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("stop task: the machine is stopped, but systemd does not tell how it ended: %w", ctx.Err())
+		return fmt.Errorf("stop task: the machine is stopped, but systemd does not report how it ended: %w", ctx.Err())
 	}
 }
 
-// stopSignal returns the signal that the job names, or else the one that the task
-// is made for.
+// stopSignal returns the signal that the job names, otherwise the image's.
 func (h *taskHandle) stopSignal(name string) (unix.Signal, error) {
 	if name != "" {
 		return machine.ParseSignal(name)
@@ -63,7 +62,7 @@ func (h *taskHandle) stopSignal(name string) (unix.Signal, error) {
 	if sig, err := machine.ParseSignal(h.state.StopSignal); err == nil {
 		return sig, nil
 	}
-	return unix.SIGTERM, nil // as with docker, also if the image names one that does not exist
+	return unix.SIGTERM, nil // as with docker, even if the image names a signal that does not exist
 }
 
 // SignalTask implements drivers.DriverPlugin.

@@ -18,7 +18,7 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
 
-// runningTask is a task that a driver has recovered, with a unit of a fake systemd.
+// runningTask returns a driver that has recovered a task, with a unit of a fake systemd.
 func runningTask(t *testing.T, fake *systemdtest.Fake) (d *Driver, id, unit string) {
 	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
 	d = New(t.Context(), testlog.HCLogger(t))
@@ -34,8 +34,8 @@ func runningTask(t *testing.T, fake *systemdtest.Fake) (d *Driver, id, unit stri
 	return d, handle.Config.ID, unit
 }
 
-// A signal that there is not is refused, by name and without another in its place.
-// Nomad asks again when StopTask fails, and the task must end then.
+// TestUnknownSignals checks that an unknown signal is refused by name, and that no other
+// one is sent instead. When StopTask fails, Nomad asks again, and then the task must end.
 func TestUnknownSignals(t *testing.T) {
 	fake := systemdtest.New(t)
 	d, id, unit := runningTask(t, fake)
@@ -53,7 +53,8 @@ func TestUnknownSignals(t *testing.T) {
 	must.Eq(t, []syscall.Signal{syscall.SIGKILL}, fake.Signals(unit))
 }
 
-// StopTask returns when the task counts as exited, so that it can be destroyed.
+// TestStopAwaitsTheEnd checks that StopTask returns when the task counts as exited, so
+// that it can be destroyed.
 func TestStopAwaitsTheEnd(t *testing.T) {
 	for range 20 {
 		d, id, _ := runningTask(t, systemdtest.New(t))

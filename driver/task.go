@@ -20,14 +20,14 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// callTimeout bounds what has no timeout of its own: Nomad sets no deadline
-// for any call.
+// callTimeout limits calls that have no timeout of their own, because Nomad sets no
+// deadline for any call.
 const callTimeout = 2 * time.Minute
 
 // StartTask implements drivers.DriverPlugin.
 func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
 	if _, ok := d.tasks.get(cfg.ID); ok {
-		return nil, nil, fmt.Errorf("start task %s: it runs already", cfg.ID)
+		return nil, nil, fmt.Errorf("start task %s: it is already running", cfg.ID)
 	}
 	name := machine.Name(cfg.AllocID, cfg.Name)
 	d.reaper.Cancel(name)
@@ -35,7 +35,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	handle, network, err := d.startTask(cfg, output)
 	if err != nil {
 		output.release()
-		d.reaper.Schedule(name) // what could not be undone: Nomad does not ask for it
+		d.reaper.Schedule(name) // removes what could not be undone, because Nomad does not ask for it
 	}
 	return handle, network, err
 }
@@ -48,7 +48,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	task, found, spec, err := d.prepare(cfg, ours)
 	if err != nil {
 		if ours {
-			err = errors.Join(err, d.DestroyTask(cfg.ID, true)) // Nomad does not
+			err = errors.Join(err, d.DestroyTask(cfg.ID, true)) // Nomad does not call it
 		}
 		return nil, nil, err
 	}
@@ -115,8 +115,8 @@ func (d *Driver) forbidLinks(cfg *drivers.TaskConfig) error {
 	return d.machines.ForbidLinks(cfg.AllocDir)
 }
 
-// startMachine goes on with a machine that this very start has made before, unless
-// that one never came up.
+// startMachine adopts the machine that an earlier plugin made for the same start. It
+// starts a machine if there is none, or if the earlier one never came up.
 func (d *Driver) startMachine(ctx context.Context, spec machine.Spec, ours bool, output *output, network *networkStep) (*nspawn.Follower, error) {
 	if ours {
 		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.connect}}
@@ -129,8 +129,8 @@ func (d *Driver) startMachine(ctx context.Context, spec machine.Spec, ours bool,
 	return d.machines.Start(ctx, spec, func(text string) { d.emit(output.task, text) }, output.open, network.connect)
 }
 
-// startError is an error of StartTask, after which nothing of the task has run. A command
-// that the image does not have will not be there at the next try either.
+// startError returns the error of StartTask if nothing of the task has run. A command that
+// the image does not have will not exist at the next attempt either.
 func startError(err error) error {
 	var failure *inside.Failure
 	if errors.As(err, &failure) && !failure.Again {
@@ -139,7 +139,7 @@ func startError(err error) error {
 	return recoverable(err)
 }
 
-// warnOfVariables names the variables that a guest's systemd does not take.
+// warnOfVariables emits the names of variables that a guest's systemd does not accept.
 func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec machine.Spec) {
 	if spec.Mode != machine.Boot {
 		return
@@ -151,14 +151,14 @@ func (d *Driver) warnOfVariables(cfg *drivers.TaskConfig, spec machine.Spec) {
 		}
 	}
 	if len(names) > 0 {
-		d.emit(cfg, fmt.Sprintf("Systemd in the machine does not take variables of these names, and its services do not get them: %s",
+		d.emit(cfg, fmt.Sprintf("Systemd in the machine does not accept variables with these names, so its services do not get them: %s",
 			strings.Join(names, ", ")))
 	}
 }
 
-// startedBefore says whether this very start has made a machine already: when a
-// plugin is killed in the middle of a start, Nomad makes the same call to the next
-// one, and the task must not run twice.
+// startedBefore reports whether an earlier plugin has made a machine for the same start.
+// If a plugin is killed during a start, Nomad repeats the call to the next plugin, and the
+// task must not run twice.
 func (d *Driver) startedBefore(cfg *drivers.TaskConfig) (bool, error) {
 	name := machine.Name(cfg.AllocID, cfg.Name)
 	if !d.machines.Exists(name) {
@@ -173,13 +173,13 @@ func (d *Driver) startedBefore(cfg *drivers.TaskConfig) (bool, error) {
 	return err == nil && record.Fields[job.TaskIDField] == cfg.ID, err
 }
 
-// recoverable marks an error that need not be the job's: Nomad tries again, as
-// the restart policy says. It must not be wrapped any more: the server of the
-// plugin protocol looks at its very type (plugins/drivers/server.go, StartTask).
+// recoverable marks an error that need not be the job's fault: Nomad tries again,
+// according to the restart policy. The result must not be wrapped, because the server of
+// the plugin protocol checks its exact type (plugins/drivers/server.go, StartTask).
 func recoverable(err error) error { return structs.NewRecoverableError(err, true) }
 
-// watch follows the task until its machine ends. When the plugin ends first,
-// the machine goes on.
+// watch follows the task until its machine ends. If the plugin ends first, the machine
+// keeps running.
 func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 	d.tasks.add(h)
 	d.keepConnected(h)
@@ -196,7 +196,7 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 				d.emit(h.config, "Machine rebooted from inside")
 				d.keepConnected(h)
 			case nspawn.Held:
-				d.emit(h.config, fmt.Sprintf("Machine does not go on: %v", event.Err))
+				d.emit(h.config, fmt.Sprintf("Machine cannot continue after a reboot: %v", event.Err))
 			case nspawn.Ended:
 				h.end(event.Exit, event.Err, event.Time)
 			}
@@ -204,7 +204,7 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 	}()
 }
 
-// emit tells the task's user what happened. Nomad keeps ten events of a task.
+// emit sends an event to the task's user. Nomad keeps ten events of a task.
 func (d *Driver) emit(cfg *drivers.TaskConfig, message string) {
 	event := &drivers.TaskEvent{TaskID: cfg.ID, TaskName: cfg.Name, AllocID: cfg.AllocID, Timestamp: time.Now(), Message: message}
 	if err := d.EmitEvent(event); err != nil && d.ctx.Err() == nil {
@@ -244,9 +244,9 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 	return results, nil
 }
 
-// keepDirectories has the task write to the directory that tasks share, as when it was
-// started. An agent that starts gives it to the user nobody, after RecoverTask and
-// before WaitTask.
+// keepDirectories lets the task write to the directory that tasks share, as when it was
+// started. An agent that starts gives the directory to the user nobody, between
+// RecoverTask and WaitTask.
 func (d *Driver) keepDirectories(cfg *drivers.TaskConfig) {
 	for _, dir := range job.Directories(cfg) {
 		err := guard.ProtectBind(dir, cfg.AllocDir)
@@ -256,13 +256,13 @@ func (d *Driver) keepDirectories(cfg *drivers.TaskConfig) {
 	}
 }
 
-// DestroyTask implements drivers.DriverPlugin. Nomad calls it also for a task
-// that it could not recover, which this plugin never saw: the machine is found
-// by its name.
+// DestroyTask implements drivers.DriverPlugin. Nomad also calls it for a task that it
+// could not recover. This plugin has never seen such a task, so it finds the machine by
+// its name.
 func (d *Driver) DestroyTask(id string, force bool) error {
 	h, known := d.tasks.get(id)
 	if known && !force && !h.hasEnded() {
-		return errors.New("destroy a running task: it must be stopped before, or force be set")
+		return errors.New("destroy a running task: stop it first, or set force")
 	}
 	machine, ok := machineOf(id)
 	if known {
@@ -277,8 +277,8 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 			d.logger.Warn("record the end of a task", "task_id", id, "error", err)
 		}
 	}
-	// Nomad does not ask again: what cannot be removed now is the reaper's, which
-	// leaves alone what is of a task.
+	// Nomad does not ask again. What cannot be removed now is left to the reaper, which
+	// ignores the machines of known tasks.
 	d.tasks.remove(id)
 	err := d.machines.Remove(ctx, machine)
 	if err != nil {
@@ -287,7 +287,7 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	return err
 }
 
-// machineOf is the machine of a task ID, ALLOCATION/TASK/START
+// machineOf returns the machine of a task ID, ALLOCATION/TASK/START
 // (client/allocrunner/taskrunner/task_runner.go, buildTaskConfig).
 func machineOf(id string) (string, bool) {
 	parts := strings.Split(id, "/")

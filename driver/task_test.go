@@ -16,7 +16,7 @@ func TestExitResult(t *testing.T) {
 		exit nspawn.Exit
 		err  error
 		want drivers.ExitResult
-		text string // of the error that Nomad shows
+		text string // the error that Nomad shows
 	}{
 		"success":         {want: drivers.ExitResult{}},
 		"code":            {exit: nspawn.Exit{Code: 7}, want: drivers.ExitResult{ExitCode: 7}},

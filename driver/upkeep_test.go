@@ -19,8 +19,9 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd/systemdtest"
 )
 
-// What a start has not undone, say because the bus was away, is removed soon, and
-// where all is undone, nothing is kept of it.
+// TestStartThatWasNotUndone checks that what a failed start could not undo, for example
+// because the bus was away, is removed soon. If everything was undone, nothing may be
+// remembered of it.
 func TestStartThatWasNotUndone(t *testing.T) {
 	fake := systemdtest.New(t)
 	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
@@ -45,8 +46,8 @@ func TestStartThatWasNotUndone(t *testing.T) {
 	}
 }
 
-// A plugin whose agent is gone leaves the host alone: the bubble ends only with all
-// that was started in it.
+// TestUpkeepEndsWithTheAgent checks that a plugin without an agent leaves the host alone.
+// The bubble ends only when everything has ended that was started in it.
 func TestUpkeepEndsWithTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &Driver{ctx: context.Background(), logger: testlog.HCLogger(t), config: operator.DefaultConfig()}
