@@ -384,8 +384,7 @@ func TestHostStartAmongManyMounts(t *testing.T) {
 			mustWait(t, m, spec.Machine)
 			must.NoError(t, m.Remove(t.Context(), spec.Machine))
 		}
-		slices.Sort(all)
-		return all[len(all)/2]
+		return slices.Min(all) // the others show the load of the host, too
 	}
 	unmount := func() {
 		for i := range 400 {
@@ -404,6 +403,6 @@ func TestHostStartAmongManyMounts(t *testing.T) {
 	unmount()
 	measure()                         // systemd forgets them
 	without := max(before, measure()) // the load of the host changes meanwhile
-	t.Logf("median of a start: %v, with 400 other mounts %v", without, with)
+	t.Logf("fastest start: %v, with 400 other mounts %v", without, with)
 	must.Less(t, without*3/2+20*time.Millisecond, with)
 }
