@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/paths"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -189,10 +189,10 @@ func (c *checker) checkSources() {
 		switch {
 		case name != filepath.Clean(name) || !filepath.IsAbs(name):
 			return false
-		case given(name), schema.Within(c.s.cfg.TaskDir().Dir, name):
+		case given(name), paths.Within(c.s.cfg.TaskDir().Dir, name):
 			return true
 		}
-		return !c.s.policy.closed && schema.Within("/srv/open", name) && slices.Contains(c.task.HostPaths(), name)
+		return !c.s.policy.closed && paths.Within("/srv/open", name) && slices.Contains(c.task.HostPaths(), name)
 	}
 	for _, bind := range c.spec.Binds {
 		c.unless(allowed(bind.Source), "%q is bound, which nobody has allowed", bind.Source)

@@ -27,7 +27,7 @@ func newSituation(policies []policy, b *bytesOf) *situation {
 	cfg := *exampleTask()
 	s := &situation{policy: policies[first%len(policies)], cfg: &cfg, image: Image{Tree: "/var/lib/machines/debian"}, values: map[string]value{"image": "debian"}}
 	if first&2 != 0 {
-		s.image = Image{Stored: "sha256:" + strings.Repeat("0", 64)}
+		s.image = Image{StoreDigest: "sha256:" + strings.Repeat("0", 64)}
 		s.values["image"] = "alpine:3"
 		s.image.Config.Cmd = []string{"/bin/sh"}
 	} else if first&4 != 0 {

@@ -179,7 +179,7 @@ func policiesOf(tb testing.TB) (list []policy) {
 // run takes a config the whole way, and checks what comes out.
 func (s *situation) run(t *testing.T, task TaskConfig) {
 	task.Translate()
-	if task.Stored() {
+	if task.FromStore() {
 		if _, err := task.Source(s.policy.Policy); err != nil {
 			return
 		}
