@@ -32,6 +32,9 @@ var Attempts = []Attempt{
 	{"rename them after all mounts were detached, in a mount namespace of one's own", Contained, []string{"TestHostAttackDetachedMounts", "testEscapeByAgentStart"}, ""},
 	{"links of the image and mounts that change what /alloc/logs is", Contained, []string{"testEscapeByLogs", "testEscapeByMount", "TestHostAttackLogsStayReadOnly", "TestHostAttackMountsInSharedDirectories"}, ""},
 	{"have systemd-nspawn write behind links of the image", Contained, []string{"testEscapeByImage", "TestHostAttackLinksOfImage", "TestHostAttackLinksAtReboot"}, ""},
+	{"have systemd-nspawn change what is mounted on the host, by `remount` or `bind` among the options of a tmpfs", Contained, []string{"TestHostAttackTmpfsChangesMounts", "TestTmpfsCheck"}, ""},
+	{"settings of the host's systemd after a line feed in a value that goes into the unit's file", Contained, []string{"TestHostAttackUnitFile", "TestSpecCheck"}, ""},
+	{"give an interface back whose alias is a path, for what is removed after a machine of that name", Contained, []string{"TestHostAttackOwnerOfLink"}, ""},
 	{"a task whose name is a path", Contained, []string{"testEscapeByName"}, ""},
 	{"one line from inside each: devices, sysctls, kernel file systems, logs, private files", Contained, []string{"testEscapeFromInside"}, ""},
 
