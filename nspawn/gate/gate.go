@@ -27,6 +27,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ import (
 type Gate struct {
 	listener *net.UnixListener
 	path     string
+	closing  sync.Once
 }
 
 // Make creates the gate's directory.
@@ -76,9 +78,10 @@ func Listen(dir string) (*Gate, error) {
 	return g, nil
 }
 
-// Close stops listening. It does not remove the socket, because another plugin may have
-// replaced it already (see Listen).
-func (g *Gate) Close() { g.listener.Close() }
+// Close stops listening: when it returns, nobody does, also if another call has begun to
+// close the gate. It does not remove the socket, because another plugin may have replaced
+// it already (see Listen).
+func (g *Gate) Close() { g.closing.Do(func() { g.listener.Close() }) }
 
 // Peer identifies a connected process by its IDs on the host.
 type Peer struct {
