@@ -54,10 +54,7 @@ func TestSetConfigOfNothing(t *testing.T) {
 
 // examplesBelow returns the blocks of code below a heading of README.
 func examplesBelow(t *testing.T, heading string) (examples []string) {
-	_, text, found := strings.Cut(readFile(t, "README.md"), "\n"+heading+"\n")
-	must.True(t, found)
-	text, _, _ = strings.Cut(text, "\n#")
-	for i, part := range strings.Split(text, "```") {
+	for i, part := range strings.Split(sectionBelow(t, heading), "```") {
 		if i%2 == 1 {
 			_, example, _ := strings.Cut(part, "\n") // without the language
 			examples = append(examples, example)

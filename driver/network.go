@@ -159,9 +159,6 @@ func (d *Driver) keepConnected(h *taskHandle) {
 	go func() {
 		defer cancel()
 		d.machines.KeepConnected(ctx, spec, c, func(err error) {
-			if ctx.Err() != nil {
-				return // the machine has ended, or reboots
-			}
 			d.logger.Warn("keep task connected", "task_id", h.config.ID, "error", err)
 			d.emit(h.config, fmt.Sprintf("Network: %v", err))
 		})

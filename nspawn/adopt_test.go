@@ -14,6 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/gate"
 	"nomad-driver-nspawn/nspawn/gate/inside"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/programs"
 )
 
@@ -76,6 +77,23 @@ func TestHostAdoptHalfStarted(t *testing.T) {
 	}
 }
 
+// startAndAwait starts a machine as a plugin does that dies before it gives the word.
+func startAndAwait(t *testing.T, m *Manager, spec machine.Spec) waiting {
+	startUnit(t, m, spec)
+	g, err := gate.Listen(m.dirs.Gate(spec.Machine))
+	must.NoError(t, err)
+	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
+	must.NoError(t, err)
+	return w
+}
+
+// recordTold leaves the record of a plugin that died before it knew that the payload begins.
+func recordTold(t *testing.T, m *Manager, spec machine.Spec, leader process.Process) {
+	identity, err := leader.Identity()
+	must.NoError(t, err)
+	must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+}
+
 // TestHostAdoptBegun checks that a running machine is followed, even if its plugin died
 // right after it gave the word.
 func TestHostAdoptBegun(t *testing.T) {
@@ -86,9 +104,7 @@ func TestHostAdoptBegun(t *testing.T) {
 		leader, err := m.leader(t.Context(), spec.Machine)
 		must.NoError(t, err)
 		if !confirmed {
-			identity, err := leader.Identity()
-			must.NoError(t, err)
-			must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+			recordTold(t, m, spec, leader)
 		}
 		_, err = adopt(t, m, spec, func(context.Context, Waiting) error { return errors.New("not again") })
 		must.NoError(t, err)
@@ -102,16 +118,10 @@ func TestHostAdoptBegun(t *testing.T) {
 func TestHostAdoptBeforeTheWord(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "exit 7")
-	startUnit(t, m, spec)
-	g, err := gate.Listen(m.dirs.Gate(spec.Machine))
-	must.NoError(t, err)
-	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
-	must.NoError(t, err)
-	identity, err := w.leader.Identity()
-	must.NoError(t, err)
-	must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+	w := startAndAwait(t, m, spec)
+	recordTold(t, m, spec, w.leader)
 	w.Close()
-	_, err = adopt(t, m, spec)
+	_, err := adopt(t, m, spec)
 	must.NoError(t, err)
 	must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
 }
@@ -121,18 +131,12 @@ func TestHostAdoptBeforeTheWord(t *testing.T) {
 func TestHostAdoptAfterTheWord(t *testing.T) {
 	m := newManager(t)
 	spec := newMachine(t, m, "sleep 1000; exit 7")
-	startUnit(t, m, spec)
-	g, err := gate.Listen(m.dirs.Gate(spec.Machine))
-	must.NoError(t, err)
-	w, err := m.await(t.Context(), spec.Machine, spec.Mode, g)
-	must.NoError(t, err)
+	w := startAndAwait(t, m, spec)
 	must.NoError(t, w.payload.Signal(unix.SIGSTOP))
 	died, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	must.NoError(t, m.begin(died, spec.Machine, w, Begin{Instructions: spec.Instructions()}))
-	identity, err := w.leader.Identity()
-	must.NoError(t, err)
-	must.NoError(t, os.WriteFile(m.dirs.Begun(spec.Machine), []byte(identity+" told\n"), 0o600))
+	recordTold(t, m, spec, w.leader)
 	socket := filepath.Join(m.dirs.Gate(spec.Machine), inside.Socket)
 	before, err := os.Stat(socket)
 	must.NoError(t, err)

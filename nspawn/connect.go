@@ -108,7 +108,7 @@ func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Con
 		if err == nil || m.hasEnded(ctx, s.Machine) {
 			return
 		}
-		notice(err)
+		failed(err)
 		if c, err = m.leaseAgain(ctx, s, c, open); err != nil {
 			return
 		}

@@ -2,7 +2,6 @@ package job
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"nomad-driver-nspawn/driver/operator"
@@ -61,18 +60,13 @@ func (o networkOption) parse() (of, name string, err error) {
 	switch {
 	case given && !o.named:
 		return "", "", fmt.Errorf("%s: %q has a colon: the interface is host0 in the machine", o.name, o.value)
-	case o.kind == links.Zone && !zoneName.MatchString(of):
+	case o.kind == links.Zone && !schema.ZoneName.MatchString(of):
 		return "", "", fmt.Errorf("%s: %q is not a name of at most 12 letters, digits, _ and -", o.name, of)
-	case !interfaceName.MatchString(of), given && !interfaceName.MatchString(name):
+	case !schema.InterfaceName.MatchString(of), given && !schema.InterfaceName.MatchString(name):
 		return "", "", fmt.Errorf("%s: %q is not the name of an interface, of at most 15 letters, digits, dots, _ and -", o.name, o.value)
 	}
 	return of, name, nil
 }
-
-var (
-	zoneName      = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,12}$`)
-	interfaceName = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,14}$`) // IFNAMSIZ
-)
 
 // withDefaultNetwork asks for the operator's network if the job asks for none.
 func (c TaskConfig) withDefaultNetwork(policy operator.Policy) TaskConfig {

@@ -2,7 +2,6 @@ package operator
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"nomad-driver-nspawn/driver/schema"
@@ -20,14 +19,17 @@ func (p Policy) DefaultNetwork() (kind, of string) {
 }
 
 func checkDefaultNetwork(network *string) error {
-	if network == nil || defaultNetwork.MatchString(*network) {
+	if network == nil {
+		return nil
+	}
+	switch kind, of, named := strings.Cut(*network, ":"); {
+	case (kind == "veth" || kind == "host") && !named,
+		kind == "zone" && schema.ZoneName.MatchString(of),
+		kind == "bridge" && schema.InterfaceName.MatchString(of):
 		return nil
 	}
 	return fmt.Errorf("default_network: %q is none of veth, host, zone:NAME and bridge:NAME", *network)
 }
-
-// defaultNetwork takes the names that network_zone and network_bridge of a job take.
-var defaultNetwork = regexp.MustCompile(`^(veth|host|zone:[a-zA-Z0-9_-]{1,12}|bridge:[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,14})$`)
 
 // HostNetwork answers for a machine in the host's network namespace.
 func (p Policy) HostNetwork() error {

@@ -89,6 +89,13 @@ func CheckSize(at, value, example string) error {
 	return nil
 }
 
+// ZoneName and InterfaceName match what a zone and an interface of the host can be named
+// (systemd-nspawn(1), IFNAMSIZ of Linux).
+var (
+	ZoneName      = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,12}$`)
+	InterfaceName = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,14}$`)
+)
+
 // minDisk leaves room for the files that the driver itself writes before the start.
 const minDisk = 1 << 20
 

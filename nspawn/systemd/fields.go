@@ -50,14 +50,20 @@ func (c *Conn) MainPID(ctx context.Context, name string) (int, error) {
 	return int(pid), nil
 }
 
-func (c *Conn) serviceProperty(ctx context.Context, name, property string) (value dbus.Variant, err error) {
+func (c *Conn) serviceProperty(ctx context.Context, name, property string) (dbus.Variant, error) {
+	return c.unitProperty(ctx, name, "org.freedesktop.systemd1.Service", property)
+}
+
+// unitProperty reads one property of an interface of a unit. The error is [ErrNotFound] if
+// the unit is not loaded.
+func (c *Conn) unitProperty(ctx context.Context, name, iface, property string) (value dbus.Variant, err error) {
 	var path dbus.ObjectPath
 	if err := c.call(ctx, manager("get unit", name, "GetUnit", name), &path); err != nil {
 		return value, err
 	}
 	r := request{
 		op: "read " + property + " of unit", name: name, dest: systemdName, path: path,
-		method: propertyIface + ".Get", args: []any{"org.freedesktop.systemd1.Service", property},
+		method: propertyIface + ".Get", args: []any{iface, property},
 	}
 	return value, c.call(ctx, r, &value)
 }

@@ -71,9 +71,10 @@ func (c *Conn) Available(ctx context.Context, name string) (bool, error) {
 // Runs reports whether a service, such as "systemd-networkd.service", runs or is starting.
 // Available does not tell: D-Bus knows the names of services that are disabled.
 func (c *Conn) Runs(ctx context.Context, service string) (bool, error) {
-	unit, err := c.Unit(ctx, service)
+	value, err := c.unitProperty(ctx, service, "org.freedesktop.systemd1.Unit", "ActiveState")
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}
-	return slices.Contains([]string{"active", "activating", "reloading"}, unit.ActiveState), err
+	state, _ := value.Value().(string)
+	return slices.Contains([]string{"active", "activating", "reloading"}, state), err
 }

@@ -21,7 +21,7 @@ func ForgetFlows(m Machine) error {
 	if len(m.Mappings) == 0 {
 		return nil
 	}
-	list, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	list, err := hostAddresses()
 	if err != nil {
 		return fmt.Errorf("list addresses of the host: %w", err)
 	}

@@ -36,7 +36,7 @@ func uplinkAddresses() (map[netip.Addr]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addresses, err := hostAddresses()
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -54,4 +54,9 @@ func uplinkAddresses() (map[netip.Addr]bool, error) {
 		}
 	}
 	return uplinks, nil
+}
+
+// hostAddresses returns the addresses of all links of the host.
+func hostAddresses() ([]netlink.Addr, error) {
+	return dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 }
