@@ -56,8 +56,8 @@ func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
 
 func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig string) {
 	if !strings.Contains(pluginConfig, "image_paths") {
-		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q]",
-			images, hosttest.Busybox, hosttest.Debian, hosttest.MkosiTree, hosttest.MkosiDisk)
+		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q, %q]",
+			images, hosttest.Busybox, hosttest.Debian, hosttest.Inits, hosttest.MkosiTree, hosttest.MkosiDisk)
 	}
 	if !strings.Contains(pluginConfig, "allow_host_network") { // most tasks here need no network of their own
 		pluginConfig += "\nallow_host_network = true"

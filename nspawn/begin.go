@@ -100,6 +100,9 @@ func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin
 	if err != nil {
 		return err
 	}
+	if begin.Instructions.Init {
+		_ = w.leader.EndLinesInLF() // a guest with a console for screens runs as well
+	}
 	for _, step := range begin.Steps {
 		if err := step(ctx, Waiting{Leader: w.leader.PID, identity: identity}); err != nil {
 			return err

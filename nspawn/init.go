@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,14 +52,36 @@ func (m *Manager) signalInit(ctx context.Context, name string, init process.Proc
 		return init.Signal(sig)
 	case base == "busybox" && filepath.Base(init.Argument0()) == "init":
 		return init.Signal(unix.SIGUSR2) // halts busybox (init/init.c)
+	case base == "openrc-init":
+		return init.Signal(unix.SIGTERM) // it has no poweroff; that of busybox beside it, as in Alpine, is in vain
 	}
-	// sysvinit, OpenRC, runit and s6 read commands from files, which their poweroff knows.
-	code, err := m.Exec(ctx, name, enter.Command{Argv: []string{"poweroff"}})
-	if err == nil && code != 0 {
-		err = fmt.Errorf("exit status %d", code)
+	err = m.powerOff(ctx, name, base)
+	switch {
+	case err == nil || !init.IsAlive():
+		return nil
+	case base == "s6-svscan": // without s6-linux-init, whose poweroff there is not then
+		return init.Signal(unix.SIGTERM)
 	}
-	if err != nil && init.IsAlive() {
-		return &unknownInitError{program: program, why: err}
+	return &unknownInitError{program: program, why: err}
+}
+
+// runitPause is how long runit, which takes no notice in its first stage, is given
+// before it is asked again.
+const runitPause = 3 * time.Second
+
+// powerOff runs the guest's own program: sysvinit, runit, finit and s6-linux-init listen
+// to files, which it knows.
+func (m *Manager) powerOff(ctx context.Context, name, base string) error {
+	for {
+		code, err := m.Exec(ctx, name, enter.Command{Argv: []string{"poweroff"}})
+		if err == nil && code != 0 {
+			err = fmt.Errorf("exit status %d", code)
+		}
+		if err != nil || base != "runit" {
+			return err
+		}
+		if m.waitFor(ctx, name, runitPause) == nil || ctx.Err() != nil {
+			return nil
+		}
 	}
-	return nil
 }

@@ -102,6 +102,11 @@ func readyArgs(s Spec) []string {
 // environment is full of secrets.
 func (s Spec) Instructions() inside.Instructions {
 	todo := inside.Instructions{Init: s.Mode == Boot, Argv: s.Command, Dir: s.WorkingDirectory, User: s.User}
+	if _, isSet := s.Environment["TERM"]; s.Mode == Boot && !isSet {
+		// The console is a terminal, but who reads it later, as a log, has none: without
+		// this, inits color what they say and ask the terminal for its size.
+		todo.Env = append(todo.Env, "TERM=dumb")
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
 		todo.Env = append(todo.Env, name+"="+s.Environment[name])
 	}

@@ -28,7 +28,8 @@ func TestArgvHasNoCommand(t *testing.T) {
 func TestInstructions(t *testing.T) {
 	must.Eq(t, inside.Instructions{Argv: []string{"x", "$y"}, Env: []string{"A=1", "a.b-c=2=3"}, Dir: "w", User: "u:1"},
 		Spec{Mode: ProcessOne, Command: []string{"x", "$y"}, Environment: map[string]string{"a.b-c": "2=3", "A": "1"}, WorkingDirectory: "w", User: "u:1"}.Instructions())
-	must.Eq(t, inside.Instructions{Init: true, Argv: []string{"--unit=x"}}, Spec{Mode: Boot, Command: []string{"--unit=x"}}.Instructions())
+	must.Eq(t, inside.Instructions{Init: true, Argv: []string{"--unit=x"}, Env: []string{"TERM=dumb"}}, Spec{Mode: Boot, Command: []string{"--unit=x"}}.Instructions())
+	must.Eq(t, []string{"TERM=xterm"}, Spec{Mode: Boot, Environment: map[string]string{"TERM": "xterm"}}.Instructions().Env)
 }
 
 func TestSpecHidesNoSecretInProperties(t *testing.T) {

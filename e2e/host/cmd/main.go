@@ -28,7 +28,7 @@ const usage = `usage: disposable-host COMMAND
   run [--suite SUITE] [--bind SRC:DST[:ro]]... -- CMD...
                                                       up, exec and down
   test [--suite SUITE] [--race] [--run REGEXP] PKG... the host tests of packages, in a fresh host
-  image busybox | debian                              the directory of a guest image
+  image busybox | debian | inits                      the directory of a guest image, or of several
   nomad                                               the path of a Nomad agent
 SUITE is bookworm (the default), trixie or forky. Hosts with the same LAN are
 other machines for each other.
@@ -200,11 +200,11 @@ func run(ctx context.Context, args []string) error {
 
 func image(ctx context.Context, args []string) error {
 	makers := map[string]func(context.Context) (string, error){
-		"busybox": host.BusyboxImage, "debian": host.DebianImage,
+		"busybox": host.BusyboxImage, "debian": host.DebianImage, "inits": host.InitImages,
 		"mkosi": host.MkosiTree, "mkosi-disk": host.MkosiDisk,
 	}
 	if len(args) != 1 || makers[args[0]] == nil {
-		return errors.New("image: want busybox, debian, mkosi or mkosi-disk")
+		return errors.New("image: want busybox, debian, inits, mkosi or mkosi-disk")
 	}
 	return printPath(makers[args[0]](ctx))
 }

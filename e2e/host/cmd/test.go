@@ -93,6 +93,7 @@ func bindGuests(ctx context.Context) ([]host.Bind, error) {
 		{host.BusyboxImage, hosttest.Busybox},
 		{host.BusyboxDisk, hosttest.BusyboxDisk},
 		{host.DebianImage, hosttest.Debian},
+		{host.InitImages, hosttest.Inits},
 		{host.MkosiTree, hosttest.MkosiTree},
 		{host.MkosiDisk, hosttest.MkosiDisk},
 	} {

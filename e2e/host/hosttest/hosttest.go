@@ -15,6 +15,7 @@ const (
 	Busybox     = "/srv/busybox"
 	BusyboxDisk = "/srv/busybox.raw" // the same, an ext4 file system
 	Debian      = "/srv/debian"
+	Inits       = "/srv/inits" // has a tree for each of host.Inits
 	MkosiTree   = "/srv/mkosi"
 	MkosiDisk   = "/srv/mkosi.raw"
 )
