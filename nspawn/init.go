@@ -53,24 +53,25 @@ func (m *Manager) signalInit(ctx context.Context, name string, init process.Proc
 	case base == "busybox" && filepath.Base(init.Argument0()) == "init":
 		return init.Signal(unix.SIGUSR2) // halts busybox (init/init.c)
 	case base == "openrc-init":
-		return init.Signal(unix.SIGTERM) // it has no poweroff; that of busybox beside it, as in Alpine, is in vain
+		// It has no poweroff of its own. That of busybox, as in Alpine, does not reach it.
+		return init.Signal(unix.SIGTERM)
 	}
 	err = m.powerOff(ctx, name, base)
 	switch {
 	case err == nil || !init.IsAlive():
 		return nil
-	case base == "s6-svscan": // without s6-linux-init, whose poweroff there is not then
+	case base == "s6-svscan": // the guest has no s6-linux-init, which would bring a poweroff
 		return init.Signal(unix.SIGTERM)
 	}
 	return &unknownInitError{program: program, why: err}
 }
 
-// runitPause is how long runit, which takes no notice in its first stage, is given
-// before it is asked again.
+// runitPause is the time after which runit is asked again. In its first stage it ignores
+// requests.
 const runitPause = 3 * time.Second
 
-// powerOff runs the guest's own program: sysvinit, runit, finit and s6-linux-init listen
-// to files, which it knows.
+// powerOff runs the guest's own poweroff. sysvinit, runit and s6-linux-init read requests
+// from files, which it knows.
 func (m *Manager) powerOff(ctx context.Context, name, base string) error {
 	for {
 		code, err := m.Exec(ctx, name, enter.Command{Argv: []string{"poweroff"}})
