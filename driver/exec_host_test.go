@@ -217,7 +217,7 @@ func (s *stuck) Write(p []byte) (int, error) {
 // open file, whatever the command has started and ignores.
 func TestHostExecKilledClient(t *testing.T) {
 	harness := newHarness(t, "")
-	task := newTask(t, harness, script(untilStopped))
+	task := newTask(t, harness, script("exec sleep 1000")) // which starts nothing more
 	startTask(t, harness, task)
 	all, _ := processes(t, harness, task)
 	before := descriptors(t)
