@@ -161,7 +161,7 @@ func processes(t *testing.T, harness *testutils.DriverHarness, task *drivers.Tas
 	t.Helper()
 	var out bytes.Buffer
 	code, err := execDirectly(t.Context(), harness, task, execOptions(strings.NewReader(""), &out, io.Discard,
-		"/bin/sh", "-c", "ls -d /proc/[0-9]* | wc -l; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o '[s]leep "+mark+" ' | wc -l"))
+		"/bin/sh", "-c", "set -- /proc/[0-9]*; echo $#; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o '[s]leep "+mark+" ' | wc -l"))
 	must.NoError(t, err)
 	must.Zero(t, code)
 	_, err = fmt.Sscan(out.String(), &all, &marked)
