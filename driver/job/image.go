@@ -196,5 +196,8 @@ func mountPoints(spec machine.Spec) []string {
 	for _, mount := range spec.Root.Tmpfs {
 		points = append(points, mount.Destination)
 	}
+	for _, memory := range spec.Memories {
+		points = append(points, memory.Destination)
+	}
 	return append(points, spec.Root.Inaccessible...)
 }
