@@ -1,4 +1,4 @@
-// Package cli holds the commands of the plugin's binary that operators call.
+// Package cli contains the commands of the plugin's binary that operators call.
 package cli
 
 import (
@@ -20,8 +20,8 @@ import (
 const imagesUsage = `usage: nomad-driver-nspawn images                    list the images of this client's store
        nomad-driver-nspawn images prune [--dry-run]  remove those that no task uses`
 
-// Images lists the images of the store, or removes those that no task uses. A
-// running plugin is not disturbed.
+// Images lists the images of the store, or removes those that no task uses. It does not
+// disturb a running plugin.
 func Images(ctx context.Context, args []string, out io.Writer) error {
 	images := store.Store{Dir: dirs.Default.Images()}
 	switch strings.Join(args, " ") {

@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// commandOptions say what is run, as whom, where and with which environment.
+// commandOptions say which command runs, as which user, where and with which environment.
 type commandOptions struct {
 	Args             []string          `codec:"args"`
 	Boot             *bool             `codec:"boot"`
@@ -37,8 +37,8 @@ var commandSchema = schema.Options{
 	"working_directory": schema.Attr("working_directory", "string"),
 }
 
-// Mode tells what the machine's PID 1 is. An image without a command is booted,
-// unless the image says itself what is run, as those of registries do.
+// Mode returns what the machine's PID 1 is. An image without a command is booted, unless
+// the image itself names a command, as images of registries do.
 func (c TaskConfig) Mode() machine.Mode {
 	command, _, _ := words(c.Command)
 	boot := initArguments(command) && (len(command) > 0 || c.ImageKind() != OCIImage)
@@ -63,7 +63,7 @@ func (c TaskConfig) validateCommand() error {
 	return found.Err()
 }
 
-// validateWords checks what is run, and what fits to it.
+// validateWords checks the command, and the options that depend on it.
 func (c TaskConfig) validateWords() error {
 	command, isList, err := words(c.Command)
 	if err != nil {
@@ -88,9 +88,9 @@ func (c TaskConfig) applyCommand(in Input, spec *machine.Spec) error {
 	return errors.Join(c.applyWords(in, spec), c.applyUser(in, spec), c.applyEnvironment(in, spec))
 }
 
-// applyWords sets the command, or the arguments of the image's init. systemd
-// and its journald read theirs there, as they read the kernel's command line
-// elsewhere.
+// applyWords sets the command, or the arguments of the image's init. systemd and its
+// journald read their options there; elsewhere they read them from the kernel's command
+// line.
 func (c TaskConfig) applyWords(in Input, spec *machine.Spec) error {
 	command, _, _ := words(c.Command)
 	command = append(command, c.Args...)
@@ -109,11 +109,11 @@ func (c TaskConfig) applyWords(in Input, spec *machine.Spec) error {
 	return nil
 }
 
-// initArgs go before those of the job, which can say otherwise.
+// initArgs returns arguments that precede those of the job, which can override them.
 func (c TaskConfig) initArgs() []string {
-	// Nobody is there to answer what systemd-firstboot.service asks on the
-	// console of an image without a machine ID, as mkosi makes it: the boot
-	// would wait for ever.
+	// systemd-firstboot.service asks questions on the console of an image without a
+	// machine ID, such as mkosi makes. Nobody could answer, so the boot would wait
+	// forever.
 	args := []string{"systemd.firstboot=no"}
 	if c.ForwardJournal {
 		args = append(args, "systemd.journald.forward_to_console=1")
@@ -121,8 +121,8 @@ func (c TaskConfig) initArgs() []string {
 	return args
 }
 
-// words decodes the option `command`, which is a string, as docker takes it,
-// or a list, as the community driver takes it.
+// words decodes the option `command`: a string, as in the docker driver, or a list, as in
+// the community driver.
 func words(option any) (list []string, isList bool, err error) {
 	if option == nil {
 		return nil, false, nil
@@ -145,7 +145,7 @@ func words(option any) (list []string, isList bool, err error) {
 	return list, true, nil
 }
 
-// scalar converts as HCL does where a string is wanted.
+// scalar converts a value to a string, like HCL where it expects a string.
 func scalar(value any) (string, error) {
 	switch v := value.(type) {
 	case string:
@@ -156,8 +156,8 @@ func scalar(value any) (string, error) {
 	return "", errors.New("a string is required")
 }
 
-// initArguments reports whether a command is meant for the image's init, as in
-// `command = ["--unit=rescue.target"]`: options and assignments, no program.
+// initArguments reports whether a command is meant for the image's init, as in `command =
+// ["--unit=rescue.target"]`: options and assignments, without a program.
 func initArguments(command []string) bool {
 	return !slices.ContainsFunc(command, func(word string) bool {
 		return !strings.HasPrefix(word, "-") && (!strings.Contains(word, "=") || strings.Contains(word, "/"))
@@ -171,8 +171,8 @@ func first(list []string) string {
 	return list[0]
 }
 
-// applyUser sets as whom and where the command runs: by what the job says, else what the image says. Nomad's own
-// `user` is for all drivers, the option is for this one.
+// applyUser sets the user and the directory of the command, from the job or else from the
+// image. Nomad's own `user` is for all drivers; the option is for this one.
 func (c TaskConfig) applyUser(in Input, spec *machine.Spec) error {
 	boot := spec.Mode == machine.Boot
 	switch {
@@ -194,7 +194,8 @@ func (c TaskConfig) applyUser(in Input, spec *machine.Spec) error {
 // maxID is the highest UID and GID of a container.
 const maxID = 65535
 
-// outOfRange returns the part of USER[:GROUP] that is a number which no container has.
+// outOfRange returns the part of USER[:GROUP] that is a number above the IDs of a
+// container.
 func outOfRange(user string) (id string, ok bool) {
 	for part := range strings.SplitSeq(user, ":") {
 		n, err := strconv.ParseUint(part, 10, 64)
@@ -205,8 +206,8 @@ func outOfRange(user string) (id string, ok bool) {
 	return "", false
 }
 
-// applyEnvironment takes the variables of the image, of Nomad and of the job, each
-// over the ones before.
+// applyEnvironment merges the variables of the image, of Nomad and of the job. Later ones
+// override earlier ones.
 func (c TaskConfig) applyEnvironment(in Input, spec *machine.Spec) error {
 	env := map[string]string{}
 	for _, variable := range in.Image.Config.Env {

@@ -11,8 +11,8 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// credentialOptions are secrets for systemd in the image, or for a command that looks
-// for them in $CREDENTIALS_DIRECTORY.
+// credentialOptions are secrets for systemd in the image, or for a command that looks for
+// them in $CREDENTIALS_DIRECTORY.
 type credentialOptions struct {
 	LoadCredential map[string]string `codec:"load_credential"`
 	SetCredential  map[string]string `codec:"set_credential"`
@@ -23,8 +23,8 @@ var credentialSchema = schema.Options{
 	"set_credential":  schema.StringMap("set_credential"),
 }
 
-// credentialName is what systemd takes as a name (credential_name_valid in
-// creds-util.c) of what is sensible.
+// credentialName is a restricted form of the names that systemd accepts
+// (credential_name_valid in creds-util.c).
 var credentialName = regexp.MustCompile(`^[A-Za-z0-9_@][A-Za-z0-9_.@-]{0,254}$`)
 
 func (c TaskConfig) validateCredentials() error {

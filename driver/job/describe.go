@@ -21,13 +21,12 @@ func machineID(allocID string) string {
 	return allocID
 }
 
-// Description names the task in the unit and in the journal.
+// Description returns the text that names the task in the unit and in the journal.
 func Description(cfg *drivers.TaskConfig) string {
 	text := fmt.Sprintf("Nomad task %s of group %s, job %s (namespace %s, allocation %s)",
 		cfg.Name, cfg.TaskGroupName, cfg.JobName, cfg.Namespace, cfg.AllocID)
-	// systemd writes the text as it is into the unit's file, and reads that file
-	// after a daemon-reload: a line feed in a job's name would begin settings of
-	// root's.
+	// systemd writes the text unchanged into the unit's file, and reads that file after a
+	// daemon-reload. A line feed in a job's name would begin settings that root executes.
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == utf8.RuneError {
 			return '?'
@@ -36,7 +35,7 @@ func Description(cfg *drivers.TaskConfig) string {
 	}, text)
 }
 
-// Names of the journal fields that the driver reads again.
+// Names of the journal fields that the driver reads.
 const (
 	AllocDirField = "NOMAD_ALLOC_HOST_DIR" // the allocation's directory on the host
 	NodeIDField   = "NOMAD_NODE_ID"

@@ -15,7 +15,7 @@ type deviceOptions struct {
 	Devices []Device `codec:"devices"`
 }
 
-// Device is a device of the client that a task sees, as docker has it.
+// Device is a device of the client that a task sees, as in docker.
 type Device struct {
 	HostPath          string `codec:"host_path"`
 	ContainerPath     string `codec:"container_path"`
@@ -30,7 +30,7 @@ var deviceSchema = schema.Options{
 	})),
 }
 
-// allAccess is to read, to write, and to make nodes of a device.
+// allAccess is permission to read, to write, and to create nodes of a device.
 const allAccess = "rwm"
 
 var deviceAccess = regexp.MustCompile(`^[rwm]{1,3}$`)
@@ -46,8 +46,8 @@ func (c TaskConfig) validateDevices() error {
 	return found.Err()
 }
 
-// applyDevices gives the task the devices that the job names, if the operator allows
-// them, and those of Nomad's device plugins, which the operator has configured.
+// applyDevices adds the devices that the job names, if the operator allows them, and those
+// of Nomad's device plugins, which the operator has configured.
 func (c TaskConfig) applyDevices(in Input, spec *machine.Spec) error {
 	var found schema.Mistakes
 	seen := map[string]bool{}

@@ -13,8 +13,7 @@ import (
 	"nomad-driver-nspawn/nspawn/image"
 )
 
-// dockerOptions are options under the names that they have with docker, where ours
-// are others.
+// dockerOptions are options under docker's names, where ours have other names.
 type dockerOptions struct {
 	ForcePull      bool     `codec:"force_pull"`
 	Init           *bool    `codec:"init"`
@@ -24,7 +23,7 @@ type dockerOptions struct {
 	WorkDir        string   `codec:"work_dir"`
 }
 
-// Mount is a bind or a file system in memory as docker has it.
+// Mount is a bind or a file system in memory, in docker's form.
 type Mount struct {
 	Type     string       `codec:"type"`
 	Target   string       `codec:"target"`
@@ -33,7 +32,7 @@ type Mount struct {
 	Tmpfs    TmpfsOptions `codec:"tmpfs_options"`
 }
 
-// TmpfsOptions are those of a Mount in memory.
+// TmpfsOptions are the options of a Mount in memory.
 type TmpfsOptions struct {
 	Size int64 `codec:"size"` // bytes
 	Mode int64 `codec:"mode"`
@@ -57,7 +56,7 @@ var dockerSchema = schema.Options{
 	"work_dir":        schema.Attr("work_dir", "string"),
 }
 
-// Translate sets our options from those that docker has under other names.
+// Translate sets our options from those with docker's names.
 func (c *TaskConfig) Translate() {
 	c.WorkingDirectory = cmp.Or(c.WorkingDirectory, c.WorkDir)
 	c.ReadOnly = c.ReadOnly || c.ReadonlyRootfs
@@ -104,13 +103,13 @@ func (m Mount) validate(option string) error {
 	return found.Err()
 }
 
-// hostBind is a path of the host that a job wants to see.
+// hostBind is a path of the host that a job binds.
 type hostBind struct {
 	option, source, destination string
 	readOnly                    bool
 }
 
-// volume reads SOURCE:DESTINATION[:ro|rw].
+// volume parses SOURCE:DESTINATION[:ro|rw].
 func (c TaskConfig) volume(i int) (hostBind, error) {
 	option := schema.At("volumes", i)
 	parts := strings.Split(c.Volumes[i], ":")
@@ -127,7 +126,7 @@ func (c TaskConfig) volume(i int) (hostBind, error) {
 	return bind, nil
 }
 
-// dockerBinds are the binds that are given as docker has them.
+// dockerBinds returns the binds that are given in docker's form.
 func (c TaskConfig) dockerBinds() (binds []hostBind) {
 	for i := range c.Volumes {
 		if bind, err := c.volume(i); err == nil {
@@ -142,7 +141,7 @@ func (c TaskConfig) dockerBinds() (binds []hostBind) {
 	return binds
 }
 
-// dockerTmpfs are the file systems in memory that are given as docker has them.
+// dockerTmpfs returns the file systems in memory that are given in docker's form.
 func (c TaskConfig) dockerTmpfs() (list []string) {
 	for _, mount := range c.Mount {
 		if mount.Type != "tmpfs" {

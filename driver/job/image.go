@@ -24,14 +24,14 @@ type imageOptions struct {
 	PullPolicy    string         `codec:"pull_policy"`
 }
 
-// Auth is how a task logs in to a registry.
+// Auth has the credentials of a task for a registry.
 type Auth struct {
 	Username string `codec:"username"`
 	Password string `codec:"password"`
 }
 
-// ImageDownload says how a file of the web is found and verified. The older
-// community driver has this block, too.
+// ImageDownload says how a file of the web is found and verified. The older community
+// driver has this block, too.
 type ImageDownload struct {
 	Force  bool   `codec:"force"`
 	SHA256 string `codec:"sha256"`
@@ -58,8 +58,8 @@ var imageSchema = schema.Options{
 	"pull_policy":  schema.Attr("pull_policy", "string"),
 }
 
-// ImageKind is what the option `image` names. Its form alone tells, so that a job
-// means the same on every client.
+// ImageKind is the kind of what the option `image` names. It depends only on the form of
+// the name, so that a job means the same on every client.
 type ImageKind int
 
 // The kinds of images.
@@ -70,11 +70,11 @@ const (
 	FileImage                      // to be unpacked: a tarball or a disk, by its URL or path
 )
 
-// dockerType is a value of image_download.type: then the URL is the name of a
-// registry's image, as `image` takes it.
+// dockerType is a value of image_download.type. With it, the URL is the name of a
+// registry's image, as in `image`.
 const dockerType = "docker"
 
-// ImageKind tells what kind of image the job names.
+// ImageKind returns the kind of image that the job names.
 func (c TaskConfig) ImageKind() ImageKind {
 	name := c.Image
 	switch {
@@ -94,8 +94,8 @@ func (c TaskConfig) ImageKind() ImageKind {
 	return MachinedImage
 }
 
-// ImageOfTask reports whether the image is named as a path of the task's
-// directory, where an artifact may have put it.
+// ImageOfTask reports whether the image is a path of the task's directory, where an
+// artifact may have put it.
 func (c TaskConfig) ImageOfTask() bool {
 	return strings.HasPrefix(c.Image, "./") || strings.HasPrefix(c.Image, "../") || strings.HasPrefix(c.Image, "local/")
 }
@@ -105,12 +105,12 @@ func (c TaskConfig) FromStore() bool {
 	return c.ImageKind() == OCIImage || c.ImageKind() == FileImage
 }
 
-// Image is an image that is on this host, or that is not known yet if all is empty.
+// Image is an image on this host. If all fields are empty, it is not known yet.
 type Image struct {
-	Tree        string     // directory tree; or, if it is empty,
+	Tree        string     // directory tree; or,
 	Disk        string     // raw disk or block device; or
 	StoreDigest string     // digest in the store
-	Config      oci.Config // how the image says that it is run
+	Config      oci.Config // how the image is run, by its own config
 }
 
 var sha256Pattern = regexp.MustCompile(`^(sha256:)?[0-9a-fA-F]{64}$`)
@@ -138,13 +138,13 @@ func (c TaskConfig) validateImage() error {
 func (c TaskConfig) applyImage(in Input, spec *machine.Spec) error {
 	spec.Root.Image, spec.Root.Disk, spec.Root.StoreDigest = in.Image.Tree, in.Image.Disk, in.Image.StoreDigest
 	spec.Root.DiskPolicy = c.ImagePolicy
-	if c.ImagePolicy != "" && in.Image.Tree != "" { // a name may turn out to be no disk
+	if c.ImagePolicy != "" && in.Image.Tree != "" { // a name may turn out to be a tree
 		return fmt.Errorf("image_policy: %q is a directory tree", c.Image)
 	}
 	return nil
 }
 
-// Pull returns when the image is fetched anew.
+// Pull returns when the image is fetched again.
 func (c TaskConfig) Pull(source image.Source) image.Policy {
 	switch {
 	case c.PullPolicy != "":
@@ -164,7 +164,7 @@ func (c TaskConfig) Pull(source image.Source) image.Policy {
 func (c TaskConfig) addVolumesOfImage(in Input, spec *machine.Spec) {
 	mounts := mountPoints(*spec)
 	var own []string
-	for _, volume := range in.Image.Config.Volumes { // a directory is before what is in it
+	for _, volume := range in.Image.Config.Volumes { // directories come before their contents
 		if isCovered(mounts, volume) {
 			continue
 		}
@@ -179,12 +179,13 @@ func (c TaskConfig) addVolumesOfImage(in Input, spec *machine.Spec) {
 	}
 }
 
-// isCovered reports whether path is one of the directories or in one.
+// isCovered reports whether path is one of the directories or lies in one.
 func isCovered(dirs []string, path string) bool {
 	return slices.ContainsFunc(dirs, func(dir string) bool { return paths.Within(dir, path) })
 }
 
-// mountPoints returns where the job, Nomad and systemd-nspawn mount something.
+// mountPoints returns the paths at which the job, Nomad and systemd-nspawn mount
+// something.
 func mountPoints(spec machine.Spec) []string {
 	points := []string{"/dev", "/proc", "/run", "/sys", "/tmp"}
 	for _, bind := range spec.Binds {

@@ -10,8 +10,8 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// ioOptions limit what a task reads from block devices and writes to them. A device
-// is named by its node, or by a path that is on it.
+// ioOptions limit what a task reads from and writes to block devices. A device is named by
+// its node, or by a path on it.
 type ioOptions struct {
 	IOReadBandwidth  map[string]string `codec:"io_read_bandwidth"`
 	IOReadIOPS       map[string]string `codec:"io_read_iops"`
@@ -30,7 +30,7 @@ var ioSchema = schema.Options{
 
 const maxIOWeight = 10000
 
-// deviceLimits are the options that have a limit for each device.
+// deviceLimits returns the options that have a limit for each device.
 func (c TaskConfig) deviceLimits(limits *machine.Limits) []deviceLimit {
 	return []deviceLimit{
 		{"io_read_bandwidth", c.IOReadBandwidth, bandwidth, &limits.IO.ReadBytes},

@@ -46,7 +46,7 @@ func (c TaskConfig) validateIsolation() error {
 		return name == machine.AllCapabilities || !slices.Contains(c.kept(), name)
 	})
 	found.Unless(len(both) == 0, "cap_drop: %s is in cap_add or capability, too", strings.Join(both, ", "))
-	// Seen with systemd 252: the container has none at all then.
+	// With both, the container has no capabilities at all (seen with systemd 252).
 	found.Unless(!slices.Contains(capabilityNames(c.CapDrop), machine.AllCapabilities) || len(c.kept()) == 0,
 		"cap_drop: all cannot be combined with cap_add or capability: name the capabilities to drop")
 	for i, name := range c.SystemCallFilter {
@@ -66,8 +66,8 @@ func validateCapability(at, name string) error {
 	return found.Err()
 }
 
-// capabilityNames are the names as nspawn has them: docker takes net_admin for
-// CAP_NET_ADMIN. They are sorted.
+// capabilityNames returns names in nspawn's form, sorted. docker also accepts net_admin
+// for CAP_NET_ADMIN.
 func capabilityNames(names []string) (full []string) {
 	for _, name := range names {
 		name = strings.ToUpper(name)
@@ -83,13 +83,13 @@ func capabilityNames(names []string) (full []string) {
 	return slices.Compact(full)
 }
 
-// drops reports whether a capability is taken away.
+// drops reports whether the job drops a capability.
 func (c TaskConfig) drops(name string) bool {
 	dropped := capabilityNames(c.CapDrop)
 	return slices.Contains(dropped, name) || slices.Contains(dropped, machine.AllCapabilities) && !slices.Contains(c.kept(), name)
 }
 
-// kept are the capabilities that the job wants beside nspawn's own.
+// kept returns the capabilities that the job adds to nspawn's own.
 func (c TaskConfig) kept() []string { return capabilityNames(slices.Concat(c.Capability, c.CapAdd)) }
 
 func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
@@ -121,16 +121,16 @@ func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
 	return found.Err()
 }
 
-// systemCallNames are those of Linux 6.12, of all architectures that we build for, and
-// the groups of systemd 252, a name a line, sorted. systemd-nspawn leaves out what it
-// does not know, without a word to the task.
+// systemCallNames has the system calls of Linux 6.12, of all architectures that the driver
+// is built for, and the groups of systemd 252, one name per line, sorted. systemd-nspawn
+// silently ignores names that it does not know.
 //
 //go:embed system_calls.txt
 var systemCallText string
 
 var systemCallNames = sync.OnceValue(func() []string { return strings.Fields(systemCallText) })
 
-// systemCall checks a name to allow or, with "~", to forbid.
+// systemCall checks the name of a system call to allow or, with "~", to forbid.
 func systemCall(at, name string) error {
 	_, known := slices.BinarySearch(systemCallNames(), strings.TrimPrefix(name, "~"))
 	if name == "" || known {

@@ -1,10 +1,9 @@
-// Package job turns what a job says, as far as the operator allows it, into the
-// description of a machine. It is pure: it reads no file, asks no service and
-// resolves no path of the host. What has to be looked up first comes in by Input.
+// Package job turns the options of a job, as far as the operator allows them, into the
+// description of a machine. It is pure: it reads no file, calls no service and resolves no
+// path of the host. What must be looked up first is passed as Input.
 //
-// Each feature is one file. The file holds the options as a struct with codec
-// tags, their schema, their validation and their translation. TaskConfig only puts
-// the features together.
+// Each feature is one file. The file has the options as a struct with codec tags, their
+// schema, their validation and their translation. TaskConfig only combines the features.
 package job
 
 import (
@@ -22,8 +21,8 @@ import (
 	"nomad-driver-nspawn/nspawn/network/names"
 )
 
-// TaskConfig is the `config` block of a task. A nil pointer is an option that the
-// job does not set, where that differs from the option's zero value.
+// TaskConfig is the `config` block of a task. An option is a pointer if leaving it out
+// differs from its zero value.
 type TaskConfig struct {
 	imageOptions
 	loggingOptions
@@ -49,7 +48,7 @@ var TaskSchema = schema.Merge(
 	deviceSchema, credentialSchema, dockerSchema, olderSchema,
 )
 
-// Validate reports every mistake that the block shows by itself, all at once.
+// Validate returns every mistake that can be seen in the block alone, all at once.
 func (c TaskConfig) Validate() error {
 	return errors.Join(
 		c.validateImage(),
@@ -68,27 +67,27 @@ func (c TaskConfig) Validate() error {
 	)
 }
 
-// Input is what a machine is made of beside the options of its job.
+// Input is what a machine is made of, besides the options of its job.
 type Input struct {
 	Policy operator.Policy
-	Task   *drivers.TaskConfig // as Nomad gives it
+	Task   *drivers.TaskConfig // Nomad's description of the task
 	Image  Image
-	// DNS is what the host's files say about names.
+	// DNS is what the host's files say about name resolution.
 	DNS names.Host
-	// HostIP turns the address that Nomad gives with a port into the only one of the
-	// host that forwards, or an invalid one for all.
+	// HostIP converts the address that Nomad assigns to a port into the only address of
+	// the host on which the port is forwarded. An invalid address means all of them.
 	HostIP func(netip.Addr) (netip.Addr, error)
-	// Cores is how many the client has, and Controllers are those of control groups
+	// Cores is the number of cores of the client. Controllers are the cgroup controllers
 	// that its kernel offers.
 	Cores       int
 	Controllers []string
-	// MaxFiles is how many files the kernel lets a process open at most (fs.nr_open).
+	// MaxFiles is the largest number of open files that the kernel allows a process
+	// (fs.nr_open).
 	MaxFiles uint64
 }
 
-// Spec returns the machine that the job asks for. Every option that cannot be
-// given is refused by name, all of them at once: nothing that a job asks for is
-// silently ignored.
+// Spec returns the machine that the job asks for. It refuses by name every option that
+// cannot be fulfilled, all at once: nothing that a job asks for is silently ignored.
 func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 	if err := errors.Join(c.Validate(), checkTaskName(in.Task.Name)); err != nil {
 		return machine.Spec{}, err
@@ -101,7 +100,7 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 		Mode:          c.Mode(),
 	}
 	var found schema.Mistakes
-	// A later feature may look at what an earlier one has decided.
+	// A later feature may use what an earlier one has decided.
 	for _, apply := range []func(Input, *machine.Spec) error{
 		c.applyImage,
 		c.applyNetwork,
@@ -124,9 +123,8 @@ func (c TaskConfig) Spec(in Input) (machine.Spec, error) {
 	return spec, nil
 }
 
-// checkTaskName refuses names of which Nomad makes the directory of the allocation, or
-// of all allocations, the task's own: relative paths would lead anywhere in it. Nomad
-// itself refuses those with a slash.
+// checkTaskName refuses names for which Nomad would use the directory of the allocation,
+// or of all allocations, as the task's own. Relative paths could lead anywhere in it.
 func checkTaskName(name string) error {
 	if name == "." || name == ".." || strings.Contains(name, "/") {
 		return fmt.Errorf("%q is no name of a task: the task's directory would be one of others; give it a name of letters", name)

@@ -15,7 +15,7 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// limitOptions bound what a task may use, beside its `resources` block.
+// limitOptions limit what a task may use, in addition to its `resources` block.
 type limitOptions struct {
 	CPUCFSPeriod     int64             `codec:"cpu_cfs_period"`
 	CPUHardLimit     bool              `codec:"cpu_hard_limit"`
@@ -36,12 +36,12 @@ var limitSchema = schema.Options{
 	"ulimit":            schema.StringMap("ulimit"),
 }
 
-// unlimitedSwap is the value of memory_swap that lifts the limit, as with docker.
+// unlimitedSwap is the value of memory_swap that removes the limit, as in docker.
 const unlimitedSwap = "-1"
 
 func (c TaskConfig) validateLimits() error {
 	var found schema.Mistakes
-	// The bounds of the kernel (cpu.max in cgroup-v2.rst) in microseconds.
+	// The limits of the kernel (cpu.max in cgroup-v2.rst) in microseconds.
 	if c.CPUCFSPeriod != 0 {
 		found.Unless(c.CPUCFSPeriod >= 1000 && c.CPUCFSPeriod <= 1000000, "cpu_cfs_period: %d is not between 1000 and 1000000 microseconds", c.CPUCFSPeriod)
 		found.Unless(c.CPUHardLimit, "cpu_cfs_period: needs cpu_hard_limit = true")
@@ -91,8 +91,8 @@ func (c TaskConfig) applyLimits(in Input, spec *machine.Spec) error {
 	return found.Err()
 }
 
-// controller returns the error if an option is used whose controller the kernel of
-// this client does not have, or not enabled.
+// controller returns an error if an option is used whose controller is missing, or not
+// enabled, in the kernel of this client.
 func (in Input) controller(name, option string, used bool) error {
 	var found schema.Mistakes
 	found.Unless(!used || slices.Contains(in.Controllers, name),
@@ -100,7 +100,8 @@ func (in Input) controller(name, option string, used bool) error {
 	return found.Err()
 }
 
-// applyMemorySwap: as with docker, memory_swap is memory and swap together.
+// applyMemorySwap sets the limit of swap. As in docker, memory_swap is the sum of memory
+// and swap.
 func (c TaskConfig) applyMemorySwap(in Input, limits *machine.Limits) error {
 	if c.MemorySwap == "" {
 		return nil
@@ -120,7 +121,7 @@ func (c TaskConfig) applyMemorySwap(in Input, limits *machine.Limits) error {
 	return found.Err()
 }
 
-// cpuQuota returns the CPU time in a second that is the task's share of the client.
+// cpuQuota returns the CPU time per second that is the task's share of the client.
 func cpuQuota(in Input) time.Duration {
 	if in.Task.Resources == nil || in.Task.Resources.LinuxResources == nil {
 		return 0
@@ -129,10 +130,10 @@ func cpuQuota(in Input) time.Duration {
 	return max(time.Duration(share*float64(time.Second)), time.Millisecond)
 }
 
-// resourceNames are those of setrlimit(2).
+// resourceNames matches the resources of setrlimit(2).
 var resourceNames = regexp.MustCompile(`^(AS|CORE|CPU|DATA|FSIZE|LOCKS|MEMLOCK|MSGQUEUE|NICE|NOFILE|NPROC|RSS|RTPRIO|RTTIME|SIGPENDING|STACK)$`)
 
-// ulimit reads an entry as docker has it: nofile = "1024:4096", or one number for both.
+// ulimit parses an entry in docker's form: nofile = "1024:4096", or one number for both.
 func ulimit(option, value string) (name string, limit machine.ResourceLimit, err error) {
 	var found schema.Mistakes
 	at := "ulimit." + option
@@ -157,9 +158,9 @@ func limitNumber(text string) (uint64, error) {
 	return strconv.ParseUint(text, 10, 64)
 }
 
-// applyResources sets the task's `resources` block. memory is a hard limit unless
-// memory_max is: then it is what the kernel leaves the task under pressure, as with
-// docker.
+// applyResources applies the task's `resources` block. memory is a hard limit, unless
+// memory_max is set. Then memory_max is the hard limit, and memory is what the kernel
+// leaves to the task under pressure, as in docker.
 func applyResources(resources *drivers.Resources, limits *machine.Limits) error {
 	if resources == nil {
 		return nil
@@ -182,9 +183,9 @@ func applyResources(resources *drivers.Resources, limits *machine.Limits) error 
 
 const mebibyte = 1 << 20
 
-// memoryLimits takes MiB. A maximum of -1 is no limit; one below the
-// reservation is not meant: Nomad adds the size of the secrets directory to an
-// unset maximum (nomad/scheduler/feasible/rank.go, 1.11).
+// memoryLimits converts MiB. A maximum of -1 means no limit. A maximum below the
+// reservation is ignored: Nomad adds the size of the secrets directory to an unset maximum
+// (nomad/scheduler/feasible/rank.go, 1.11).
 func memoryLimits(memory, maximum int64) (limit, low uint64) {
 	memory = max(memory, 0)
 	switch {
@@ -196,9 +197,9 @@ func memoryLimits(memory, maximum int64) (limit, low uint64) {
 	return uint64(memory) * mebibyte, 0
 }
 
-// cpuWeight converts shares (Nomad's MHz) to a weight of cgroup v2, so that
-// 1024 shares are the default weight of 100, as runc and docker do
-// (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
+// cpuWeight converts shares (Nomad's MHz) to a weight of cgroup v2 in such a way that 1024
+// shares are the default weight of 100, like runc and docker (opencontainers/cgroups,
+// ConvertCPUSharesToCgroupV2Value).
 func cpuWeight(shares int64) uint64 {
 	const minShares, maxShares, maxWeight = 2, 262144, 10000
 	switch {

@@ -12,8 +12,8 @@ type loggingOptions struct {
 	NotifyReady    bool     `codec:"notify_ready"`
 }
 
-// Logging says where a task's output goes: to "nomad", or to the host's journal
-// with "journald".
+// Logging says where a task's output is sent: "nomad", or "journald" for the host's
+// journal.
 type Logging struct {
 	Driver string `codec:"driver"`
 }
@@ -32,8 +32,8 @@ const (
 	journaldLogs = "journald"
 )
 
-// linkJournals are the values of --link-journal= (systemd-nspawn(1)) that leave nothing
-// on the host when the machine is removed.
+// linkJournals are the values of --link-journal= (systemd-nspawn(1)) that leave nothing on
+// the host after the machine is removed.
 var linkJournals = []string{"no", "guest", "try-guest", "auto"}
 
 func (c TaskConfig) validateLogging() error {
@@ -56,8 +56,8 @@ func (c TaskConfig) applyLogging(in Input, spec *machine.Spec) error {
 	return nil
 }
 
-// linkJournal returns how the journal is linked. A booted machine has a journal
-// like the host's, and a command has none.
+// linkJournal returns how the journal is linked. A booted machine has a journal like the
+// host's; a command has none.
 func (c TaskConfig) linkJournal() string {
 	switch {
 	case c.LinkJournal != "":

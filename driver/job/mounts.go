@@ -70,8 +70,9 @@ func (c TaskConfig) applyMounts(in Input, spec *machine.Spec) error {
 	return found.Err()
 }
 
-// Directories are those that Nomad gives to each task. Nomad writes to them as root at
-// any time, and follows their paths whenever a log is rotated or an agent starts.
+// Directories returns the binds of the directories that Nomad gives to each task. Nomad
+// writes to them as root at any time, and follows their paths whenever a log is rotated or
+// an agent starts.
 func Directories(task *drivers.TaskConfig) []machine.Bind {
 	dirs := task.TaskDir()
 	binds := []machine.Bind{
@@ -90,15 +91,15 @@ func Directories(task *drivers.TaskConfig) []machine.Bind {
 	return binds
 }
 
-// Dispatched reports whether the task is one of a job that was dispatched. What it was
-// dispatched with Nomad writes as root, through symbolic links, into a directory of the
-// allocation, when other tasks of it may have run.
+// Dispatched reports whether the task belongs to a dispatched job. Nomad writes the
+// payload of the dispatch as root, through symbolic links, into a directory of the
+// allocation, when other tasks of the allocation may already have run.
 func Dispatched(task *drivers.TaskConfig) bool {
 	return strings.Contains(task.JobID, structs.DispatchLaunchSuffix)
 }
 
-// newBinds returns the directories that Nomad gives to each task, its volumes,
-// and what the job binds.
+// newBinds returns the directories that Nomad gives to each task, its volumes, and the
+// binds of the job.
 func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 	binds := Directories(in.Task)
 	var found schema.Mistakes
@@ -132,8 +133,8 @@ func containerDir(cfg *drivers.TaskConfig, variable, fallback string) string {
 	return fallback
 }
 
-// volume is a host or CSI volume. It needs no permission of ours: the operator
-// has configured it.
+// volume returns the bind of a host or CSI volume. It needs no permission of ours, because
+// the operator has configured it.
 func volume(mount *drivers.MountConfig) (machine.Bind, error) {
 	bind := machine.Bind{
 		Source:      mount.HostPath,
@@ -146,8 +147,8 @@ func volume(mount *drivers.MountConfig) (machine.Bind, error) {
 	return bind, nil
 }
 
-// hostPath returns a path of the host, if the operator allows it. A relative path
-// is one of the task's own directory and cannot leave it.
+// hostPath returns a path of the host, if the operator allows it. A relative path belongs
+// to the task's own directory and cannot leave it.
 func (in Input) hostPath(path string) (string, error) {
 	switch {
 	case filepath.IsAbs(path):
@@ -159,8 +160,8 @@ func (in Input) hostPath(path string) (string, error) {
 	return filepath.Join(in.Task.TaskDir().Dir, path), nil
 }
 
-// HostPaths returns the absolute paths of the host that the job names. Links in
-// them are followed later, so the caller asks Policy.HostPath again.
+// HostPaths returns the absolute paths of the host that the job names. Links in them are
+// resolved later, so the caller asks Policy.HostPath again.
 func (c TaskConfig) HostPaths() []string {
 	paths := slices.Concat(slices.Collect(maps.Keys(c.Bind)), slices.Collect(maps.Keys(c.BindReadOnly)))
 	for _, bind := range c.dockerBinds() {
@@ -179,7 +180,7 @@ func (c TaskConfig) HostPaths() []string {
 	return absolute
 }
 
-// distinct refuses two mounts at one place, of which one would be lost.
+// distinct refuses two mounts at one place, because one of them would be hidden.
 func distinct(binds []machine.Bind, overlays []machine.Overlay) error {
 	var found schema.Mistakes
 	seen := map[string]string{}

@@ -7,7 +7,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// The forms of a map in a job.
+// TestMapOptions uses the forms of a map in a job.
 func TestMapOptions(t *testing.T) {
 	want := map[string]string{"local/a": "/a", "local/b": "/b"}
 	for _, hcl := range []string{

@@ -11,7 +11,7 @@ import (
 	"nomad-driver-nspawn/nspawn/paths"
 )
 
-// nameOptions say what the container is called, and how it finds the names of others.
+// nameOptions set the container's host name, and how it resolves the names of others.
 type nameOptions struct {
 	ExtraHosts []string `codec:"extra_hosts"`
 	Hostname   string   `codec:"hostname"`
@@ -48,7 +48,7 @@ func (c TaskConfig) applyNames(in Input, spec *machine.Spec) error {
 	return errors.Join(c.applyDNS(in, spec), c.applyHosts(in, spec))
 }
 
-// applyDNS gives the machine a resolv.conf, unless the job or the image decides.
+// applyDNS gives the machine a resolv.conf, unless the job or the image provides it.
 func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
 	var found schema.Mistakes
 	dns := in.Task.DNS
@@ -70,14 +70,14 @@ func (c TaskConfig) applyDNS(in Input, spec *machine.Spec) error {
 		spec.ResolvConf = "off"
 		// A booted system with a network of its own asks its DHCP server.
 		if dns != nil || spec.Network.Kind == "" {
-			text, _ := resolver.Text() // A guest may know of other servers.
+			text, _ := resolver.Text() // Without servers it is empty: a guest may know others.
 			spec.Root.Files = append(spec.Root.Files, machine.File{Path: machine.ResolvFile, Content: text})
 		}
 	}
 	return found.Err()
 }
 
-// jobsDNS is the dns block of the group's network.
+// jobsDNS returns the dns block of the group's network.
 func jobsDNS(config *drivers.DNSConfig) names.DNS {
 	if config == nil {
 		return names.DNS{}
@@ -85,8 +85,8 @@ func jobsDNS(config *drivers.DNSConfig) names.DNS {
 	return names.DNS{Servers: config.Servers, Searches: config.Searches, Options: config.Options}
 }
 
-// applyHosts gives the machine its name, and a command an /etc/hosts. A guest has its
-// own, and nothing can be shown in an image that nobody may change.
+// applyHosts gives the machine its host name, and a command an /etc/hosts. A booted guest
+// has its own, and nothing can be mounted in an image that nobody may change.
 func (c TaskConfig) applyHosts(in Input, spec *machine.Spec) error {
 	spec.Hostname = c.Hostname
 	if isolation := in.Task.NetworkIsolation; spec.Hostname == "" && isolation != nil && isolation.HostsConfig != nil {
@@ -122,7 +122,7 @@ func namesAreOurs(spec *machine.Spec) bool {
 	return spec.Mode != machine.Boot && !(spec.Root.InPlace && spec.Root.ReadOnly)
 }
 
-// isShown reports whether the job itself shows something at a path.
+// isShown reports whether the job itself mounts something at a path.
 func isShown(spec *machine.Spec, path string) bool {
 	for _, bind := range spec.Binds {
 		if paths.Within(bind.Destination, path) {

@@ -30,8 +30,8 @@ var networkSchema = schema.Options{
 	"network_veth_extra": schema.Attr("network_veth_extra", "list(string)"),
 }
 
-// networkOption is an option that connects a machine by something of the host. The
-// value of some may end in the name of the interface in the machine.
+// networkOption is an option that connects a machine to something of the host. Some values
+// may end with the name of the interface in the machine.
 type networkOption struct {
 	name, value string
 	kind        links.Kind
@@ -53,8 +53,8 @@ func (c TaskConfig) networks() (set []networkOption) {
 	return set
 }
 
-// parse returns what of the host is used, and the name of the interface in the
-// machine, "" for nspawn's choice.
+// parse returns what the machine is connected to, and the name of the interface in the
+// machine, or "" for nspawn's choice.
 func (o networkOption) parse() (of, name string, err error) {
 	of, name, given := strings.Cut(o.value, ":")
 	switch {
@@ -85,8 +85,8 @@ func (c TaskConfig) withDefaultNetwork(policy operator.Policy) TaskConfig {
 	return c
 }
 
-// applyNetwork uses the group's network if it has one of its own, else what the job asks
-// for, else the operator's default.
+// applyNetwork uses the group's network if the group has its own, otherwise a veth link or
+// what the job asks for.
 func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	if isolation := in.Task.NetworkIsolation; isolation != nil {
 		spec.Network.Namespace = isolation.Path
@@ -117,13 +117,14 @@ func (c TaskConfig) applyNetwork(in Input, spec *machine.Spec) error {
 	return found.Err()
 }
 
-// applyLink takes the one option that says how the machine is connected.
+// applyLink applies the one option that says how the machine is connected.
 func (c TaskConfig) applyLink(in Input, network *machine.Network, set []networkOption, veth bool) error {
 	var found schema.Mistakes
 	for _, other := range set[1:] {
 		found.Refuse("%s: a task has one network, and %s is set: set one of them", other.name, set[0].name)
 	}
-	// nspawn and the older driver take a zone or bridge beside --network-veth, which it implies.
+	// nspawn and the older driver accept a zone or bridge together with --network-veth,
+	// which these imply.
 	found.Unless(!veth || set[0].kind == links.Zone || set[0].kind == links.Bridge, "network_veth: a task has one network, and %s is set: set one of them", set[0].name)
 	network.Kind = set[0].kind
 	of, name, err := set[0].parse()
@@ -136,8 +137,8 @@ func (c TaskConfig) applyLink(in Input, network *machine.Network, set []networkO
 	return found.Err()
 }
 
-// applyVethExtra takes veth links that nobody configures. Their names on the host are
-// the job's to choose, as far as the operator lets it.
+// applyVethExtra adds veth links that nobody configures. The job chooses their names on
+// the host, as far as the operator allows them.
 func (c TaskConfig) applyVethExtra(in Input, network *machine.Network) error {
 	var found schema.Mistakes
 	for i, extra := range c.NetworkVethExtra {

@@ -6,8 +6,8 @@ import (
 	"nomad-driver-nspawn/driver/schema"
 )
 
-// olderOptions are options of the older driver for nspawn that mean nothing here, or
-// that another option is for.
+// olderOptions are options of the older driver for nspawn that have no effect here, or
+// that are replaced by another option.
 type olderOptions struct {
 	Console               string `codec:"console"`
 	PivotRoot             string `codec:"pivot_root"`
@@ -22,7 +22,7 @@ var olderSchema = schema.Options{
 	"private_users_ownership": schema.Attr("private_users_ownership", "string"),
 }
 
-// validateOlder takes the values of systemd-nspawn(1) that ask for what a task has
+// validateOlder accepts only values of systemd-nspawn(1) that ask for what a task has
 // anyway.
 func (c TaskConfig) validateOlder() error {
 	var found schema.Mistakes

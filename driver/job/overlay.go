@@ -10,16 +10,16 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// overlay is an element of `overlay` or `overlay_read_only`, taken apart.
+// overlay is a parsed element of `overlay` or `overlay_read_only`.
 type overlay struct {
-	at          string // in the job's config
+	at          string // its place in the job's config, for errors
 	lower       []string
-	upper       string // "" is one of the machine's own
+	upper       string // "" is a directory of the machine's own
 	readOnly    bool
 	destination string
 }
 
-// overlays reports every mistake at once.
+// overlays parses the options. It returns every mistake at once.
 func (c TaskConfig) overlays() ([]overlay, error) {
 	var overlays []overlay
 	var found schema.Mistakes
@@ -37,9 +37,9 @@ func (c TaskConfig) overlays() ([]overlay, error) {
 	return overlays, found.Err()
 }
 
-// parse takes LOWER[:LOWER…]:UPPER:DESTINATION, or without UPPER if read-only, by
-// the rules of --overlay= (systemd-nspawn(1)). The short form without a
-// destination is left out: it would write to the host's directory of that name.
+// parse parses LOWER[:LOWER…]:UPPER:DESTINATION, or the same without UPPER if read-only,
+// by the rules of --overlay= (systemd-nspawn(1)). The short form without a destination is
+// refused, because it would write to the host's directory of that name.
 func (o *overlay) parse(value string) error {
 	paths, err := splitPaths(value)
 	if err != nil {
@@ -69,7 +69,7 @@ func (o *overlay) parse(value string) error {
 	return found.Err()
 }
 
-// splitPaths splits at colons. A backslash takes the next character as it is.
+// splitPaths splits at colons. A backslash escapes the next character.
 func splitPaths(value string) ([]string, error) {
 	paths := []string{""}
 	escaped := false
@@ -91,8 +91,8 @@ func splitPaths(value string) ([]string, error) {
 	return paths, nil
 }
 
-// newOverlays returns the overlays with their layers, where the operator allows
-// them: paths are those of `bind`, and with "+" those of the image.
+// newOverlays returns the overlays with their layers, if the operator allows them. Paths
+// are as in `bind`; with "+" they are paths of the image.
 func (c TaskConfig) newOverlays(in Input) ([]machine.Overlay, error) {
 	options, err := c.overlays()
 	if err != nil {

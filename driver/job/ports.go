@@ -30,7 +30,7 @@ var portSchema = schema.Options{
 // portOption is a port of the group's network that an option names.
 type portOption struct {
 	at, label string
-	to        int // the port in the machine; 0 is what the group says
+	to        int // the port in the machine; 0 means the group's choice
 }
 
 func (c TaskConfig) wantedPorts() (list []portOption) {
@@ -43,7 +43,7 @@ func (c TaskConfig) wantedPorts() (list []portOption) {
 	return list
 }
 
-// applyPorts forwards ports of the group's network.
+// applyPorts adds the forwarded ports of the group's network.
 func (c TaskConfig) applyPorts(in Input, network *machine.Network) error {
 	var found schema.Mistakes
 	list := c.wantedPorts()
@@ -71,9 +71,9 @@ func (c TaskConfig) applyPorts(in Input, network *machine.Network) error {
 	return found.Err()
 }
 
-// nomadPorts are those of HTTP, RPC and Serf (nomad/structs/config/ports.go). They
-// are refused even where no agent listens now. Other ports are looked at when the
-// machine is started.
+// nomadPorts are the ports of HTTP, RPC and Serf (nomad/structs/config/ports.go). They are
+// refused even if no agent listens on them now. Other ports are checked when the machine
+// starts.
 var nomadPorts = []int{4646, 4647, 4648}
 
 func newMapping(in Input, option portOption) (ports.Mapping, error) {
@@ -122,7 +122,7 @@ func findPort(resources *drivers.Resources, label string) (structs.AllocatedPort
 	return port, fmt.Errorf("port %q is not in the group's network block, which has %s", label, strings.Join(labels, ", "))
 }
 
-// PortLabels returns the ports of a machine's network by label, as Nomad is told.
+// PortLabels returns the ports of a machine's network by label, for Nomad.
 func (c TaskConfig) PortLabels(network machine.Network) map[string]int {
 	labels := map[string]int{}
 	for i, option := range c.wantedPorts() {

@@ -9,8 +9,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// TestPure wants no import, here and in what this package is made with, that reads or
-// changes the host.
+// TestPure checks that neither this package nor those that it is made with import a
+// package that reads or changes the host.
 func TestPure(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{join .Imports " "}}`, ".", "../operator", "../schema").Output()
 	must.NoError(t, err)

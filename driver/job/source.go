@@ -15,9 +15,8 @@ import (
 	"nomad-driver-nspawn/nspawn/image/oci"
 )
 
-// Source returns where an image of the store comes from, if the operator allows
-// it. A path in it is as the job gives it: the caller finds it on the host, and
-// asks Policy.ImagePath.
+// Source returns the origin of an image of the store, if the operator allows it. A path in
+// it is the one of the job: the caller finds it on the host, and asks Policy.ImagePath.
 func (c TaskConfig) Source(policy operator.Policy) (image.Source, error) {
 	if c.ImageKind() == FileImage {
 		return c.download(policy)
@@ -49,10 +48,10 @@ func (c TaskConfig) download(policy operator.Policy) (source image.Source, err e
 		}
 	}
 	if !image.IsDownload(request.URL) {
-		if strings.Contains(request.URL, "://") { // it is not shown: it may hold a password
+		if strings.Contains(request.URL, "://") { // not shown, because it may contain a password
 			return source, errors.New("image_download.url: want http://…, https://…, or a path")
 		}
-		// The operator vouches for the file, or the artifact block does.
+		// The operator trusts the file, or the artifact block has verified it.
 		request.Verify = cmp.Or(request.Verify, download.VerifyNo)
 		return image.Source{Download: request, Kind: kind}, nil
 	}
@@ -67,15 +66,15 @@ func (c TaskConfig) download(policy operator.Policy) (source image.Source, err e
 	case request.Verify == "" && strings.HasPrefix(request.URL, "https://"):
 		request.Verify = download.VerifyChecksum
 	case request.Verify == "":
-		request.Verify = download.VerifySignature // whoever changes the file can change its checksum
+		request.Verify = download.VerifySignature // an attacker who changes the file can also change its checksum
 	}
 	return image.Source{Download: request, Kind: kind}, nil
 }
 
-// fileKind tells what a file is by its name, or as the job says.
+// fileKind returns the kind of a file by its name, or as the job says.
 func (c TaskConfig) fileKind(address string) (download.Kind, error) {
 	u, err := url.Parse(address)
-	if err != nil { // which would show it
+	if err != nil { // which would show the URL
 		return "", errors.New("the URL is malformed; special characters, in a password too, must be written as %XX")
 	}
 	var named download.Kind

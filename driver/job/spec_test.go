@@ -24,12 +24,12 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// goldenVersion is the systemd that the golden command lines are for; later
-// ones differ only in what spec_test.go of package machine shows.
+// goldenVersion is the systemd version of the golden command lines. Later versions differ
+// only in what spec_test.go of package machine shows.
 const goldenVersion = 257
 
-// TestSpecGolden shows the whole effect of each feature: the job's config and
-// Nomad's task in, the machine's command line and unit properties out.
+// TestSpecGolden shows the whole effect of each feature: from the job's config and Nomad's
+// task to the machine's command line and unit properties.
 func TestSpecGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/spec/*.txtar")
 	must.NoError(t, err)
@@ -153,7 +153,8 @@ func setFile(archive *txtar.Archive, name, content string) {
 	archive.Files = append(archive.Files, txtar.File{Name: name, Data: []byte(content)})
 }
 
-// systemd writes the description as it is into the unit's file.
+// TestDescriptionIsOneLine checks that the description is one line, because systemd writes
+// it unchanged into the unit's file.
 func TestDescriptionIsOneLine(t *testing.T) {
 	cfg := exampleTask()
 	cfg.JobName = "x\nExecStartPre=/bin/evil\r\x00"

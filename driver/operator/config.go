@@ -1,10 +1,11 @@
-// Package operator is what the operator of a client says in the agent's `plugin` block:
-// how the driver works there, and what it allows jobs. It is pure, as package job is.
+// Package operator is what the operator of a client configures in the agent's `plugin`
+// block: how the driver works there, and what it allows jobs. It is pure, like package
+// job.
 //
-// Config is the block. A Policy is what it allows the jobs of one Nomad namespace: what a
-// job asks for is put to one of its methods, which answers with nil or with the error that
-// the job's author reads. The options of a Policy are in rules.go; its answers are by
-// feature, in files with the names that they have in package job.
+// Config is the block. A Policy is what the block allows the jobs of one Nomad namespace.
+// Each of its methods checks one request of a job, and returns nil or the error that the
+// job's author reads. The options of a Policy are in rules.go. Its methods are grouped by
+// feature, in files with the same names as in package job.
 package operator
 
 import (
@@ -15,8 +16,8 @@ import (
 	"nomad-driver-nspawn/driver/schema"
 )
 
-// Config is the plugin's configuration, in the agent's `plugin` block. A job
-// reaches nothing outside of its machine unless the operator allows it here.
+// Config is the plugin's configuration, in the agent's `plugin` block. A job can reach
+// nothing outside of its machine unless the operator allows it here.
 type Config struct {
 	Enabled              bool   `codec:"enabled"`
 	DisableLogCollection bool   `codec:"disable_log_collection"`
@@ -24,14 +25,14 @@ type Config struct {
 	PullActivityTimeout  string `codec:"pull_activity_timeout"`
 	NetworkPool          string `codec:"network_pool"`
 	policyOptions
-	// Namespaces are other rules for the jobs of a Nomad namespace.
+	// Namespaces are different rules for the jobs of some Nomad namespaces.
 	Namespaces map[string]policyOptions `codec:"namespace"`
 	upkeepOptions
 	registryOptions
 }
 
-// DefaultConfig returns the configuration of a plugin whose operator has said
-// nothing. The schema takes its defaults from here.
+// DefaultConfig returns the configuration if the operator sets nothing. The schema takes
+// its defaults from here.
 func DefaultConfig() Config {
 	return Config{
 		Enabled:             true,
@@ -54,10 +55,10 @@ var agentSchema = schema.Options{
 	"pull_activity_timeout":  schema.WithDefault("pull_activity_timeout", "string", defaults.PullActivityTimeout),
 }
 
-// defaults are those of the schemas; they are only read.
+// defaults are the defaults of the schemas. They are only read.
 var defaults = DefaultConfig()
 
-// Validate reports every mistake at once.
+// Validate returns every mistake at once.
 func (c Config) Validate() error {
 	var found schema.Mistakes
 	found.Add(
@@ -71,14 +72,13 @@ func (c Config) Validate() error {
 	return found.Err()
 }
 
-// PullTimeouts returns how long an image may take to be fetched, and how long
-// nothing may come.
+// PullTimeouts returns how long a pull may take, and how long it may receive nothing.
 func (c Config) PullTimeouts() (total, inactivity time.Duration) {
 	return schema.Duration(c.ImagePullTimeout), schema.Duration(c.PullActivityTimeout)
 }
 
-// AddressPool returns the network that the operator wants the addresses of veth links
-// to be of. It is not valid without a wish.
+// AddressPool returns the network from which the operator wants the addresses of veth
+// links. It is not valid if the operator has not chosen one.
 func (c Config) AddressPool() netip.Prefix {
 	pool, _ := netip.ParsePrefix(c.NetworkPool)
 	return pool

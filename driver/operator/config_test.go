@@ -13,13 +13,13 @@ func parseConfig(t *testing.T, hcl string) (config Config) {
 	return config
 }
 
-// TestDefaults wants one set of defaults, with a schema and without.
+// TestDefaults checks that the defaults are the same with and without the schema.
 func TestDefaults(t *testing.T) {
 	must.Eq(t, DefaultConfig(), parseConfig(t, ""))
 	must.NoError(t, DefaultConfig().Validate())
 }
 
-// TestMistakesOfConfig wants all mistakes of the operator at once.
+// TestMistakesOfConfig checks that all mistakes of the operator are reported at once.
 func TestMistakesOfConfig(t *testing.T) {
 	err := parseConfig(t, `
 		image_paths           = ["srv"]

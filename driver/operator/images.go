@@ -21,10 +21,10 @@ import (
 //
 // Without the option every image is allowed that the other rules allow.
 
-// taskImages stands for the images of the task's own directory.
+// taskImages stands for the images in the task's own directory.
 const taskImages = "local"
 
-// checkAllowedImage wants one of the forms, so that none is an image by mistake.
+// checkAllowedImage requires one of the forms, so that no rule names an image by mistake.
 func checkAllowedImage(rule string) error {
 	host, _, _ := strings.Cut(rule, "/")
 	switch {
@@ -39,7 +39,7 @@ func checkAllowedImage(rule string) error {
 	return fmt.Errorf("%q is none of /PATH, https://HOST/PATH, REGISTRY/REPOSITORY (as docker.io/library) and %s", rule, taskImages)
 }
 
-// RegistryImage answers for an image of a registry.
+// RegistryImage checks an image of a registry.
 func (p Policy) RegistryImage(reference oci.Reference) error {
 	name := reference.Registry + "/" + reference.Repository
 	return p.allowedImage(name, func(rule string) bool {
@@ -47,8 +47,8 @@ func (p Policy) RegistryImage(reference oci.Reference) error {
 	})
 }
 
-// WebImage answers for a file of the web. Where a server redirects to is its
-// operator's affair.
+// WebImage checks a file of the web. Redirects are the responsibility of the server's
+// operator.
 func (p Policy) WebImage(request download.Request) error {
 	if p.rules.AllowedImages == nil {
 		return nil
@@ -63,12 +63,12 @@ func (p Policy) WebImage(request download.Request) error {
 	})
 }
 
-// webPrefix parses a URL of the web. Its path must be plain: a server may take an
-// encoded slash or a dot for another path than we do.
+// webPrefix parses a URL of the web. Its path must be plain, because a server may
+// interpret an encoded slash or a dot differently.
 func webPrefix(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil: // which may show a password
+	case err != nil: // its text may contain a password
 		return nil, errors.New("the URL is malformed")
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
 		return nil, errors.New("the URL is none of http://HOST/PATH and https://HOST/PATH")
@@ -82,9 +82,8 @@ func webPrefix(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// ImagePath answers for the path of an image, which must be below one of the
-// operator's directories. The function reports whether the image is in a
-// directory.
+// ImagePath checks the path of an image, which must be below one of the operator's
+// directories. below reports whether the image is in a directory.
 func (p Policy) ImagePath(name string, below func(dir string) bool) error {
 	if err := belowOne("image_paths", p.rules.ImagePaths, name, below); err != nil {
 		return err
@@ -92,12 +91,12 @@ func (p Policy) ImagePath(name string, below func(dir string) bool) error {
 	return p.NamedImage(name, below)
 }
 
-// NamedImage answers for an image of the host that machined knows.
+// NamedImage checks an image of the host that machined knows.
 func (p Policy) NamedImage(name string, below func(dir string) bool) error {
 	return p.allowedImage(name, func(rule string) bool { return strings.HasPrefix(rule, "/") && below(rule) })
 }
 
-// TaskImage answers for an image of the task's own directory.
+// TaskImage checks an image in the task's own directory.
 func (p Policy) TaskImage(name string) error {
 	return p.allowedImage(name, func(rule string) bool { return rule == taskImages })
 }
@@ -110,9 +109,8 @@ func (p Policy) allowedImage(name string, matches func(rule string) bool) error 
 		name, listed(p.rules.AllowedImages))
 }
 
-// DiskImage answers for a disk image of the web or of the task's directory.
-// Kernel file system drivers do not expect malicious images, and crafted ones
-// have exploited them before.
+// DiskImage checks a disk image of the web or of the task's directory. Kernel file system
+// drivers do not expect malicious images, and crafted ones have exploited them before.
 func (p Policy) DiskImage() error {
 	return refusal{
 		what:   "image: a disk image of the web or of the task's directory has the kernel read a file system that anybody may have made",
@@ -121,7 +119,7 @@ func (p Policy) DiskImage() error {
 	}.unless(p.rules.AllowDiskImages)
 }
 
-// UnverifiedImage answers for a download that nothing verifies.
+// UnverifiedImage checks a download that is not verified.
 func (p Policy) UnverifiedImage() error {
 	return refusal{
 		what:   `image_download.verify: "no" takes whatever comes`,
@@ -130,7 +128,7 @@ func (p Policy) UnverifiedImage() error {
 	}.unless(p.rules.AllowUnverifiedImages)
 }
 
-// InPlace answers for an image that the task may change.
+// InPlace checks an image that the task may change.
 func (p Policy) InPlace() error {
 	return refusal{what: "ephemeral: false lets the job change the image that others start from", option: "allow_in_place"}.unless(p.rules.AllowInPlace)
 }

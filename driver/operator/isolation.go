@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/nomad/drivers/shared/capabilities"
 )
 
-// HostUsers answers for a machine without a user namespace.
+// HostUsers checks a machine without a user namespace.
 func (p Policy) HostUsers() error {
 	if isOn(p.rules.RequireUserNamespaces) {
 		return errors.New("user_namespacing: false is not allowed: the operator has set require_user_namespaces = true in the plugin's config")
@@ -17,10 +17,10 @@ func (p Policy) HostUsers() error {
 	return refusal{what: "user_namespacing: false makes the machine's root the host's root", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
 }
 
-// NoNewPrivileges reports whether no task may get more rights by set-user-ID programs.
+// NoNewPrivileges reports whether no task may gain privileges by set-user-ID programs.
 func (p Policy) NoNewPrivileges() bool { return isOn(p.rules.NoNewPrivileges) }
 
-// Privileged answers for a machine that is not confined.
+// Privileged checks a machine that is not confined.
 func (p Policy) Privileged() error {
 	if isOn(p.rules.RequireUserNamespaces) {
 		return errors.New("privileged: true is not allowed: the operator has set require_user_namespaces = true in the plugin's config")
@@ -28,7 +28,7 @@ func (p Policy) Privileged() error {
 	return refusal{what: "privileged: true gives the task the host's root and all of its devices", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
 }
 
-// SystemCall answers for a system call that systemd-nspawn forbids.
+// SystemCall checks a system call that systemd-nspawn forbids.
 func (p Policy) SystemCall(name string) error {
 	return refusal{
 		what:   fmt.Sprintf("system_call_filter: %s allows what systemd-nspawn forbids", name),
@@ -37,7 +37,7 @@ func (p Policy) SystemCall(name string) error {
 	}.unless(p.rules.AllowPrivileged)
 }
 
-// Device answers for a device that a job names.
+// Device checks a device that a job names.
 func (p Policy) Device(name string) error {
 	if matchesAny(p.rules.AllowDevices, name) {
 		return nil
@@ -45,7 +45,7 @@ func (p Policy) Device(name string) error {
 	return fmt.Errorf("%s: is not among the devices that the operator allows with allow_devices in the plugin's config", name)
 }
 
-// Capabilities answers for those that the job adds.
+// Capabilities checks the capabilities that the job adds.
 func (p Policy) Capabilities(names []string) error {
 	if len(names) == 0 || slices.Contains(p.rules.AllowCaps, "all") {
 		return nil

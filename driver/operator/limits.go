@@ -10,13 +10,13 @@ import (
 
 const maxPids = 16384 // the limit of systemd-nspawn@.service
 
-// OOMScore answers for a task that the kernel is to spare when memory is short.
+// OOMScore checks a task that asks the kernel to spare it when memory is short.
 func (p Policy) OOMScore() error {
 	return refusal{what: "oom_score_adj: a negative one has the kernel kill others before the task", option: "allow_privileged"}.unless(p.rules.AllowPrivileged)
 }
 
-// Disk returns how much a task may write to its root, in bytes, where 0 is no
-// limit. The task asks for a size, or for none with 0.
+// Disk returns how much a task may write to its root, in bytes; 0 means no limit. asked is
+// the size that the task asks for, or 0.
 func (p Policy) Disk(asked uint64) (uint64, error) {
 	standard, most := optionalSize(p.rules.DiskDefault), optionalSize(p.rules.DiskMax)
 	switch {
@@ -39,8 +39,8 @@ func optionalSize(text *string) uint64 {
 	return schema.Bytes(*text)
 }
 
-// Pids returns how many processes and threads a task may have. The task asks for a
-// number, or for the operator's with 0.
+// Pids returns how many processes and threads a task may have. asked is the number that
+// the task asks for, or 0 for the operator's.
 func (p Policy) Pids(asked int64) (uint64, error) {
 	most := p.rules.PidsLimit
 	switch {

@@ -31,7 +31,7 @@ func checkDefaultNetwork(network *string) error {
 	return fmt.Errorf("default_network: %q is none of veth, host, zone:NAME and bridge:NAME", *network)
 }
 
-// HostNetwork answers for a machine in the host's network namespace.
+// HostNetwork checks a machine in the host's network namespace.
 func (p Policy) HostNetwork() error {
 	if kind, _ := p.DefaultNetwork(); kind == "host" {
 		return nil
@@ -43,7 +43,7 @@ func (p Policy) HostNetwork() error {
 	}.unless(p.rules.AllowHostNetwork)
 }
 
-// Network answers for a machine that is connected by something of the host.
+// Network checks a machine that is connected to something of the host.
 func (p Policy) Network(option string, kind links.Kind, of string) error {
 	rule, allowed := "allow_network_interfaces", p.rules.AllowNetworkInterfaces
 	switch kind {

@@ -8,9 +8,8 @@ import (
 // Volumes reports whether paths of the host are allowed at all.
 func (p Policy) Volumes() bool { return isOn(p.rules.Volumes) }
 
-// HostPath answers for a path of the host as the job names it, which must be
-// below one of the operator's directories. The function reports whether the path
-// is in a directory.
+// HostPath checks a path of the host as the job names it, which must be below one of the
+// operator's directories. below reports whether the path is in a directory.
 func (p Policy) HostPath(name string, below func(dir string) bool) error {
 	if !p.Volumes() {
 		return refusal{

@@ -10,21 +10,21 @@ import (
 	"nomad-driver-nspawn/driver/schema"
 )
 
-// Policy is what the operator allows the jobs of a namespace. Its methods answer
-// with the error that the job's author reads, or with nil.
+// Policy is what the operator allows the jobs of a namespace. Its methods return nil, or
+// the error that the job's author reads.
 type Policy struct {
 	rules policyOptions
-	// LogCollection says that Nomad collects the output of tasks.
+	// LogCollection means that Nomad collects the output of tasks.
 	LogCollection bool
 }
 
-// Policy returns what the operator allows the jobs of a Nomad namespace. What the
-// block of the namespace does not set is as for all others.
+// Policy returns what the operator allows the jobs of a Nomad namespace. Options that the
+// block of the namespace does not set have the values for all namespaces.
 func (c Config) Policy(namespace string) Policy {
 	return Policy{rules: c.Namespaces[namespace].over(c.policyOptions), LogCollection: !c.DisableLogCollection}
 }
 
-// over returns the options, and those of another block where they are not set.
+// over returns the options, completed by those of another block.
 func (p policyOptions) over(other policyOptions) policyOptions {
 	fields, others := reflect.ValueOf(&p).Elem(), reflect.ValueOf(other)
 	for i := range fields.NumField() {
@@ -35,15 +35,15 @@ func (p policyOptions) over(other policyOptions) policyOptions {
 	return p
 }
 
-// refusal is what is not allowed unless an option of the operator is true.
+// refusal is a request that is refused unless an option of the operator is true.
 type refusal struct {
 	what   string
-	it     string // the word for it; "it" if empty
+	it     string // the word for the request; "it" if empty
 	option string
-	or     string // another way out, if there is one
+	or     string // an alternative, if there is one
 }
 
-// unless returns the error if the operator has not allowed it.
+// unless returns the error, or nil if the operator has allowed the request.
 func (r refusal) unless(allowed *bool) error {
 	if isOn(allowed) {
 		return nil
@@ -59,7 +59,7 @@ func (r refusal) unless(allowed *bool) error {
 
 func isOn(option *bool) bool { return option != nil && *option }
 
-// listed shows a list of the operator.
+// listed formats a list of the operator.
 func listed(list []string) string {
 	if len(list) == 0 {
 		return "none"
@@ -67,13 +67,13 @@ func listed(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// checkPattern wants a pattern for matchesAny.
+// checkPattern requires a pattern for matchesAny.
 func checkPattern(at, pattern string) error {
 	_, err := path.Match(pattern, "")
 	return errors.Join(schema.NotEmpty(at, pattern), schema.Prefixed(at+": ", err))
 }
 
-// matchesAny reports whether one of the patterns of path.Match has the name.
+// matchesAny reports whether a name matches one of the patterns (path.Match).
 func matchesAny(patterns []string, name string) bool {
 	for _, pattern := range patterns {
 		if matched, err := path.Match(pattern, name); err == nil && matched {

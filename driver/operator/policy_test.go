@@ -10,7 +10,8 @@ import (
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
-// Rules are merged field by field, so that each must be one that can be unset.
+// TestRulesCanBeUnset checks that each rule can be unset, because rules are merged field
+// by field.
 func TestRulesCanBeUnset(t *testing.T) {
 	rules := reflect.TypeFor[policyOptions]()
 	for i := range rules.NumField() {

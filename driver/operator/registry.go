@@ -14,7 +14,7 @@ type registryOptions struct {
 	Registry Registry `codec:"registry"`
 }
 
-// Registry says how images are fetched from registries.
+// Registry configures how images are fetched from registries.
 type Registry struct {
 	CAFile       string              `codec:"ca_file"`
 	DockerConfig string              `codec:"docker_config"`

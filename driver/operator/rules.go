@@ -12,9 +12,9 @@ import (
 	"nomad-driver-nspawn/driver/schema"
 )
 
-// policyOptions are what the operator allows jobs, in the plugin's config for all
-// of them, and in a `namespace` block for those of a Nomad namespace. Nil is an
-// option that a block does not set.
+// policyOptions are what the operator allows jobs: in the plugin's config all of them, and
+// in a `namespace` block those of a Nomad namespace. Nil means that a block does not set
+// the option.
 type policyOptions struct {
 	AllowCaps              []string `codec:"allow_caps"`
 	AllowDevices           []string `codec:"allow_devices"`
@@ -39,8 +39,8 @@ type policyOptions struct {
 	Volumes                *bool    `codec:"volumes"`
 }
 
-// defaultPolicy allows a job nothing that reaches out of its machine. In a user
-// namespace, capabilities do not, so all of them are allowed.
+// defaultPolicy allows nothing that reaches out of a job's machine. In a user namespace,
+// capabilities do not, so all of them are allowed.
 func defaultPolicy() policyOptions {
 	return policyOptions{
 		AllowCaps:             []string{"all"},
@@ -69,7 +69,7 @@ var policySchema = func() schema.Options {
 	return all
 }()
 
-// policyRules are the schemas of policyOptions, with the defaults or without.
+// policyRules returns the schemas of policyOptions, with or without the defaults.
 func policyRules(defaults bool) schema.Options {
 	d := defaultPolicy()
 	rules := schema.Options{
@@ -108,7 +108,8 @@ func policyRules(defaults bool) schema.Options {
 	return rules
 }
 
-// namespaceName is how Nomad names namespaces (nomad/structs, validNamespaceName).
+// namespaceName matches the names that Nomad allows for namespaces (nomad/structs,
+// validNamespaceName).
 var namespaceName = regexp.MustCompile(`^[a-zA-Z0-9-]{1,128}$`)
 
 func (c Config) validatePolicy() error {
@@ -121,7 +122,8 @@ func (c Config) validatePolicy() error {
 	return found.Err()
 }
 
-// mistakes returns what a block shows by itself, each with the block's name before it.
+// mistakes returns the mistakes that can be seen in a block alone, each prefixed with the
+// block's name.
 func (p policyOptions) mistakes(block string) schema.Mistakes {
 	var found schema.Mistakes
 	for i, dir := range p.ImagePaths {

@@ -63,13 +63,13 @@ func (c Config) validateUpkeep() error {
 	return found.Err()
 }
 
-// Times returns how often dangling machines are looked for, and how long after its
+// Times returns how often the reaper looks for dangling machines, and how long after its
 // start a machine is left alone.
 func (d DanglingMachines) Times() (period, grace time.Duration) {
 	return schema.Duration(d.Period), schema.Duration(d.CreationGrace)
 }
 
-// Options returns which images the store is to remove.
+// Options returns which images the store removes.
 func (c ImageGC) Options() store.CollectOptions {
 	return store.CollectOptions{UnusedFor: schema.Duration(c.UnusedFor), MaxBytes: int64(schema.Bytes(c.MaxSize))}
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Mistakes collects all that is wrong, so that it is reported at once.
+// Mistakes collects everything that is wrong, so that it is reported at once.
 type Mistakes []error
 
-// Add adds errors, of which each may be nil.
+// Add adds errors. Each of them may be nil.
 func (m *Mistakes) Add(errs ...error) { *m = append(*m, errs...) }
 
 // Refuse adds an error.
 func (m *Mistakes) Refuse(format string, values ...any) { m.Add(fmt.Errorf(format, values...)) }
 
-// Unless refuses if a condition does not hold.
+// Unless adds an error if a condition does not hold.
 func (m *Mistakes) Unless(holds bool, format string, values ...any) {
 	if !holds {
 		m.Refuse(format, values...)
@@ -32,10 +32,10 @@ func (m *Mistakes) Unless(holds bool, format string, values ...any) {
 // Err returns all mistakes in one error, or nil if there is none.
 func (m Mistakes) Err() error { return errors.Join(m...) }
 
-// The checks take the name of an option, for the error, and its value. Where an option
-// need not be set, they accept an empty value.
+// The checks take the name of an option, for the error, and its value. They accept an
+// empty value if the option need not be set.
 
-// NotEmpty wants a value.
+// NotEmpty requires a value.
 func NotEmpty(at, value string) error {
 	if value == "" {
 		return fmt.Errorf("%s: must not be empty", at)
@@ -43,7 +43,7 @@ func NotEmpty(at, value string) error {
 	return nil
 }
 
-// Absolute wants an absolute path.
+// Absolute requires an absolute path.
 func Absolute(at, value string) error {
 	if value != "" && !path.IsAbs(value) {
 		return fmt.Errorf("%s: %q is not an absolute path", at, value)
@@ -51,7 +51,7 @@ func Absolute(at, value string) error {
 	return nil
 }
 
-// OneOf wants one of the values.
+// OneOf requires one of the values.
 func OneOf(at, value string, values []string) error {
 	if value != "" && !slices.Contains(values, value) {
 		return fmt.Errorf("%s: %q is not one of %s", at, value, strings.Join(values, ", "))
@@ -59,7 +59,7 @@ func OneOf(at, value string, values []string) error {
 	return nil
 }
 
-// Matches wants a match of the pattern. The last argument says in words what that is.
+// Matches requires a match of the pattern. want describes such a value in words.
 func Matches(at, value string, pattern *regexp.Regexp, want string) error {
 	if value != "" && !pattern.MatchString(value) {
 		return fmt.Errorf("%s: %q is not %s", at, value, want)
@@ -67,7 +67,7 @@ func Matches(at, value string, pattern *regexp.Regexp, want string) error {
 	return nil
 }
 
-// CheckDuration wants a positive duration.
+// CheckDuration requires a positive duration.
 func CheckDuration(at, value string) error {
 	if d, err := time.ParseDuration(value); err != nil || d <= 0 {
 		return fmt.Errorf("%s: %q is not a positive duration, as 5m", at, value)
@@ -81,7 +81,7 @@ func Duration(text string) time.Duration {
 	return d
 }
 
-// CheckSize wants a number of bytes. The example is for the error.
+// CheckSize requires a number of bytes. The example is for the error.
 func CheckSize(at, value, example string) error {
 	if n, err := humanize.ParseBytes(value); err != nil || n > math.MaxInt64 {
 		return fmt.Errorf("%s: %q is not a size, as %s", at, value, example)
@@ -99,7 +99,7 @@ var (
 // minDisk leaves room for the files that the driver itself writes before the start.
 const minDisk = 1 << 20
 
-// CheckDisk wants a size to which the root of a task can be limited.
+// CheckDisk requires a size to which the root of a task can be limited.
 func CheckDisk(at, value string) error {
 	limit, err := humanize.ParseBytes(value)
 	switch {
@@ -114,7 +114,7 @@ func CheckDisk(at, value string) error {
 // minPids is the smallest limit of processes with which a machine can start.
 const minPids = 16
 
-// CheckPids wants a limit of processes that leaves enough for a machine.
+// CheckPids requires a limit of processes that is sufficient for a machine.
 func CheckPids(at string, value int64) error {
 	if value < minPids {
 		return fmt.Errorf("%s: want %d or more", at, minPids)

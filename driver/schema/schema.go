@@ -1,5 +1,5 @@
-// Package schema is about the options of a `config` block, whoever writes it: the
-// types that they have in HCL, and the checks of their values.
+// Package schema describes options of a `config` block, of a job or of the operator: their
+// types in HCL, and the checks of their values.
 package schema
 
 import (
@@ -24,33 +24,33 @@ func Merge(features ...Options) *hclspec.Spec {
 	return hclspec.NewObject(all)
 }
 
-// Attr is an attribute that may be left out.
+// Attr returns an attribute that may be left out.
 func Attr(name, kind string) *hclspec.Spec { return hclspec.NewAttr(name, kind, false) }
 
-// RequiredAttr is an attribute that must be set.
+// RequiredAttr returns an attribute that must be set.
 func RequiredAttr(name, kind string) *hclspec.Spec { return hclspec.NewAttr(name, kind, true) }
 
-// WithDefault is an attribute with a default, which is written as JSON: for
-// booleans, numbers, strings and lists this is HCL, too.
+// WithDefault returns an attribute with a default. The default is written as JSON, which
+// is also HCL for booleans, numbers, strings and lists.
 func WithDefault(name, kind string, value any) *hclspec.Spec {
 	literal, err := json.Marshal(value)
 	if err != nil {
-		panic(fmt.Sprintf("default of %s: %v", name, err)) // a mistake of the package that has the option
+		panic(fmt.Sprintf("default of %s: %v", name, err)) // a mistake in the package of the option
 	}
 	return hclspec.NewDefault(Attr(name, kind), hclspec.NewLiteral(string(literal)))
 }
 
-// StringMap is a map of strings. Nomad's parser turns every way to write one into
-// a block, and a plain attribute of type map(string) takes none of them.
+// StringMap returns a map of strings. Nomad's parser turns every way to write one into a
+// block, and a plain attribute of type map(string) accepts none of them.
 func StringMap(name string) *hclspec.Spec { return hclspec.NewBlockAttrs(name, "string", false) }
 
-// Block is a block that may be left out.
+// Block returns a block that may be left out.
 func Block(name string, nested Options) *hclspec.Spec {
 	return hclspec.NewBlock(name, false, hclspec.NewObject(nested))
 }
 
-// PresentBlock is a block whose options have their defaults even if the block is
-// left out.
+// PresentBlock returns a block whose options have their defaults even if the block is left
+// out.
 func PresentBlock(name string, nested Options) *hclspec.Spec {
 	var fields []string
 	for _, option := range slices.Sorted(maps.Keys(nested)) {

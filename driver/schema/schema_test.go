@@ -8,7 +8,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// The defaults of a block hold where it is left out, but for a block that may be missing.
+// TestDefaults checks that the defaults of a block also apply if it is left out, unless
+// the block may be missing.
 func TestDefaults(t *testing.T) {
 	type times struct {
 		Every string   `codec:"every"`

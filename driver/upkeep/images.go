@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// maxPause is the longest time between two collections. The store may have become
-// larger than its maximum, which no time tells in advance.
+// maxPause is the longest time between two collections. The store may have grown beyond
+// its maximum in the meantime.
 const maxPause = 5 * time.Minute
 
 // Images removes images that no task uses.
@@ -23,8 +23,8 @@ type Images struct {
 	Logger hclog.Logger
 }
 
-// Collect removes each image when it is due, until ctx ends. An image becomes
-// removable because time passes, so no signal tells.
+// Collect removes each image when it is due, until ctx ends. An image becomes due as time
+// passes, which no signal reports.
 func (i Images) Collect(ctx context.Context) {
 	if !i.Config.Enabled {
 		return
@@ -43,7 +43,7 @@ func (i Images) Collect(ctx context.Context) {
 	}
 }
 
-// CollectOnce removes what is due now.
+// CollectOnce removes the images that are due now.
 func (i Images) CollectOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -58,9 +58,9 @@ func (i Images) CollectOnce(ctx context.Context) {
 	}
 }
 
-// MaxBytes returns the maximum size of the store, which pulls keep to as well: half
-// of its file system, unless the operator has set another. It returns 0, no maximum,
-// if the store does not exist yet.
+// MaxBytes returns the maximum size of the store, which pulls respect, too: half of its
+// file system, unless the operator has set another one. It returns 0, no maximum, if the
+// store does not exist yet.
 func (i Images) MaxBytes() int64 {
 	if size := i.Config.Options().MaxBytes; size > 0 {
 		return size
@@ -72,12 +72,12 @@ func (i Images) MaxBytes() int64 {
 	return int64(fs.Blocks) * fs.Bsize / 2
 }
 
-// pause returns how long to wait at now. next is when the first image will be due,
-// zero if every image is in use. The pause is at least a twentieth of unused_for, so
-// that several images go at once and none stays a tenth too long.
+// pause returns how long to wait at now. next is when the first image will be due, or zero
+// if every image is in use. The pause is at least a twentieth of unused_for, so that
+// several images are removed at once, and none stays more than a tenth too long.
 func pause(config operator.ImageGC, now, next time.Time) time.Duration {
 	unusedFor := config.Options().UnusedFor
-	pause := unusedFor // no image can be due before
+	pause := unusedFor // no image can be due earlier
 	if !next.IsZero() {
 		pause = next.Sub(now)
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// TestImageGCPause has collections come when images are due, by a tenth at most.
+// TestImageGCPause checks that images are collected when they are due, at most a tenth too
+// late.
 func TestImageGCPause(t *testing.T) {
 	now := time.Now()
 	for _, c := range []struct {

@@ -15,19 +15,19 @@ import (
 	"nomad-driver-nspawn/nspawn"
 )
 
-// Tasks tells which machines have a task, and on which nodes these tasks and the
-// ones before them are: all tasks of one client are on the same node.
+// Tasks returns the machines that have a task, and the nodes of all tasks so far. All
+// tasks of one client are on the same node.
 type Tasks func() (machines, nodes map[string]bool)
 
-// Reaper removes dangling machines: those that no task owns. Its methods may be
-// called at any time, also if it does not run.
+// Reaper removes dangling machines, which belong to no task. Its methods may be called at
+// any time, even if it does not run.
 type Reaper struct {
 	machines *nspawn.Manager
 	tasks    Tasks
 	logger   hclog.Logger
-	began    time.Time     // of the plugin, which may still recover machines that are older
-	wake     chan struct{} // poked when a removal has failed
-	// The machines whose removal has failed, and since when: Nomad does not ask again.
+	began    time.Time     // start of the plugin, which may still recover older machines
+	wake     chan struct{} // receives an element when a removal has failed
+	// Machines whose removal has failed, and since when: Nomad does not ask again.
 	unfinished sync.Map
 }
 
@@ -36,8 +36,7 @@ func NewReaper(machines *nspawn.Manager, tasks Tasks, logger hclog.Logger) *Reap
 	return &Reaper{machines: machines, tasks: tasks, logger: logger, began: time.Now(), wake: make(chan struct{}, 1)}
 }
 
-// Schedule has the removal of a machine tried again soon, because it may have
-// failed.
+// Schedule asks for another removal of a machine soon, because a removal may have failed.
 func (r *Reaper) Schedule(machine string) {
 	r.unfinished.Store(machine, time.Now())
 	select {
@@ -46,11 +45,11 @@ func (r *Reaper) Schedule(machine string) {
 	}
 }
 
-// Cancel takes back Schedule: the machine is to be started again.
+// Cancel cancels Schedule, because the machine is to be started again.
 func (r *Reaper) Cancel(machine string) { r.unfinished.Delete(machine) }
 
-// prune drops machines whose removal had failed before the records were taken, if
-// nothing is left of them.
+// prune forgets machines whose removal had failed before the records were read, if nothing
+// is left of them.
 func (r *Reaper) prune(unfinished map[any]any, records []nspawn.Record) {
 	for _, record := range records {
 		delete(unfinished, record.Machine)
@@ -60,20 +59,19 @@ func (r *Reaper) prune(unfinished map[any]any, records []nspawn.Record) {
 	}
 }
 
-// retryPeriod is the time until a failed removal is tried again, at first.
+// retryPeriod is the first interval after which a failed removal is repeated.
 const retryPeriod = time.Second
 
-// Run removes dangling machines until ctx ends, once in each period, and soon
-// after a removal has failed.
+// Run removes dangling machines until ctx ends: once in each period, and soon after a
+// removal has failed.
 //
-// No signal tells of an allocation that Nomad has forgotten, so the machines have
-// to be looked for.
+// It must look for them, because no signal reports that Nomad has forgotten an allocation.
 func (r *Reaper) Run(ctx context.Context, config operator.DanglingMachines) {
 	if !config.Enabled {
 		return
 	}
 	period, _ := config.Times()
-	// Files that a killed plugin has left belong to no machine and go at once.
+	// Files that a killed plugin has left belong to no machine and are removed at once.
 	wait := min(retryPeriod, period)
 	for {
 		select {
@@ -93,7 +91,7 @@ func (r *Reaper) Run(ctx context.Context, config operator.DanglingMachines) {
 	}
 }
 
-// Once removes the dangling machines that there are now.
+// Once removes the machines that are dangling now.
 func (r *Reaper) Once(ctx context.Context, config operator.DanglingMachines) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -53,8 +53,8 @@ func TestDangling(t *testing.T) {
 
 func noTasks() (machines, nodes map[string]bool) { return nil, nil }
 
-// A removal that has failed is done again soon, and when nothing is left, nothing is
-// kept of it.
+// TestScheduled checks that a failed removal is soon repeated, and that nothing is
+// remembered of the machine when nothing is left of it.
 func TestScheduled(t *testing.T) {
 	fake := systemdtest.New(t)
 	machines := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)
