@@ -1,8 +1,8 @@
-// Package agent runs a real Nomad agent, server and client in one, with the
-// nspawn driver on a disposable host, and drives it through Nomad's API.
+// Package agent runs a real Nomad agent, server and client in one, with the nspawn driver
+// on a disposable host, and controls it through Nomad's API.
 //
-// Nothing in it polls: the agent tells systemd when it is up, and Nomad's
-// blocking queries tell every change of state after that.
+// It does not poll: the agent notifies systemd when it is up, and Nomad's blocking queries
+// report every change of state after that.
 package agent
 
 import (
@@ -33,7 +33,7 @@ const (
 	configDir = "/etc/nomad.d"
 )
 
-// unitFile is as the one of Nomad's own packages where it matters to tasks: only the
+// unitFile is like the unit of Nomad's own packages in what matters to tasks: only the
 // agent itself is stopped. It does not restart by itself, so that tests decide how long
 // the agent is down.
 const unitFile = `[Unit]
@@ -49,16 +49,16 @@ TasksMax=infinity
 OOMScoreAdjust=-1000
 `
 
-// hostConfig is for every agent here: a disposable host is in no cloud, and
-// asking for one takes seconds; and tests look at what ended allocations have
-// left, of which a restarted agent keeps 50 unless told otherwise.
+// hostConfig is for every agent in tests. A disposable host is not in a cloud, and looking
+// for one takes seconds. And tests look at the remains of ended allocations, of which a
+// restarted agent keeps only 50 by default.
 const hostConfig = `client {
   gc_max_allocs = 1000
   options = { "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce" }
 }
 `
 
-// readyTimeout is many times what an agent needs to start.
+// readyTimeout is many times as long as an agent needs to start.
 const readyTimeout = time.Minute
 
 // Options say what to run and where.
@@ -67,7 +67,7 @@ type Options struct {
 	Name   string // of the host
 	LAN    string // that it shares with other hosts
 	Plugin string // path of the driver's executable on this machine
-	// Config are files of the agent's configuration, merged in this order.
+	// Config are the agent's configuration files, merged in this order.
 	Config []string
 }
 
@@ -96,8 +96,8 @@ func Up(ctx context.Context, opts Options) (*Agent, error) {
 	return a, nil
 }
 
-// binds shows the tools and the images in the host. Tasks run on a
-// copy-on-write layer over the images, which are shared by all hosts.
+// binds returns the binds of the tools and the images. Tasks run on a copy-on-write layer
+// over the images, which all hosts share.
 func binds(ctx context.Context, plugin string) ([]host.Bind, error) {
 	plugin, err := filepath.Abs(plugin)
 	if err != nil {
@@ -144,8 +144,8 @@ func start(ctx context.Context, h *host.Host, opts Options) (*Agent, error) {
 		}
 		files[fmt.Sprintf("%s/%d-%s", configDir, i, filepath.Base(config))] = string(text)
 	}
-	// The host's root is an overlay, which cannot be ID-mapped, as binds into
-	// machines are; what is below /var/tmp is not.
+	// Binds into machines are ID-mapped. The host's root cannot be, because it is an
+	// overlay, but /var/tmp can.
 	if _, err := a.Command(ctx, "mount", "--mkdir", "--bind", "/var/tmp", Shared); err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (a *Agent) Journal(ctx context.Context, unit string, lines int) string {
 	return text
 }
 
-// Log is all that the agent, and the plugin through it, has logged.
+// Log returns everything that the agent and, through it, the plugin have logged.
 func (a *Agent) Log(ctx context.Context) (string, error) {
 	if _, err := a.Command(ctx, "journalctl", "--sync"); err != nil {
 		return "", err

@@ -22,8 +22,8 @@ type Alloc struct {
 	node  string
 }
 
-// Run registers the job that an HCL text describes and returns its
-// allocations, sorted by name, when they are placed.
+// Run registers the job that an HCL text describes and returns its allocations, sorted by
+// name, when they are placed.
 func (a *Agent) Run(ctx context.Context, hcl string) ([]*Alloc, error) {
 	job, response, err := a.register(ctx, hcl)
 	if err != nil {
@@ -32,7 +32,7 @@ func (a *Agent) Run(ctx context.Context, hcl string) ([]*Alloc, error) {
 	return a.placed(ctx, job, response.EvalID)
 }
 
-// Dispatch is Run for a job that has to be dispatched with something.
+// Dispatch is like Run, for a job that must be dispatched with a payload.
 func (a *Agent) Dispatch(ctx context.Context, hcl, payload string) ([]*Alloc, error) {
 	job, _, err := a.register(ctx, hcl)
 	if err != nil {
@@ -87,7 +87,7 @@ func (a *Agent) placed(ctx context.Context, job, evaluation string) ([]*Alloc, e
 	return allocs, nil
 }
 
-// Stop stops the allocation's job and returns how the allocation ended.
+// Stop stops the allocation's job and returns the allocation when it has ended.
 func (al *Alloc) Stop(ctx context.Context) (*api.Allocation, error) {
 	const purge = false
 	if _, _, err := al.agent.API.Jobs().Deregister(al.Job, purge, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
@@ -96,14 +96,14 @@ func (al *Alloc) Stop(ctx context.Context) (*api.Allocation, error) {
 	return al.Ended(ctx)
 }
 
-// Remove stops the allocation's job and returns when nothing of the allocation
-// is left on the node.
+// Remove stops the allocation's job and returns when nothing of the allocation is left on
+// the node.
 func (al *Alloc) Remove(ctx context.Context) error {
 	if _, err := al.Stop(ctx); err != nil {
 		return err
 	}
-	// The status is told before the network is torn down; this waits for it.
-	// Not by Nodes().GcAlloc, which takes the empty answer for an error.
+	// Nomad reports the status before it tears down the network, so this waits for the
+	// latter. Nodes().GcAlloc cannot be used: it returns an error for the empty answer.
 	answer, err := al.agent.API.Raw().Response("/v1/client/allocation/"+al.ID+"/gc", (&api.QueryOptions{}).WithContext(ctx))
 	switch {
 	case err == nil:
@@ -131,12 +131,12 @@ func (al *Alloc) Healthy(ctx context.Context) error {
 	return err
 }
 
-// Ended waits until the allocation has ended, well or not.
+// Ended waits until the allocation has ended, whether it succeeded or failed.
 func (al *Alloc) Ended(ctx context.Context) (*api.Allocation, error) {
 	return al.Await(ctx, "ended", terminal)
 }
 
-// Next waits for the allocation that is made in place of this one.
+// Next waits for the allocation that replaces this one.
 func (al *Alloc) Next(ctx context.Context) (*Alloc, error) {
 	query := func(q *api.QueryOptions) (*api.Allocation, *api.QueryMeta, error) {
 		return al.agent.API.Allocations().Info(al.ID, q)
@@ -158,8 +158,8 @@ func terminal(now *api.Allocation) bool {
 	return false
 }
 
-// Await waits until the allocation is as it should be. It fails at once when
-// it has ended without.
+// Await waits until the allocation fulfills a condition. It fails at once if the
+// allocation ends without fulfilling it.
 func (al *Alloc) Await(ctx context.Context, what string, until func(*api.Allocation) bool) (*api.Allocation, error) {
 	query := func(q *api.QueryOptions) (*api.Allocation, *api.QueryMeta, error) {
 		return al.agent.API.Allocations().Info(al.ID, q)
@@ -174,7 +174,7 @@ func (al *Alloc) Await(ctx context.Context, what string, until func(*api.Allocat
 	return now, nil
 }
 
-// Events are the events of all tasks, a line each.
+// Events returns the events of all tasks, one per line.
 func Events(now *api.Allocation) string {
 	var b strings.Builder
 	if now != nil {
@@ -195,9 +195,9 @@ const (
 	Stderr = "stderr"
 )
 
-// Log reads a task's log from its start until a text has been written to it.
-// Nomad has a moment in which an allocation is running for the server, and its
-// task "not started yet" for the client that is asked.
+// Log reads a task's log from its start until it contains a text. For a moment, an
+// allocation is running according to the server, while its task is "not started yet"
+// according to the client.
 func (al *Alloc) Log(ctx context.Context, task, stream, until string) (string, error) {
 	for {
 		text, err := al.readLog(ctx, task, stream, until)
@@ -275,7 +275,7 @@ func (al *Alloc) tail(ctx context.Context, task, stream string) (string, error) 
 	}
 }
 
-// Output is what a command in a task has written, and how it ended.
+// Output is the output of a command in a task, and its exit code.
 type Output struct {
 	Code           int
 	Stdout, Stderr string
@@ -292,8 +292,8 @@ func (al *Alloc) Exec(ctx context.Context, task, stdin string, argv ...string) (
 	return Output{code, stdout.String(), stderr.String()}, err
 }
 
-// ExecTTY runs a command in a task at a terminal, which shows all output, and
-// tells it each size.
+// ExecTTY runs a command in a task at a terminal. screen gets all output, and the terminal
+// gets each size.
 func (al *Alloc) ExecTTY(ctx context.Context, task string, stdin io.Reader, screen io.Writer, sizes <-chan api.TerminalSize, argv ...string) (int, error) {
 	const tty = true
 	code, err := al.agent.API.Allocations().Exec(ctx, al.stub(), task, tty, argv, stdin, screen, screen, sizes, nil)
@@ -313,14 +313,14 @@ func (al *Alloc) Restart(ctx context.Context) error {
 	return al.agent.API.Allocations().RestartAllTasks(al.stub(), (&api.QueryOptions{}).WithContext(ctx))
 }
 
-// Stats is what the allocation uses at the moment.
+// Stats returns the allocation's current usage.
 func (al *Alloc) Stats(ctx context.Context) (*api.ResourceUsage, error) {
 	usage, err := al.agent.API.Allocations().Stats(al.stub(), (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	if usage.ResourceUsage == nil || usage.ResourceUsage.CpuStats == nil || usage.ResourceUsage.MemoryStats == nil {
-		return nil, errors.New("read stats: the driver has told none yet")
+		return nil, errors.New("read stats: the driver has not reported any yet")
 	}
 	return usage.ResourceUsage, nil
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 )
 
-// Start starts the agent and returns when its node takes tasks for the driver.
+// Start starts the agent and returns when its node accepts tasks for the driver.
 func (a *Agent) Start(ctx context.Context) error {
 	return a.systemctl(ctx, "start")
 }
@@ -22,7 +22,7 @@ func (a *Agent) Restart(ctx context.Context) error {
 func (a *Agent) systemctl(ctx context.Context, verb string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	// Nomad tells systemd when it is up, so this waits for it.
+	// systemctl waits until Nomad reports to systemd that it is up.
 	if _, err := a.Command(ctx, "systemctl", verb, unit); err != nil {
 		return fmt.Errorf("%w; its journal ends with:\n%s", err, a.Journal(context.WithoutCancel(ctx), unit, 15))
 	}
@@ -33,31 +33,31 @@ func (a *Agent) systemctl(ctx context.Context, verb string) error {
 	return err
 }
 
-// Stop stops the agent; tasks go on.
+// Stop stops the agent. Tasks keep running.
 func (a *Agent) Stop(ctx context.Context) error {
 	_, err := a.Command(ctx, "systemctl", "stop", unit)
 	return err
 }
 
-// Kill kills the agent's process, and nothing else.
+// Kill kills the agent's process and no other.
 func (a *Agent) Kill(ctx context.Context) error {
 	if _, err := a.Command(ctx, "systemctl", "kill", "--kill-who=main", "--signal=KILL", unit); err != nil {
 		return err
 	}
-	// Returns when systemd has seen the end, and forgets the failure.
+	// Stop returns when systemd has noticed the end, and resets the failure.
 	return a.Stop(ctx)
 }
 
-// PluginPID is the plugin's process on the host.
+// PluginPID returns the PID of the plugin on the host.
 func (a *Agent) PluginPID(ctx context.Context) (string, error) {
-	// Its only argument is its path; helpers that run in machines have more.
+	// The plugin's only argument is its path; helpers that run in machines have more.
 	text, err := a.Command(ctx, "pgrep", "--full", "--exact", Plugin)
 	if err != nil {
 		return "", fmt.Errorf("find the plugin's process: %w", err)
 	}
 	pids := strings.Fields(text)
 	if len(pids) != 1 {
-		return "", fmt.Errorf("find the plugin's process: want one, have %q", pids)
+		return "", fmt.Errorf("find the plugin's process: want one, found %q", pids)
 	}
 	return pids[0], nil
 }
@@ -85,7 +85,8 @@ func (a *Agent) awaitNode(ctx context.Context) error {
 		})
 	}
 	_, err = watch(ctx, a.API.Nodes().List, isReady)
-	// A server that has just become the leader says so, after some seconds of waiting.
+	// A server that has just become the leader returns this error, after some seconds of
+	// waiting.
 	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Not ready to serve consistent reads") {
 		_, err = watch(ctx, a.API.Nodes().List, isReady)
 	}
@@ -95,7 +96,7 @@ func (a *Agent) awaitNode(ctx context.Context) error {
 	return nil
 }
 
-// AwaitDriver waits until the node calls the driver healthy, or not healthy.
+// AwaitDriver waits until the node reports the driver as healthy, or as not healthy.
 func (a *Agent) AwaitDriver(ctx context.Context, healthy bool) (*api.DriverInfo, error) {
 	node, err := a.awaitDriver(ctx, func(info *api.DriverInfo) bool {
 		return (info.Healthy && info.Detected) == healthy
@@ -118,8 +119,8 @@ func (a *Agent) awaitDriver(ctx context.Context, until func(*api.DriverInfo) boo
 	return node, err
 }
 
-// watch asks until the answer is as it should be, each time when Nomad says
-// that it has changed. With an error it returns the last answer too.
+// watch repeats a query until the answer fulfills a condition, each time when Nomad
+// reports a change. With an error, it also returns the last answer.
 func watch[T any](ctx context.Context, query func(*api.QueryOptions) (T, *api.QueryMeta, error), until func(T) bool) (answer T, err error) {
 	var index uint64
 	for {
@@ -133,6 +134,6 @@ func watch[T any](ctx context.Context, query func(*api.QueryOptions) (T, *api.Qu
 		if answer = next; until(answer) {
 			return answer, nil
 		}
-		index = max(meta.LastIndex, 1) // 0, of an empty table, would not wait
+		index = max(meta.LastIndex, 1) // an empty table has 0, which would not wait
 	}
 }

@@ -19,11 +19,11 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// again is where the big tree has the Debian image a second time.
+// again is the path of the second copy of the Debian image in the big tree.
 const again = "srv/again"
 
-// makeBigTree makes a tree of some 300 MB in 15000 files: the Debian image,
-// twice, and the payload.
+// makeBigTree makes a tree of about 300 MB in 15000 files: two copies of the Debian image,
+// and the payload.
 func makeBigTree(ctx context.Context, dir, payload string) error {
 	debian, err := host.DebianImage(ctx)
 	if err != nil {
@@ -41,7 +41,7 @@ func makeBigTree(ctx context.Context, dir, payload string) error {
 	return nil
 }
 
-// makeLayout makes an OCI layout of a tree, in two layers, with the tag "1".
+// makeLayout makes an OCI layout from a tree, with two layers and the tag "1".
 func makeLayout(ctx context.Context, dir, tree string) error {
 	scratch, err := os.MkdirTemp(filepath.Dir(dir), "layers-")
 	if err != nil {

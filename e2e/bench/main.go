@@ -1,6 +1,6 @@
 // Command bench compares the plugin with bare systemd-nspawn on a disposable
-// host. It prints a line that starts with # and says what machine it is, and
-// then one line a figure, `name median min max unit`:
+// host. It prints a line that starts with # and describes the machine, and then
+// one line per figure, `name median min max unit`:
 //
 //	plugin_rss_idle    the plugin, before its first task
 //	start_bare         exec of systemd-nspawn -D, in a scope of its own as by hand, to
@@ -21,17 +21,17 @@
 //	task_nspawn_…, task_stub_…, task_added_…   memory of a task's systemd-nspawn,
 //	                   of its stub init, and of all processes but the payload
 //	extra_processes    of all tasks together: neither payload nor those two
-//	stats_…_cpu        share of one core while all tasks' usage is told each second
+//	stats_…_cpu        share of one core while all tasks report their usage each second
 //	plugin_rss_tasks, plugin_rss_after   with all tasks, and after them
-//	plugin_files_left  files that the plugin has open more than before them
+//	plugin_files_left  files that the plugin still has open after them
 //	pull_one, pull_parallel   start of an image that has to be pulled from a
 //	                   registry, 300 MB: of one task, and of the last of 20
 //	pull_parallel_downloads   how often the 20 fetched a layer
 //	unpack_pull        the plugin's own pull of the same from an OCI layout
 //	unpack_umoci       skopeo copy of it, and umoci unpack
 //
-// Figures of two runs can be compared only where nothing else keeps the machine
-// busy; ratios suffer less.
+// Figures of two runs can be compared only if nothing else keeps the machine
+// busy. Ratios are less affected.
 package main
 
 import (
@@ -49,7 +49,7 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// Where the host sees what the bench brings along.
+// The paths in the host of what the bench brings along.
 const (
 	toolsDir   = "/srv/bench"
 	pluginPath = "/srv/nomad-driver-nspawn"
@@ -126,8 +126,8 @@ func run(ctx context.Context, opts options) (err error) {
 	return measureUnpack(ctx, tools, layout, dir, opts)
 }
 
-// buildTools builds the parts that run in the host and in the machine. They
-// are static, whatever C library there is, and share make build's cache.
+// buildTools builds the programs that run in the host and in the machine. They are static,
+// so that the C library does not matter, and share the cache of make build.
 func buildTools(ctx context.Context, dir string) error {
 	const module = "nomad-driver-nspawn/e2e/bench/"
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/", module+"measure", module+"payload")
@@ -156,7 +156,7 @@ func measureUnpack(ctx context.Context, tools, layout, scratch string, opts opti
 		"-unpack", scratch, "-layout", layout, "-check="+strconv.FormatBool(opts.check)))
 }
 
-// tell runs a part of the bench and passes on what it prints.
+// tell runs a part of the bench and prints its output.
 func tell(ctx context.Context, cmd *exec.Cmd) error {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err := cmd.Run()

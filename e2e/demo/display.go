@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/e2e/agent"
 )
 
-// display runs commands and shows them with their output. After the first
-// failure it does nothing more.
+// display runs commands and shows them with their output. After the first failure, it does
+// nothing more.
 type display struct {
 	ctx   context.Context
 	agent *agent.Agent
@@ -46,7 +46,7 @@ func (d *display) show(jobs map[string]*agent.Alloc) {
 	}
 }
 
-// next is what to try after the demo. The host stays.
+// next shows what to try after the demo, for which the host stays up.
 func (d *display) next(alloc string) {
 	d.title("The host stays up. What to try next")
 	fmt.Printf(`make shell                            a shell on the host; in it:

@@ -38,7 +38,7 @@ func main() {
 	}
 }
 
-// up leaves the host running, also when a job fails: it is there to be looked at.
+// up leaves the host running even if a job fails, so that the user can inspect it.
 func up(ctx context.Context) error {
 	progress("looking for the images and Nomad (some minutes the first time, they are cached)…")
 	if err := prepare(ctx); err != nil {
@@ -80,7 +80,7 @@ func prepare(ctx context.Context) error {
 	return err
 }
 
-// example is a job of example/ and what to wait for.
+// example is a job of example/ and the condition to wait for.
 type example struct {
 	name  string
 	await func(*agent.Alloc, context.Context) error
@@ -92,7 +92,7 @@ var examples = [...]example{
 	{"bridge", (*agent.Alloc).Healthy},
 }
 
-// runJobs runs all at once and returns their allocations by the examples' names.
+// runJobs runs all jobs concurrently and returns their allocations by name of the example.
 func runJobs(ctx context.Context, a *agent.Agent) (map[string]*agent.Alloc, error) {
 	var (
 		wait   sync.WaitGroup

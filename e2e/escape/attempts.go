@@ -1,29 +1,31 @@
-// Package escape keeps what has been tried to get out of a container, or to harm others
-// from inside of one: so that it is tried again with each version, and not thought of
-// anew. Only what somebody has run is here.
+// Package escape records the attempts to get out of a container, or to harm others from
+// inside a container, so that each version is tested against all of them. It contains only
+// attempts that were actually run.
 package escape
 
-// Attempt is one of them.
+// Attempt is an attempt to escape or to do harm.
 type Attempt struct {
 	What    string
 	Outcome Outcome
-	// Tests run it, by the names of their functions. Without any, it was run by hand.
+	// Tests are the names of the test functions that make the attempt. If there are none,
+	// it was made by hand.
 	Tests []string
-	// Note says more: what it takes, or who has to do something about it.
+	// Note says what the attempt needs, or who must do something about it.
 	Note string
 }
 
-// Outcome is what came of an attempt in the present version.
+// Outcome is the result of an attempt against the present version.
 type Outcome string
 
 const (
-	// Contained harms nobody but the task itself.
+	// Contained means that the attempt harms only the task itself.
 	Contained Outcome = "contained"
-	// Open harms others. README says of which kind it is and what an operator can do.
+	// Open means that the attempt harms others. README says which attempts these are and
+	// what an operator can do.
 	Open Outcome = "open"
 )
 
-// Attempts are those that are more than a line; for these see [Inside].
+// Attempts are the attempts that take more than one line. The others are in [Inside].
 var Attempts = []Attempt{
 	// What the container sees of the host.
 	{"exchange the source of a bind for a link, and reboot the guest", Contained, []string{"testEscapeByReboot", "TestHostAttackRebootFollowsNothing"}, ""},
@@ -38,7 +40,7 @@ var Attempts = []Attempt{
 	{"a task whose name is a path", Contained, []string{"testEscapeByName"}, ""},
 	{"one line from inside each: devices, sysctls, kernel file systems, logs, private files", Contained, []string{"testEscapeFromInside"}, ""},
 
-	// What Nomad itself, root, does in directories that containers write to.
+	// What Nomad itself does, as root, in directories that containers write to.
 	{"have Nomad write a token through a link in /secrets, at a restart", Contained, []string{"testEscapeByTokenAtStart", "TestHostAttackLinksInSecrets"}, ""},
 	{"have Nomad renew a token through a link in /secrets", Contained, []string{"testEscapeByRenewal"}, "needs Linux 5.14"},
 	{"have an agent that starts give a directory of the host to everybody", Contained, []string{"testEscapeByAgentStart"}, ""},
@@ -46,7 +48,7 @@ var Attempts = []Attempt{
 	{"exchange a directory for a link while Nomad shows what is in it (`nomad alloc fs`)", Contained, []string{"testEscapeByReading", "TestHostNoSymfollow"}, "needs Linux 5.14"},
 	{"have Nomad write a token anywhere, by `filepath` of an identity", Open, []string{"testEscapeByFilepath"}, "of Nomad 1.11.3 with any driver: it does not check the path"},
 
-	// What holds up or harms others.
+	// What blocks or harms others.
 	{"freeze a group, or trace or hold what the plugin waits for", Contained, []string{"testEscapeByFreezing", "TestHostFrozen", "TestHostFrozenPlace", "TestHostTraced", "TestHostWatchdog"}, ""},
 	{"control groups without end, deeper than a path can be", Contained, []string{"TestHostGroupLimits", "TestHostRemoveGroup"}, ""},
 	{"reboot for ever", Contained, []string{"TestHostRebootStorm"}, ""},

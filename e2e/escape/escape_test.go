@@ -12,7 +12,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// Each attempt is covered by tests that there are, or was run by hand.
+// TestAttempts checks that the tests of each attempt exist, or that it was made by hand.
 func TestAttempts(t *testing.T) {
 	tests := functions(t, "../..")
 	seen := map[string]bool{}
@@ -28,7 +28,7 @@ func TestAttempts(t *testing.T) {
 	}
 }
 
-// functions are those of all files of tests below a directory.
+// functions returns the names of the functions in all test files below a directory.
 func functions(t *testing.T, dir string) map[string]bool {
 	found := map[string]bool{}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

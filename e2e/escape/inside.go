@@ -1,13 +1,13 @@
 package escape
 
-// Script is an attempt from inside of a container. It succeeds, with status 0, if
-// something gives way. On a host where it does it changes nothing: files of the kernel
-// are opened for writing, and not written to.
+// Script is an attempt from inside a container. It exits with 0 if it succeeds. It does
+// not change the host even then: it opens files of the kernel for writing, but does not
+// write to them.
 type Script struct{ What, Text string }
 
-// Detached runs a script in a directory in which nothing is mounted any more: the mounts
-// are taken away with the whole tree, in a mount namespace of one's own. The script has
-// busybox only.
+// Detached returns a script that runs another script in a directory after all mounts in it
+// are removed: they are detached together with the whole tree, in a mount namespace of its
+// own. The other script has only busybox.
 func Detached(dir, script string) string {
 	return `unshare -m sh -ec '
 mkdir -p /tmp/new
@@ -21,11 +21,11 @@ pivot_root /tmp/new /tmp/new/old
 `
 }
 
-// Tools are what the scripts need.
+// Tools are the programs that the scripts need.
 var Tools = []string{"date", "dd", "dmesg", "losetup", "mknod", "mount", "nsenter", "pivot_root", "swapon", "timeout", "umount", "unshare"}
 
-// Inside are tried in a booted container, and in a command with all capabilities that
-// there are in a user namespace.
+// Inside lists the attempts that are made in a booted container, and in a command with all
+// capabilities that a user namespace can have.
 var Inside = []Script{
 	{"node of a disk", "mknod /tmp/node b 8 0"},
 	{"node of the memory", "mknod /tmp/node c 1 1"},

@@ -15,7 +15,7 @@ import (
 	"nomad-driver-nspawn/e2e/soak/hostproc"
 )
 
-// strike is one way to harm.
+// strike is one way to do harm.
 type strike struct {
 	name   string
 	weight int
@@ -23,7 +23,7 @@ type strike struct {
 	do     func(*soak, context.Context, *rand.Rand) error
 }
 
-// strikes: those of machines hit one that is chosen at random.
+// strikes are all ways to do harm. A strike at machines hits a random one.
 var strikes = [...]strike{
 	{"plugin killed", 3, true, (*soak).killPlugin},
 	{"plugin stopped", 1, false, (*soak).pausePlugin},
@@ -33,8 +33,8 @@ var strikes = [...]strike{
 	{"payload killed", 3, false, kills(hostproc.Payload)},
 }
 
-// The pauses between strikes, and after one that takes the plugin away: Nomad
-// tries to recover a task once.
+// The pauses between strikes, and after a strike that kills the plugin: Nomad tries to
+// recover a task only once.
 const (
 	minPause = 500 * time.Millisecond
 	maxPause = 2 * time.Second
@@ -83,10 +83,10 @@ func pick(random *rand.Rand) strike {
 	panic("unreachable")
 }
 
-// errMissed says that there was nothing to hit.
+// errMissed means that there was nothing to hit.
 var errMissed = errors.New("nothing to hit")
 
-// kills hits a process of a random machine.
+// kills returns a strike that kills a process of a random machine.
 func kills(kind func(machine string) hostproc.Kind) func(*soak, context.Context, *rand.Rand) error {
 	return func(s *soak, _ context.Context, random *rand.Rand) error {
 		var all []*cycle
@@ -99,9 +99,9 @@ func kills(kind func(machine string) hostproc.Kind) func(*soak, context.Context,
 		for _, c := range all {
 			p, err := hostproc.One(s.agent.Host, kind(c.machine()))
 			if err != nil {
-				continue // it starts or has ended
+				continue // it is starting or has ended
 			}
-			c.kills.Add(1) // before its end is seen
+			c.kills.Add(1) // before its end is noticed
 			return p.Signal(unix.SIGKILL)
 		}
 		return errMissed
@@ -131,8 +131,7 @@ func (s *soak) pausePlugin(ctx context.Context, random *rand.Rand) error {
 	return p.Signal(unix.SIGCONT)
 }
 
-// killAgent kills the agent and starts it again. Who asks it something meanwhile
-// waits in try.
+// killAgent kills the agent and starts it again. In the meantime, its callers wait in try.
 func (s *soak) killAgent(ctx context.Context, _ *rand.Rand) error {
 	ctx = context.WithoutCancel(ctx) // leave it running
 	s.up.Lock()
@@ -147,13 +146,13 @@ func (s *soak) killAgent(ctx context.Context, _ *rand.Rand) error {
 	if err := p.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
-	if err := s.agent.Stop(ctx); err != nil { // until systemd has seen the end
+	if err := s.agent.Stop(ctx); err != nil { // returns when systemd has noticed the end
 		return err
 	}
 	return s.agent.Start(ctx)
 }
 
-// try asks the agent, and again if the agent was killed meanwhile.
+// try calls the agent, and repeats the call if the agent was killed during it.
 func (s *soak) try(ctx context.Context, ask func() error) error {
 	for {
 		before := s.kills.Load()

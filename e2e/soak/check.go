@@ -48,13 +48,14 @@ func (s *soak) check(ctx context.Context, cycles []*cycle, before measure, v *vi
 	before.compare(after, v)
 }
 
-// reaperTimeout is for the reaper to find all that Nomad did not ask it to remove: a
-// machine has to be as old as the grace, and so has the plugin, at a look (agent.hcl).
+// reaperTimeout is enough for the reaper to find everything that Nomad did not ask it to
+// remove. At the time of a check, both the machine and the plugin must be older than the
+// grace period (agent.hcl).
 const reaperTimeout = 2 * (10 + 10) * time.Second
 
-// awaitReaper returns when nothing more is left than before, or nothing will change
-// that. What is left then is told by the comparison of the measures. No event tells
-// of the reaper's work.
+// awaitReaper returns when nothing is left that was not there before, or when the timeout
+// is over. The comparison of the measures then reports what is left. No event reports the
+// reaper's work, so this polls.
 func (s *soak) awaitReaper(ctx context.Context, before measure) error {
 	for deadline := time.Now().Add(reaperTimeout); ; {
 		now, err := s.inventory(ctx)
@@ -77,7 +78,7 @@ func excerpt(log, from string) string {
 	return from + text[:min(len(text), 4000)]
 }
 
-// checkRuns compares the marks of a cycle's payload with what Nomad tells.
+// checkRuns compares the marks that a cycle's payload has left with what Nomad reports.
 func (s *soak) checkRuns(c *cycle, v *violations) {
 	state := c.final.TaskStates["main"]
 	if state == nil {
@@ -94,13 +95,13 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 		case api.TaskStarted:
 			started++
 		case restoreFailed:
-			bad("a task was lost over a death of the agent")
+			bad("a task was lost when the agent was killed")
 		case api.TaskTerminated:
 			if code, own := exitCode(event); own {
 				told = append(told, code)
 			}
 		case api.TaskDriverFailure:
-			// A machine that is hit while it is set up does not start.
+			// A machine that is hit during its setup does not start.
 			if c.kills.Load() == 0 && !pluginDied(event) {
 				bad("a start failed")
 			}
@@ -120,29 +121,29 @@ func (s *soak) checkRuns(c *cycle, v *violations) {
 	}
 	s.replacements += more
 	if slices.ContainsFunc(told, func(code int) bool { return code != c.code }) {
-		bad("exit codes %v are told, which should be %d", told, c.code)
+		bad("exit codes %v are reported, want %d", told, c.code)
 	}
 	if len(state.Events) == maxEvents {
 		s.forgetful++
 		return
 	}
-	// Of a payload that says that it ends and is hit before it has, the code is
-	// lost. An agent that is killed after an end tells it again, if it has not
-	// recorded all of it.
+	// The code is lost if a payload is hit after it has announced its end and before it
+	// has ended. An end is reported twice if the agent is killed before it has recorded
+	// all of it.
 	lost := c.count("end") - len(told)
 	if lost > int(c.kills.Load())+replaced || -lost > s.agentDeaths(state) {
-		bad("%d exit codes of %d are told: %v", len(told), c.count("end"), told)
+		bad("%d exit codes of %d are reported: %v", len(told), c.count("end"), told)
 	}
 	s.again += max(-lost, 0)
 }
 
-// maxEvents is how many of a task Nomad keeps (nomad/structs, maxTaskEvents in
-// client/allocrunner/taskrunner).
+// maxEvents is the number of events that Nomad keeps per task (nomad/structs,
+// maxTaskEvents in client/allocrunner/taskrunner).
 const maxEvents = 10
 
-// agentDeaths is how often the agent was killed in the task's life.
+// agentDeaths returns how often the agent was killed during the task's life.
 func (s *soak) agentDeaths(state *api.TaskState) (n int) {
-	if len(state.Events) == 0 { // given up before anything
+	if len(state.Events) == 0 { // given up before the first event
 		return 0
 	}
 	first, last := state.Events[0], state.Events[len(state.Events)-1]
@@ -154,19 +155,20 @@ func (s *soak) agentDeaths(state *api.TaskState) (n int) {
 	return n
 }
 
-// restoreFailed is the type of an event that Nomad's API has no name for
+// restoreFailed is the type of an event for which Nomad's API has no constant
 // (nomad/structs/structs.go, TaskRestoreFailed).
 const restoreFailed = "Failed Restoring Task"
 
-// exitCode tells whether the code is the payload's own, not that of its death.
+// exitCode returns the exit code of an event, and whether it is the payload's own code and
+// not caused by a strike.
 func exitCode(event *api.TaskEvent) (code int, own bool) {
 	code, err := strconv.Atoi(event.Details["exit_code"])
 	killed := event.Details["signal"] != "0" && event.Details["signal"] != ""
 	return code, err == nil && !killed && code != 1 && code != 255 && code < 128
 }
 
-// replaced is how often the task may have been started anew without Nomad
-// knowing: the agent was killed before it has recorded a start.
+// replaced returns how often the task may have been started again without Nomad knowing:
+// the agent was killed before it had recorded a start.
 func (s *soak) replaced(state *api.TaskState) (times int) {
 	const window = time.Minute // for the agent to come back
 	for _, kill := range s.agentKills {
@@ -179,8 +181,8 @@ func (s *soak) replaced(state *api.TaskState) (times int) {
 	return times
 }
 
-// givenUp says that Nomad has failed the task because the plugin died in a hook
-// before its start, or a second time in its start, which Nomad does not repeat.
+// givenUp reports whether Nomad failed the task because the plugin died in a hook before
+// its start, or for a second time during its start. Nomad does not repeat these.
 func (c *cycle) givenUp() bool {
 	state := c.final.TaskStates["main"]
 	return state != nil && state.Failed && (len(state.Events) == 0 || slices.ContainsFunc(state.Events, pluginDied))
@@ -190,7 +192,7 @@ func pluginDied(event *api.TaskEvent) bool {
 	return strings.Contains(event.DisplayMessage+event.Details["driver_error"], "plugin is shut down")
 }
 
-// count is the number of marks of a kind.
+// count returns the number of marks of a kind.
 func (c *cycle) count(kind string) (n int) {
 	for _, mark := range c.marks {
 		if strings.HasPrefix(mark, kind+" ") {

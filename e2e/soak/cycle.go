@@ -17,7 +17,7 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// kind is what a cycle does with its task.
+// kind is the kind of task that a cycle runs.
 type kind string
 
 const (
@@ -34,7 +34,7 @@ type cycle struct {
 	code  int
 
 	alloc string
-	final *api.Allocation // as Nomad tells it at the end
+	final *api.Allocation // as Nomad reports it at the end
 	marks []string
 	kills atomic.Int32 // of its own processes
 }
@@ -44,8 +44,8 @@ const (
 	image        = "debian"
 )
 
-// newCycle decides about the cycle of a number. Codes of payloads are none that
-// stand for the death of one: 1, 255.
+// newCycle returns the cycle of a number. Exit codes of payloads differ from those that a
+// strike causes: 1 and 255.
 func newCycle(seed uint64, number int) *cycle {
 	random := rand.New(rand.NewPCG(seed, uint64(number)))
 	c := &cycle{
@@ -72,7 +72,7 @@ echo "begin $run" >>/shared/$NOMAD_JOB_NAME
 end() { echo "end $run %d" >>/shared/$NOMAD_JOB_NAME; exit %d; }
 `
 
-// script is the payload's.
+// script returns the payload's script.
 func (c *cycle) script() string {
 	text := fmt.Sprintf(begin, c.code, c.code)
 	if c.kind == batch {
@@ -89,7 +89,7 @@ func (c *cycle) config() string {
 	return fmt.Sprintf("image = \"busybox\"\ncommand = \"/bin/sh\"\nargs = [\"-c\", %q]\nnetwork_veth = false", text)
 }
 
-// hcl is the job: a task that fails is started again once.
+// hcl returns the job. A task that fails is started again once.
 func (c *cycle) hcl() string {
 	return fmt.Sprintf(`job %q {
   type = "batch"
@@ -130,7 +130,7 @@ func (c *cycle) hcl() string {
 
 func (c *cycle) machine() string { return machine.Name(c.alloc, "main") }
 
-// cycle runs one. An error means that something took too long or is refused.
+// cycle runs a cycle. An error means that something took too long or was refused.
 func (s *soak) cycle(ctx context.Context, c *cycle) error {
 	ctx, cancel := context.WithTimeout(ctx, cycleTimeout)
 	defer cancel()
@@ -144,7 +144,7 @@ func (s *soak) cycle(ctx context.Context, c *cycle) error {
 			return err
 		}
 		select {
-		case <-time.After(c.lasts): // of its life, which nothing ends
+		case <-time.After(c.lasts): // no event ends its life
 		case <-ctx.Done():
 		}
 		if err := s.deregister(ctx, c); err != nil {
@@ -186,7 +186,7 @@ func (s *soak) readMarks(c *cycle) error {
 	return nil
 }
 
-// register runs the job and learns its allocation.
+// register runs the job and finds its allocation.
 func (s *soak) register(ctx context.Context, c *cycle) error {
 	err := s.try(ctx, func() error {
 		job, err := s.agent.API.Jobs().ParseHCL(c.hcl(), true)
@@ -222,7 +222,7 @@ func blocking(ctx context.Context, index uint64) *api.QueryOptions {
 	return (&api.QueryOptions{WaitIndex: index, WaitTime: time.Minute}).WithContext(ctx)
 }
 
-// await waits until the allocation is as it should be.
+// await waits until the allocation fulfills a condition.
 func (s *soak) await(ctx context.Context, c *cycle, what string, until func(*api.Allocation) bool) (now *api.Allocation, err error) {
 	var index uint64
 	for now == nil || !until(now) {
@@ -254,8 +254,8 @@ func (s *soak) deregister(ctx context.Context, c *cycle) error {
 
 var unknown = regexp.MustCompile("No such allocation|Unknown allocation")
 
-// remove lets the node forget the allocation, and waits for it. A node whose
-// agent was killed may not know it any more.
+// remove makes the node forget the allocation, and waits until it has. A node whose agent
+// was killed may have forgotten it already.
 func (s *soak) remove(ctx context.Context, c *cycle) error {
 	err := s.try(ctx, func() error {
 		answer, err := s.agent.API.Raw().Response("/v1/client/allocation/"+c.alloc+"/gc", blocking(ctx, 0))

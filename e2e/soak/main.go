@@ -1,16 +1,16 @@
-// Command soak starts and stops many tasks at once on a disposable host and
-// meanwhile kills the plugin, the Nomad agent, systemd-nspawn and payloads at
-// random. The plugin is built with the race detector. At the end it wants
+// Command soak starts and stops many tasks at once on a disposable host. At the
+// same time it kills the plugin, the Nomad agent, systemd-nspawn and payloads at
+// random. The plugin is built with the race detector. At the end, soak checks for
 //
 //   - no task lost, no exit code lost, no payload run twice: each run leaves
-//     marks in a host volume, which must agree with what Nomad tells;
+//     marks in a host volume, which must agree with what Nomad reports;
 //   - nothing left on the host: the inventory is as it was before;
 //   - no more goroutines, open files and D-Bus connections of the plugin;
 //   - no data race.
 //
-// It prints counts, and each violation, and exits with 1 if there is one. It
-// must be run as root from the root of the checkout. A short form, for each
-// change: `go run ./e2e/soak -cycles 60 -duration 40s`.
+// It prints counts and each violation, and exits with 1 if there is one. It must
+// be run as root from the root of the checkout. A short run, for each change:
+// `go run ./e2e/soak -cycles 60 -duration 40s`.
 package main
 
 import (

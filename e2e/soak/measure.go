@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/e2e/soak/hostproc"
 )
 
-// measure is what the plugin holds, and the host has, while no task runs.
+// measure is what the plugin uses, and what the host has, while no task runs.
 type measure struct {
 	goroutines, files, threads, connections int
 	inventory                               []string
@@ -24,13 +24,13 @@ func (m measure) String() string {
 	return fmt.Sprintf("%d goroutines, %d open files, %d threads, %d D-Bus connections", m.goroutines, m.files, m.threads, m.connections)
 }
 
-// slack is for what the plugin may just be at, as a fingerprint or a look for
-// dangling machines. What is leaked is leaked by each of a quarter of the cycles
-// (quiet).
+// slack allows for what the plugin may be doing at the moment, such as a fingerprint or a
+// search for dangling machines. A real leak is larger: every cycle of the last quarter
+// (quiet) adds to it.
 const slack = 5
 
-// compare wants nothing to have grown but the threads, of which Go keeps as many
-// as it has ever needed.
+// compare checks that nothing has grown except the number of threads: Go keeps as many as
+// it has ever needed.
 func (m measure) compare(after measure, v *violations) {
 	for _, figure := range []struct {
 		name          string
@@ -52,7 +52,7 @@ func (m measure) compare(after measure, v *violations) {
 	}
 }
 
-// without is the part of a list that another has not.
+// without returns the elements of a list that another list lacks.
 func without(list, other []string) (part []string) {
 	for _, line := range list {
 		if !slices.Contains(other, line) {
@@ -90,7 +90,8 @@ func (s *soak) measure(ctx context.Context) (m measure, err error) {
 	return m, err
 }
 
-// goroutine matches one of a dump. Number 0 is the scheduler's, of each thread.
+// goroutine matches a goroutine of a dump. Number 0 is the scheduler's goroutine of each
+// thread.
 var goroutine = regexp.MustCompile(`goroutine [1-9]\d* (gp=\S+ m=\S+ (mp=\S+ )?)?\[`)
 
 func (s *soak) goroutines(ctx context.Context, plugin hostproc.Process) (int, error) {
@@ -113,13 +114,13 @@ func (s *soak) goroutines(ctx context.Context, plugin hostproc.Process) (int, er
 	}
 	count := len(goroutine.FindAllString(strings.TrimPrefix(after, before), -1))
 	if count == 0 {
-		return 0, errors.New("count goroutines of the plugin: it has written none to the agent's log")
+		return 0, errors.New("count goroutines of the plugin: the agent's log contains none")
 	}
 	return count, nil
 }
 
-// takeInventory lists all of the host that a task could leave, a line each. Of
-// Nomad's own, a killed agent leaves log collectors and directories.
+// takeInventory lists everything that a task could leave on the host, one item per line.
+// It leaves out the log collectors and directories that a killed Nomad agent leaves.
 const takeInventory = `
 systemctl list-units --all --plain --no-legend 'nomad-nspawn-*' '*.scope' | sed 's/^/unit /; s/ *loaded.*//'
 find /run/systemd/transient -name '*nspawn*' -printf 'unit file %p\n'
@@ -138,7 +139,7 @@ true
 `
 
 func (s *soak) inventory(ctx context.Context) ([]string, error) {
-	cmd := s.agent.Host.Command(ctx, "sh", "-s") // by standard input, lest pgrep finds it
+	cmd := s.agent.Host.Command(ctx, "sh", "-s") // by standard input, so that pgrep does not find it
 	cmd.Stdin = strings.NewReader(takeInventory)
 	out, err := cmd.Output()
 	if err != nil {

@@ -11,26 +11,26 @@ import (
 	"nomad-driver-nspawn/e2e/agent"
 )
 
-// soak is a run on a host.
+// soak is a run of the soak test on a host.
 type soak struct {
 	agent *agent.Agent
 	opts  options
 
-	alive sync.Map // cycles that have an allocation, by their machine
+	alive sync.Map // cycles with an allocation, by machine
 
-	// Of the strikes. They come one after the other.
+	// For the strikes, which come one after the other.
 	up         sync.RWMutex // held for writing while the agent is down
 	kills      atomic.Int64 // twice per kill of the agent: odd while it is down
 	agentKills []time.Time
 	struck     map[string]int
 
-	// Of the check: ends that were told once more, starts that have replaced one
-	// of which the agent did not know, and tasks whose first events are gone.
+	// For the check: ends that were reported twice, starts that replaced one of which the
+	// agent did not know, and tasks whose first events are lost.
 	again, replacements, forgetful int
 }
 
-// quiet is the share of the cycles, at the end, in which the plugin is left
-// alone: it could not grow if it were killed again and again.
+// quiet is the share of the cycles, at the end, in which the plugin is not killed: a
+// plugin that is killed again and again cannot grow.
 const quiet = 4
 
 func (s *soak) run(ctx context.Context) ([]string, error) {
@@ -51,7 +51,7 @@ func (s *soak) run(ctx context.Context) ([]string, error) {
 	if err := <-struck; err != nil {
 		return nil, err
 	}
-	// One that has outlived an agent cannot write to the log any more.
+	// A plugin that has outlived an agent can no longer write to the log.
 	if err := s.agent.KillPlugin(ctx); err != nil {
 		return nil, err
 	}
@@ -64,11 +64,11 @@ func (s *soak) run(ctx context.Context) ([]string, error) {
 	return v.list, ctx.Err()
 }
 
-// raceLog starts the paths where the plugins write what data races they find.
+// raceLog is the beginning of the paths to which plugins write the data races they find.
 // Their standard error ends with the agent that has started them.
 const raceLog = "/var/log/nspawn-race"
 
-// start makes what is made once and kept, and measures.
+// start makes what is made only once and kept, and then measures.
 func (s *soak) start(ctx context.Context) (measure, error) {
 	const dropIn = "[Service]\nEnvironment=GORACE=log_path=" + raceLog + "\n"
 	if err := s.agent.WriteFile("/etc/systemd/system/nomad.service.d/race.conf", dropIn); err != nil {
@@ -89,8 +89,8 @@ func (s *soak) start(ctx context.Context) (measure, error) {
 	return s.measure(ctx)
 }
 
-// cycles runs those of some numbers, so many at a time, and returns those that
-// came to their end.
+// cycles runs the cycles of a range of numbers, several at a time, and returns those that
+// were completed.
 func (s *soak) cycles(ctx context.Context, from, to int, deadline time.Time, v *violations) (done []*cycle) {
 	var (
 		wait sync.WaitGroup
@@ -121,7 +121,7 @@ func (s *soak) cycles(ctx context.Context, from, to int, deadline time.Time, v *
 	return done
 }
 
-// violations are those found until now.
+// violations are the violations found so far.
 type violations struct {
 	mu   sync.Mutex
 	list []string
@@ -147,7 +147,7 @@ func (s *soak) report(cycles []*cycle, took time.Duration) {
 	}
 	fmt.Printf("%d cycles in %.0f s: %d batch, %d long, %d booted\n", len(cycles), took.Seconds(), kinds[batch], kinds[long], kinds[booted])
 	fmt.Printf("%d runs of payloads, %d ended by themselves, %d restarts, %d tasks given up by Nomad\n", runs, codes, restarts, givenUp)
-	fmt.Printf("%d ends told once more after a death of the agent, %d starts in place of one that it had not recorded; %d tasks with more events than Nomad keeps\n",
+	fmt.Printf("%d ends reported twice after a death of the agent, %d starts in place of one that it had not recorded; %d tasks with more events than Nomad keeps\n",
 		s.again, s.replacements, s.forgetful)
 	var names []string
 	for _, strike := range strikes {

@@ -25,9 +25,9 @@ func cacheDir(sub string) (string, error) {
 	return dir, nil
 }
 
-// cached returns the directory name-HASH of the cache, where the hash is that
-// of recipe, and has it made when it is missing. Only a finished one gets that
-// name, and only one process at a time makes it.
+// cached returns the directory name-HASH of the cache, where HASH is the hash of recipe,
+// and calls fill if it does not exist. Only a finished one gets that name, and only one
+// process at a time makes it.
 func cached(ctx context.Context, name, recipe string, fill func(ctx context.Context, dir string) error) (string, error) {
 	top, err := cacheDir("vm")
 	if err != nil {
@@ -68,8 +68,8 @@ func lockDir(dir string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// work is a directory for the files of one run. Those of runs that were killed
-// are known by their locks and removed by the next run.
+// work is a directory for the files of one run. Directories of killed runs are recognized
+// by their free locks and removed by the next run.
 type work struct {
 	dir  string
 	lock *os.File

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// bootPatience is many times what a boot takes on a slow, busy machine.
+// bootPatience is many times the duration of a boot on a slow, busy machine.
 const bootPatience = 5 * time.Minute
 
 // runTests boots a virtual machine, which runs the tests and powers off.
@@ -61,8 +61,8 @@ func accelerator() string {
 	return "tcg"
 }
 
-// arguments are QEMU's. The second disk holds the tests; their output comes
-// through a port of its own, past any terminal, to QEMU's stdout.
+// arguments returns QEMU's arguments. The second disk contains the tests. Their output
+// comes through a separate port, not through a terminal, to QEMU's stdout.
 func arguments(s system, w work) []string {
 	accel := accelerator()
 	if accel == "tcg" {
@@ -73,19 +73,18 @@ func arguments(s system, w work) []string {
 		"-no-reboot", // a kernel that panics reboots: see panic= below
 		"-machine", "q35", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "2G",
 		"-kernel", s.kernel(), "-initrd", s.initramfs(),
-		// random.trust_cpu: else services wait for entropy.
+		// Without random.trust_cpu, services wait for entropy.
 		"-append", "root=/dev/vda rw console=ttyS0 loglevel=4 panic=-1 mitigations=off random.trust_cpu=on",
 		"-drive", "if=virtio,format=raw,cache=unsafe,snapshot=on,file=" + s.disk(),
 		"-drive", "if=virtio,format=raw,read-only=on,file=" + w.path("tests.ext4"),
-		// Not -chardev stdio: it hangs up when stdin ends, and the guest's
-		// writes then block.
+		// -chardev stdio hangs up when stdin ends, and then the guest's writes block.
 		"-chardev", "file,id=tests,path=/dev/stdout",
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=tests,name=tests",
 		"-chardev", "file,id=console,path=" + w.path("console"), "-serial", "chardev:console",
 	}
 }
 
-// lastWords is the end of what the virtual machine's console shows.
+// lastWords returns the end of the virtual machine's console output.
 func (w work) lastWords() string {
 	text, err := os.ReadFile(w.path("console"))
 	if err != nil {

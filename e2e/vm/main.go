@@ -32,9 +32,9 @@ Runs the tests of packages that match REGEXP (^TestVM) in a virtual machine.
 The exit status is 0 if all of them passed and none was skipped.
 `
 
-// init keeps main on the main thread: the parent-death signal of a child comes
-// when the thread ends that started it (PR_SET_PDEATHSIG(2const)), and only
-// the main thread lasts as long as the process.
+// init keeps main on the main thread. A child gets its parent-death signal when the thread
+// that started it ends (PR_SET_PDEATHSIG(2const)), and only the main thread lasts as long
+// as the process.
 func init() { runtime.LockOSThread() }
 
 func main() {
@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-// watchCaller cancels when the calling process ends. Under go run that is go,
+// watchCaller cancels when the calling process ends. Under go run, that is the go command,
 // which passes on SIGINT and SIGTERM but not its own death.
 func watchCaller(cancel context.CancelCauseFunc) error {
 	caller := os.Getppid()

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asCommand makes the test binary the command.
+// asCommand is the environment variable that makes the test binary act as the command.
 const asCommand = "VM_TEST_AS_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestEndsWithItsCaller ends the command in all ways there are, while its
-// virtual machine boots. Nothing is left of that.
+// TestEndsWithItsCaller ends the command in every possible way while its virtual machine
+// boots. Nothing of the virtual machine is left.
 func TestEndsWithItsCaller(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -111,7 +111,7 @@ func onlyChild(t *testing.T, parent int) int {
 	return child
 }
 
-// workOf is the directory of the command's run, which it holds open.
+// workOf returns the directory of the command's run, which the command holds open.
 func workOf(t *testing.T, command int) string {
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", command))
 	must.NoError(t, err)
@@ -132,7 +132,8 @@ func pidfd(t *testing.T, pid int) unix.PollFd {
 	return unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 }
 
-// TestCached makes what is missing once, and keeps nothing unfinished.
+// TestCached checks that what is missing is made once, and that nothing unfinished is
+// kept.
 func TestCached(t *testing.T) {
 	t.Setenv("NSPAWN_TEST_CACHE", t.TempDir())
 	made := 0
@@ -159,7 +160,7 @@ func TestCached(t *testing.T) {
 	must.Len(t, 2, entries)
 }
 
-// TestSweep keeps the directory of a living run.
+// TestSweep checks that the directory of a living run is kept.
 func TestSweep(t *testing.T) {
 	t.Setenv("NSPAWN_TEST_CACHE", t.TempDir())
 	alive, err := newWork()

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// result is what the tests have come to.
+// result is the result of the tests.
 type result struct {
 	passed, failed, skipped int // tests and subtests
 	finished                int // packages
@@ -20,8 +20,8 @@ func (r result) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", r.passed, r.failed, r.skipped)
 }
 
-// verdict is an error unless all is well. A skip is not: it hides that
-// something the virtual machine was to offer is missing.
+// verdict returns an error unless all tests passed. A skipped test is an error: it means
+// that the virtual machine lacks something it should have.
 func (r result) verdict() error {
 	switch {
 	case r.failed > 0:
@@ -36,9 +36,8 @@ func (r result) verdict() error {
 
 var testLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): `)
 
-// follow copies the output of the tests as it comes, line by line, and counts.
-// Began is called at the first line. Each package is closed with a line like
-// go test's.
+// follow copies the output of the tests line by line as it arrives, and counts. It calls
+// began at the first line. It ends each package with a line like go test's.
 func (r *result) follow(from io.Reader, to io.Writer, began func()) error {
 	lines := bufio.NewReader(from)
 	pkg, start, failedBefore := "", time.Now(), 0
@@ -82,8 +81,8 @@ func (r *result) count(line string) {
 	}
 }
 
-// finish counts a package whose binary failed without a failed test, by a
-// panic for instance, as a failure.
+// finish counts a package as a failure if its binary failed without a failed test, for
+// example because of a panic.
 func (r *result) finish(pkg, status string, took time.Duration, failedBefore int) string {
 	r.finished++
 	verdict := "ok  "

@@ -12,8 +12,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// TestScript has a shell run the script over test binaries that are scripts,
-// and counts what comes out.
+// TestScript lets a shell run the script with scripts as test binaries, and checks the
+// counts.
 func TestScript(t *testing.T) {
 	const good = "echo '--- PASS: TestVMOne (0.00s)'\necho '    --- SKIP: TestVMOne/x (0.00s)'"
 	for name, c := range map[string]struct {

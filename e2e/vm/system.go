@@ -13,7 +13,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// guest are files that the virtual machine has in addition to a host's.
+// guest contains files that the virtual machine has in addition to those of a host.
 //
 //go:embed guest
 var guest embed.FS
@@ -28,10 +28,10 @@ func (s system) disk() string      { return filepath.Join(s.dir, "disk.ext4") }
 func (s system) kernel() string    { return filepath.Join(s.dir, "vmlinuz") }
 func (s system) initramfs() string { return filepath.Join(s.dir, "initramfs.img") }
 
-// tree is a directory, or a file, and where the machine has it.
+// tree is a directory or a file, and its path in the virtual machine.
 type tree struct{ source, target string }
 
-// makeSystem returns the cached system, made the first time.
+// makeSystem returns the cached system. The first call makes it.
 func makeSystem(ctx context.Context) (system, error) {
 	root, err := hostRoot(ctx)
 	if err != nil {
@@ -70,8 +70,8 @@ func makeSystem(ctx context.Context) (system, error) {
 
 var lowerLayer = regexp.MustCompile(`(?m) / / .* - overlay .*lowerdir=([^,\n]+)`)
 
-// hostRoot returns the cached root of the disposable hosts. It is the lower
-// layer of the root of one.
+// hostRoot returns the cached root of the disposable hosts, which is the lower layer of a
+// host's root.
 func hostRoot(ctx context.Context) (string, error) {
 	h, err := host.Up(ctx, host.Options{Suite: "bookworm"})
 	if err != nil {
@@ -88,8 +88,8 @@ func hostRoot(ctx context.Context) (string, error) {
 	return string(lower[1]), h.Down()
 }
 
-// fillSystem makes a system from copies of trees, with the kernel that Debian
-// has for the root's release.
+// fillSystem makes a system from copies of trees, with Debian's kernel for the release of
+// the root.
 func fillSystem(ctx context.Context, s system, trees []tree) error {
 	progress("making the system of the virtual machine (about 15 seconds)…")
 	root := filepath.Join(s.dir, "root")
@@ -105,7 +105,8 @@ func fillSystem(ctx context.Context, s system, trees []tree) error {
 	if err := os.CopyFS(root, files); err != nil {
 		return fmt.Errorf("copy files of the virtual machine: %w", err)
 	}
-	// For apt-get: the root's own is a link to a service that does not run.
+	// apt-get needs it: the root's own resolv.conf is a link to a service that does not
+	// run.
 	if err := run(ctx, "cp", "--remove-destination", "--dereference", "/etc/resolv.conf", filepath.Join(root, "etc/resolv.conf")); err != nil {
 		return err
 	}

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// testTimeout is for the tests of one package.
+// testTimeout is the limit for the tests of one package.
 const testTimeout = 10 * time.Minute
 
-// testPackage is a package with tests; its binary is NAME.test, the directory
-// it runs in NAME.
+// testPackage is a package with tests. Its test binary is NAME.test, and it runs in the
+// directory NAME.
 type testPackage struct{ path, dir, name string }
 
-// buildTests builds the test binaries of the packages that have tests into
-// dir. They are static: the virtual machine's libc may be older than ours.
-// There is no race detector: emulated, it would be too slow.
+// buildTests builds the test binaries of the packages that have tests into dir. They are
+// static, because the virtual machine's libc may be older than ours. They do not use the
+// race detector, which is too slow when emulated.
 func buildTests(ctx context.Context, dir string, patterns []string) ([]testPackage, error) {
 	format := "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}{{end}}"
 	out, err := goTool(ctx, append([]string{"list", "-f", format}, patterns...)...)
@@ -46,7 +46,7 @@ func buildTests(ctx context.Context, dir string, patterns []string) ([]testPacka
 	return packages, nil
 }
 
-// copyData makes the directory the tests run in, with the package's testdata.
+// copyData creates the directory in which the tests run, with the package's testdata.
 func (p testPackage) copyData(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -69,15 +69,15 @@ func goTool(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// The script prints a mark and a word before and after the tests of a package.
-// No test prints its control character.
+// The script prints a mark and a word before and after the tests of a package. No test
+// prints the control character of the mark.
 const (
 	beginMark = "\x1ebegin "
 	endMark   = "\x1eend "
 )
 
-// writeScript writes what the virtual machine runs, with its directory as the
-// current one.
+// writeScript writes the script that the virtual machine runs, with the script's directory
+// as the current directory.
 func writeScript(dir string, packages []testPackage, match string) error {
 	script := strings.Builder{}
 	for _, p := range packages {
@@ -89,7 +89,7 @@ func writeScript(dir string, packages []testPackage, match string) error {
 	return os.WriteFile(filepath.Join(dir, "run"), []byte(script.String()), 0o644)
 }
 
-// quote makes a word of the shell.
+// quote quotes a word for the shell.
 func quote(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -17,7 +17,7 @@ var tools = map[string]string{
 	"/usr/sbin/mke2fs":            "e2fsprogs",
 }
 
-// need installs the packages of missing files.
+// need installs the packages of the files that are missing.
 func need(ctx context.Context, packageOf map[string]string) error {
 	var missing []string
 	for file, pkg := range packageOf {
@@ -36,7 +36,7 @@ func need(ctx context.Context, packageOf map[string]string) error {
 	return run(ctx, "env", append([]string{"DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qy", "--no-install-recommends"}, missing...)...)
 }
 
-// run runs a tool; its output is told only when it fails.
+// run runs a tool, whose output is shown only when it fails.
 func run(ctx context.Context, name string, args ...string) error {
 	out, err := command(ctx, name, args...).CombinedOutput()
 	if err != nil {
@@ -46,8 +46,8 @@ func run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// command is a process that dies with this one, and with its children when ctx
-// ends.
+// command returns a command that is killed when this process ends, and together with its
+// children when ctx ends.
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

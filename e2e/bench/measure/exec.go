@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
 )
 
-// measureExec runs `true` in a task of the driver's defaults.
+// measureExec runs `true` in a task with the driver's defaults.
 func measureExec(ctx context.Context, p *plugin, opts options, r *report) error {
 	t, err := p.startIdle()
 	if err != nil {
@@ -49,8 +49,8 @@ func timed(run func(context.Context) error) func(context.Context) (sample, error
 	}
 }
 
-// nsenter enters all namespaces of the process, with none of the confinement
-// that the driver copies.
+// nsenter enters all namespaces of the process, without the confinement that the driver
+// copies.
 func nsenter(ctx context.Context, pid int) error {
 	return exec.CommandContext(ctx, "nsenter", "--all", "--target", strconv.Itoa(pid), "true").Run()
 }
@@ -82,8 +82,7 @@ func exited(code int) error {
 	return nil
 }
 
-// noInput is the caller's side of an exec without input whose output does not
-// matter.
+// noInput is the caller's side of an exec without input, which discards the output.
 type noInput struct {
 	closed bool
 	code   int

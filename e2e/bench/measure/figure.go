@@ -8,13 +8,13 @@ import (
 	"strconv"
 )
 
-// report prints figures as they come and remembers the targets they miss.
+// report prints figures as they arrive and records the missed targets.
 type report struct {
 	out    io.Writer
 	missed []string
 }
 
-// target is the most that the median of a figure should be.
+// target returns the maximum for the median of a figure.
 func target(name string) (most float64, ok bool) {
 	switch name {
 	case "start_ratio", "start_cow_ratio":
@@ -60,7 +60,7 @@ func median(values []float64) float64 {
 	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// number has two decimals at most.
+// number formats a value with at most two decimals.
 func number(value float64) string {
 	return strconv.FormatFloat(math.Round(value*100)/100, 'f', -1, 64)
 }

@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// imageDir is where an image may be by the driver's defaults, and where
-	// files can be ID-mapped.
+	// imageDir is in a directory that the driver allows by default, and on a file system
+	// that can be ID-mapped.
 	imageDir    = "/var/lib/machines/bench"
 	payloadPath = "/usr/bin/payload"
 )
 
-// makeImage copies the busybox system and adds the payload and, since it is
-// also run read-only, what Nomad's directories are mounted on.
+// makeImage copies the busybox system and adds the payload. The image is also run
+// read-only, so it adds the mount points of Nomad's directories, too.
 func makeImage(ctx context.Context, opts options) error {
 	for _, args := range [][]string{
 		{"cp", "--archive", opts.image, imageDir},
@@ -38,7 +38,7 @@ func makeImage(ctx context.Context, opts options) error {
 	return nil
 }
 
-// describeMachine says what the figures depend on.
+// describeMachine returns what the figures depend on.
 func describeMachine(ctx context.Context) (string, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -62,7 +62,7 @@ func describeMachine(ctx context.Context) (string, error) {
 		minute, unix.ByteSliceToString(name.Release[:]), first), nil
 }
 
-// processor is the model name, where there is one (not on ARM).
+// processor returns the model name, if there is one (there is none on ARM).
 func processor(cpuinfo string) string {
 	for line := range strings.Lines(cpuinfo) {
 		if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "model name" {

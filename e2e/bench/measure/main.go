@@ -49,7 +49,7 @@ func run(ctx context.Context, opts options) error {
 	return nil
 }
 
-// measureInHost takes nothing away that it made in the host: the host goes as a whole.
+// measureInHost does not clean up, because the host is removed afterwards.
 func measureInHost(ctx context.Context, opts options, r *report) error {
 	if err := makeImage(ctx, opts); err != nil {
 		return err
@@ -74,8 +74,7 @@ func measureInHost(ctx context.Context, opts options, r *report) error {
 	return nil
 }
 
-// measureIdle comes first: the plugin has done nothing yet but to look at the
-// host.
+// measureIdle runs first, when the plugin has done nothing but inspect the host.
 func measureIdle(_ context.Context, p *plugin, _ options, r *report) error {
 	rss, err := readKilobytes(p.pid, "status", "VmRSS")
 	if err != nil {

@@ -14,8 +14,8 @@ const (
 	statsTime     = 20 * time.Second
 )
 
-// measureMany runs many tasks at once: what each costs in memory, what Nomad's
-// asking for their usage costs, and what is left of them in the plugin.
+// measureMany runs many tasks at once. It measures the memory of each, the cost of Nomad's
+// queries for their usage, and what is left of them in the plugin.
 func measureMany(ctx context.Context, p *plugin, opts options, r *report) error {
 	before, err := descriptors(p.pid)
 	if err != nil {
@@ -43,7 +43,7 @@ func measureMany(ctx context.Context, p *plugin, opts options, r *report) error 
 	return measureLeft(p, before, r)
 }
 
-// measureTasks says what a task costs beside its payload.
+// measureTasks measures the cost of a task in addition to its payload.
 func measureTasks(ctx context.Context, p *plugin, tasks []*task, r *report) error {
 	helpers, err := children(p.pid)
 	if err != nil {
@@ -69,7 +69,8 @@ func measureTasks(ctx context.Context, p *plugin, tasks []*task, r *report) erro
 	return r.add("extra_processes", "processes", float64(extra))
 }
 
-// addMemory adds what all but the payload takes, by name of the figure, in MB.
+// addMemory adds the memory, in MB, of all processes but the payload, by name of the
+// figure.
 func (p processes) addMemory(memory map[string][]float64) error {
 	for name, pids := range map[string][]int{
 		"task_nspawn": {p.nspawn},
@@ -91,7 +92,7 @@ func (p processes) addMemory(memory map[string][]float64) error {
 	return nil
 }
 
-// measureStats follows the usage of all tasks, as Nomad does.
+// measureStats queries the usage of all tasks, as Nomad does.
 func measureStats(ctx context.Context, p *plugin, tasks []*task, r *report) error {
 	dbus, err := mainPID(ctx, "dbus.service")
 	if err != nil {
@@ -128,8 +129,8 @@ func measureStats(ctx context.Context, p *plugin, tasks []*task, r *report) erro
 	return r.add("plugin_rss_tasks", "MB", rss/1024)
 }
 
-// followStats fails if a task tells its usage less often than it should: the
-// cost of doing nothing is not what is to be measured.
+// followStats fails if a task reports its usage less often than it should, because then
+// the measured cost would be too low.
 func followStats(ctx context.Context, tasks []*task) error {
 	ctx, cancel := context.WithTimeout(ctx, statsTime)
 	defer cancel()
@@ -151,13 +152,13 @@ func followStats(ctx context.Context, tasks []*task) error {
 	for range tasks {
 		least := int(statsTime/statsInterval) - 2
 		if count := <-counts; count < least {
-			errs = append(errs, fmt.Errorf("a task told its usage %d times in %s, not %d", count, statsTime, least))
+			errs = append(errs, fmt.Errorf("a task reported its usage %d times in %s, not %d", count, statsTime, least))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// measureLeft looks at the plugin after all tasks are gone.
+// measureLeft counts the plugin's open files when all tasks are gone.
 func measureLeft(p *plugin, before float64, r *report) error {
 	after, err := descriptors(p.pid)
 	if err != nil {

@@ -13,19 +13,19 @@ import (
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
-// moreMounts is how many mounts a host with many containers of other tools has.
+// moreMounts is the number of mounts on a host with many containers of other tools.
 const moreMounts = 400
 
-// They are in a directory, after which their units are named.
+// The mounts are in a directory, which determines the names of their units.
 const (
 	mountsDir = "/run/bench"
 	lastMount = "run-bench-399.mount"
 )
 
-// mountTurns is how often they are made and removed.
+// mountTurns is how often the mounts are made and removed.
 const mountTurns = 4
 
-// measureMounts compares starts on the host with starts when more is mounted there.
+// measureMounts compares starts with and without additional mounts on the host.
 func measureMounts(ctx context.Context, p *plugin, opts options, r *report) error {
 	runs := max(opts.runs/mountTurns, 1)
 	few, many := &way{name: "start_default", run: p.starter(nil)}, &way{name: "start_mounts", run: p.starter(nil)}
@@ -73,7 +73,7 @@ func unmountMore(ctx context.Context, bus *systemd.Conn) error {
 	return settle(ctx, bus, "inactive")
 }
 
-// settle returns when systemd has seen the last change.
+// settle returns when systemd has noticed the last change.
 func settle(ctx context.Context, bus *systemd.Conn, state string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 )
 
-// plugin is the real plugin, in a process of its own, with Nomad's own client.
+// plugin is the real plugin, in a separate process, with Nomad's own client.
 type plugin struct {
 	client *goplugin.Client
 	driver drivers.DriverPlugin
@@ -56,7 +56,7 @@ func (p *plugin) configure(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask for the schema of the plugin's config: %w", err)
 	}
-	// What an operator has to allow, since the bench also does what bare nspawn does.
+	// The bench also does what bare nspawn does, which an operator must allow.
 	options, err := withDefaults(schema, map[string]any{
 		"allow_host_network": true,
 		"allow_privileged":   true,
@@ -78,7 +78,7 @@ func (p *plugin) configure(ctx context.Context) error {
 	return p.checkHealth(ctx)
 }
 
-// checkHealth keeps the fingerprint going, as Nomad does as long as it runs.
+// checkHealth keeps the stream of fingerprints open, as Nomad does for its whole life.
 func (p *plugin) checkHealth(ctx context.Context) error {
 	fingerprints, err := p.driver.Fingerprint(ctx)
 	if err != nil {

@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// processes are those of a running task, by PID.
+// processes are the processes of a running task, by PID.
 type processes struct {
 	nspawn, stub, payload int
 	extra                 []int // all others of the unit
 }
 
-// startIdle starts a task of the driver's defaults that does nothing until it
-// is destroyed. It returns when the payload runs.
+// startIdle starts a task with the driver's defaults that does nothing until it is
+// destroyed. It returns when the payload runs.
 func (p *plugin) startIdle() (*task, error) {
 	t, err := p.newTask(map[string]any{
 		"image": imageDir, "network_veth": false,
@@ -37,7 +37,7 @@ func (p *plugin) startIdle() (*task, error) {
 	return t, err
 }
 
-// processes finds the task's processes by what systemd and the kernel say.
+// processes finds the task's processes with the help of systemd and the kernel.
 func (t *task) processes(ctx context.Context) (processes, error) {
 	status, err := t.plugin.driver.InspectTask(t.config.ID)
 	if err != nil {
@@ -67,7 +67,7 @@ func mainPID(ctx context.Context, unit string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(output)))
 }
 
-// members are the processes of a control group and of those below it.
+// members returns the processes of a control group and of the groups below it.
 func members(group string) (pids []int, err error) {
 	err = filepath.WalkDir(group, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Name() != "cgroup.procs" {
@@ -98,7 +98,7 @@ func readPIDs(path string) (pids []int, err error) {
 	return pids, nil
 }
 
-// children are those of a process, whichever of its threads made them.
+// children returns the children of a process, from all of its threads.
 func children(pid int) (pids []int, err error) {
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
@@ -117,8 +117,8 @@ func children(pid int) (pids []int, err error) {
 	return pids, nil
 }
 
-// classify takes the unit's processes apart: nspawn has one child, the stub
-// init, and that one the payload.
+// classify identifies the unit's processes: nspawn has one child, the stub init, whose
+// only child is the payload.
 func classify(nspawn int, all []int) (processes, error) {
 	p := processes{nspawn: nspawn}
 	var err error
@@ -145,8 +145,8 @@ func onlyChild(pid int) (int, error) {
 	return list[0], nil
 }
 
-// readKilobytes is a field of a file of /proc/PID whose lines are like
-// "Pss:   12 kB" (proc_pid_status(5), proc_pid_smaps(5)).
+// readKilobytes returns a field of a file in /proc/PID with lines like "Pss: 12 kB"
+// (proc_pid_status(5), proc_pid_smaps(5)).
 func readKilobytes(pid int, file, field string) (float64, error) {
 	path := fmt.Sprintf("/proc/%d/%s", pid, file)
 	text, err := os.ReadFile(path)
@@ -161,10 +161,10 @@ func readKilobytes(pid int, file, field string) (float64, error) {
 	return 0, fmt.Errorf("read memory of process %d: no %s in %s", pid, field, path)
 }
 
-// ticks is USER_HZ, which is 100 on every architecture that systemd runs on.
+// ticks is USER_HZ, which is 100 on every architecture on which systemd runs.
 const ticks = 100
 
-// processorTime is what a process has used, user and system.
+// processorTime returns the processor time that a process has used, user and system.
 func processorTime(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -191,7 +191,7 @@ func parseProcessorTime(stat string) (time.Duration, error) {
 	return time.Duration(user+system) * (time.Second / ticks), nil
 }
 
-// descriptors is how many files a process has open.
+// descriptors returns the number of files that a process has open.
 func descriptors(pid int) (float64, error) {
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {

@@ -21,13 +21,13 @@ const (
 	registryHost = "127.0.0.1:5000"
 	crowd        = 20
 
-	// A pull takes seconds: few are measured.
+	// A pull takes seconds, so few are measured.
 	pullWarmUp = 1
 	pullRuns   = 3
 )
 
-// measurePulls starts tasks of an image that the client does not have: one, and
-// many at once.
+// measurePulls starts tasks with an image that the client does not have: first one task,
+// then many at once.
 func measurePulls(ctx context.Context, p *plugin, opts options, r *report) error {
 	registry, err := serveLayout(opts.layout)
 	if err != nil {
@@ -62,7 +62,7 @@ func measurePulls(ctx context.Context, p *plugin, opts options, r *report) error
 	)
 }
 
-// forgetImages makes the next pull the first.
+// forgetImages removes the images, so that the next pull downloads again.
 func forgetImages(ctx context.Context, plugin string) error {
 	if output, err := exec.CommandContext(ctx, plugin, "images", "prune").CombinedOutput(); err != nil {
 		return fmt.Errorf("remove images: %w: %s", err, output)
@@ -70,7 +70,7 @@ func forgetImages(ctx context.Context, plugin string) error {
 	return nil
 }
 
-// atOnce does the same several times at once and returns the slowest.
+// atOnce runs the same several times concurrently and returns the slowest sample.
 func atOnce(ctx context.Context, times int, run func(context.Context) (sample, error)) (slowest sample, err error) {
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
@@ -124,7 +124,7 @@ func serveLayout(dir string) (*registry, error) {
 	return r, nil
 }
 
-// handler speaks what is needed of the OCI distribution specification to pull.
+// handler implements the part of the OCI distribution specification that a pull needs.
 func (r *registry) handler(dir string, image v1.Descriptor, manifest *v1.Manifest) http.Handler {
 	isLayer := map[string]bool{}
 	for _, layer := range manifest.Layers {

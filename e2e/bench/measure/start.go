@@ -19,15 +19,16 @@ import (
 // measureStarts compares the plugin with bare systemd-nspawn, from the call to
 // the payload's first instruction.
 func measureStarts(ctx context.Context, p *plugin, opts options, r *report) error {
-	// A machine of its own unit, as the plugin's are: machined has it, in a scope.
+	// bare has a unit of its own, like the plugin's machines: a scope registered with
+	// machined.
 	bare := &way{name: "start_bare", run: startBare()}
-	// Even without that, it is a child of its caller and no more.
+	// child has none: it is just a child process of its caller.
 	child := &way{name: "start_child", run: startBare("--keep-unit", "--register=no")}
-	// As bare nspawn: the image itself, read-only, the host's users.
+	// same does what bare nspawn does: the image itself, read-only, with the host's users.
 	same := &way{name: "start_same", run: p.starter(map[string]any{
 		"ephemeral": false, "read_only": true, "user_namespacing": false, "resolv_conf": "off",
 	})}
-	// A user namespace and a copy-on-write root.
+	// defaults have a user namespace and a copy-on-write root.
 	defaults := &way{name: "start_default", run: p.starter(nil)}
 	big := &way{name: "start_big", run: p.starter(map[string]any{"image": opts.big})}
 	if err := takeTurns(ctx, opts.runs, bare, child, same, defaults, big); err != nil {
@@ -48,7 +49,7 @@ func measureStarts(ctx context.Context, p *plugin, opts options, r *report) erro
 	)
 }
 
-// starter starts the payload through the plugin, with the host's network.
+// starter returns a way to start the payload through the plugin, with the host's network.
 func (p *plugin) starter(options map[string]any) func(context.Context) (sample, error) {
 	block := map[string]any{"image": imageDir, "command": payloadPath, "network_veth": false}
 	maps.Copy(block, options)
@@ -81,8 +82,8 @@ func (p *plugin) starter(options map[string]any) func(context.Context) (sample, 
 	}
 }
 
-// bareCommand is systemd-nspawn with the options that the driver gives it for
-// the same, less what comes from Nomad.
+// bareCommand returns systemd-nspawn with the options that the driver gives it for the
+// same task, except for those that come from Nomad.
 func bareCommand(ctx context.Context, options ...string) *exec.Cmd {
 	args := slices.Concat([]string{
 		"--quiet", "--settings=no",
@@ -116,7 +117,7 @@ func timeBare(cmd *exec.Cmd) (sample, error) {
 	}
 	line, readErr := bufio.NewReader(stdout).ReadString('\n')
 	if errors.Is(readErr, io.EOF) {
-		readErr = nil // nspawn's own end says more
+		readErr = nil // nspawn's exit status says more
 	}
 	if err := errors.Join(readErr, cmd.Wait()); err != nil {
 		return sample{}, fmt.Errorf("run systemd-nspawn: %w: %s", err, complaint.String())
@@ -125,7 +126,7 @@ func timeBare(cmd *exec.Cmd) (sample, error) {
 	return sample{first: first - begin}, err
 }
 
-// now is CLOCK_MONOTONIC, the clock of the payload.
+// now returns CLOCK_MONOTONIC, which is also the payload's clock.
 func now() (time.Duration, error) {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
@@ -134,11 +135,11 @@ func now() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// parseStamp reads what the payload tells.
+// parseStamp parses the time stamp that the payload prints.
 func parseStamp(told string) (time.Duration, error) {
 	nanoseconds, err := strconv.ParseInt(told, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("parse what the payload told: %w", err)
+		return 0, fmt.Errorf("parse the payload's time stamp: %w", err)
 	}
 	return time.Duration(nanoseconds), nil
 }

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocsDir holds the directories of the allocations.
+// allocsDir contains the directories of the allocations.
 const allocsDir = "/var/lib/nomad/bench"
 
-// patience bounds every wait for a payload. It is far more than any needs.
+// patience limits every wait for a payload. It is far more than any payload needs.
 const patience = time.Minute
 
-// task is a task that Nomad could have made.
+// task is a task as Nomad would make it.
 type task struct {
 	plugin *plugin
 	config *drivers.TaskConfig
@@ -29,7 +29,7 @@ type task struct {
 	stderr *os.File
 }
 
-// newTask makes an allocation of one task. Block is its config.
+// newTask makes an allocation with one task, whose config is block.
 func (p *plugin) newTask(block map[string]any) (*task, error) {
 	alloc, name := uuid.Generate(), "bench"
 	t := &task{plugin: p, config: &drivers.TaskConfig{
@@ -78,8 +78,8 @@ func (t *task) makeDirs() (err error) {
 	return err
 }
 
-// makeFIFO also opens it. With O_RDWR there is no end of file before the first
-// writer; with O_NONBLOCK package os can set deadlines.
+// makeFIFO also opens the FIFO. With O_RDWR, there is no end of file before the first
+// writer. With O_NONBLOCK, package os can set deadlines.
 func makeFIFO(path string) (*os.File, error) {
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return nil, fmt.Errorf("make FIFO %s: %w", path, err)
@@ -95,7 +95,7 @@ func (t *task) start() error {
 	return nil
 }
 
-// readLine is the first line that the payload writes.
+// readLine returns the first line that the payload writes.
 func (t *task) readLine() (string, error) {
 	if err := t.stdout.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
@@ -107,7 +107,7 @@ func (t *task) readLine() (string, error) {
 	return strings.TrimSpace(line), nil
 }
 
-// complaint is what the payload wrote to stderr until now.
+// complaint returns what the payload has written to stderr so far.
 func (t *task) complaint() string {
 	raw, err := t.stderr.SyscallConn()
 	if err != nil {
@@ -115,7 +115,7 @@ func (t *task) complaint() string {
 	}
 	text := make([]byte, 4096)
 	n := 0
-	// Not Read: it waits. The descriptor is nonblocking, and stays so with Control.
+	// Read would wait. Control leaves the descriptor nonblocking.
 	if err := raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), text) }); err != nil {
 		return err.Error()
 	}
@@ -136,7 +136,7 @@ func (t *task) wait(ctx context.Context) error {
 	return nil
 }
 
-// destroy ends the task, if it runs, and removes the allocation.
+// destroy ends the task, if it is running, and removes the allocation.
 func (t *task) destroy() error {
 	if err := t.plugin.driver.DestroyTask(t.config.ID, true); err != nil {
 		return fmt.Errorf("destroy task: %w", err)

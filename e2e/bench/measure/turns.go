@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// warmUp is how many rounds are not counted: caches fill, the plugin connects.
+// warmUp is the number of rounds that are not counted, in which caches fill and the plugin
+// connects.
 const warmUp = 3
 
-// way is one of several ways to do the same.
+// way is one of several ways to do the same task.
 type way struct {
 	name string
 	run  func(context.Context) (sample, error)
@@ -17,14 +18,14 @@ type way struct {
 	calls, firsts []float64 // ms
 }
 
-// sample is one measurement. Either may be zero, where it is not of interest.
+// sample is one measurement. A value is zero if it is not of interest.
 type sample struct {
 	call  time.Duration // until the call returned
 	first time.Duration // until the first instruction of the payload
 }
 
-// takeTurns runs all ways once a round, each round in another order. Samples of
-// one round are pairs: whatever else the machine did weighs on all of them.
+// takeTurns runs all ways once per round, each round in another order. The samples of a
+// round form a pair: other load of the machine affects both alike.
 func takeTurns(ctx context.Context, runs int, ways ...*way) error {
 	return takeTurnsAfter(ctx, warmUp, runs, ways...)
 }
@@ -46,7 +47,7 @@ func takeTurnsAfter(ctx context.Context, warmUp, runs int, ways ...*way) error {
 	return nil
 }
 
-// ratios are those of pairs.
+// ratios returns the ratios of pairs.
 func ratios(values, bases []float64) []float64 {
 	quotients := make([]float64, len(values))
 	for i := range values {

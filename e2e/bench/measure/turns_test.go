@@ -20,7 +20,7 @@ func TestTakeTurns(t *testing.T) {
 	}
 	a, b := newWay("a"), newWay("b")
 	must.NoError(t, takeTurns(t.Context(), 2, a, b))
-	must.EqOp(t, "abbaabbaab", order) // three rounds to warm up, two that count
+	must.EqOp(t, "abbaabbaab", order) // three rounds to warm up, two that are counted
 	must.Eq(t, []float64{8, 9}, a.calls)
 	must.Eq(t, []float64{7, 10}, b.calls)
 	must.Eq(t, []float64{1000, 1000}, b.firsts)

@@ -13,8 +13,8 @@ import (
 	"nomad-driver-nspawn/nspawn/image/store"
 )
 
-// measureUnpack compares what the plugin does to bring an image of an OCI layout
-// into its store with Debian's tools for the same.
+// measureUnpack compares how the plugin and how Debian's tools unpack an image of an OCI
+// layout.
 func measureUnpack(ctx context.Context, opts options, r *report) error {
 	pull := &way{name: "unpack_pull", run: inScratch(opts.unpack, func(ctx context.Context, scratch string) error {
 		return pullLayout(ctx, opts.layout, scratch)
@@ -32,8 +32,8 @@ func measureUnpack(ctx context.Context, opts options, r *report) error {
 	)
 }
 
-// inScratch times work in a directory of its own. To make and to remove that is
-// not part of it.
+// inScratch measures work in a directory of its own. Creating and removing the directory
+// is not included.
 func inScratch(dir string, work func(ctx context.Context, scratch string) error) func(context.Context) (sample, error) {
 	return func(ctx context.Context) (s sample, err error) {
 		scratch, err := os.MkdirTemp(dir, "unpack-")

@@ -1,6 +1,6 @@
-// Command payload tells on standard output when its first instruction ran, in
-// nanoseconds of CLOCK_MONOTONIC. That clock is the same inside and outside of
-// a machine (time_namespaces(7): only a time namespace changes it).
+// Command payload prints when its first instruction ran, in nanoseconds of
+// CLOCK_MONOTONIC. That clock is the same inside and outside of a machine: only a time
+// namespace would change it (time_namespaces(7)).
 package main
 
 import (

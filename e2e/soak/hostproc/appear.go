@@ -12,8 +12,8 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// Appear waits until a file of the host matches the pattern, in which * stands
-// for any name (path.Match). Directories in front of the first * exist.
+// Appear waits until a file of the host matches the pattern, in which * stands for any
+// name (path.Match). The directories before the first * must exist.
 func Appear(ctx context.Context, h *host.Host, pattern string) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -29,8 +29,8 @@ func Appear(ctx context.Context, h *host.Host, pattern string) error {
 	return nil
 }
 
-// appearIn returns the entries of the directories that match, when there are
-// some. It watches before it looks, so none is missed.
+// appearIn waits until entries of the directories match, and returns them. It starts to
+// watch before it looks, so it misses none.
 func appearIn(ctx context.Context, fd int, dirs []string, name string) ([]string, error) {
 	for _, dir := range dirs {
 		const what = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_ONLYDIR
@@ -54,6 +54,6 @@ func appearIn(ctx context.Context, fd int, dirs []string, name string) ([]string
 		if err := Poll(ctx, fd, unix.POLLIN); err != nil {
 			return nil, err
 		}
-		_, _ = unix.Read(fd, events) // only their coming counts
+		_, _ = unix.Read(fd, events) // the contents do not matter
 	}
 }

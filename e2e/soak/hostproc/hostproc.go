@@ -1,6 +1,6 @@
-// Package hostproc finds the processes of a disposable host as this machine
-// sees them, to stop and to kill them at once: a command that enters the host
-// first takes tens of milliseconds, in which a start of a task is over.
+// Package hostproc finds the processes of a disposable host as this machine sees them, in
+// order to stop and kill them at once. A command that enters the host first takes tens of
+// milliseconds, and by then the start of a task is over.
 package hostproc
 
 import (
@@ -27,11 +27,11 @@ type Process struct {
 	Inside      int // PID in its innermost namespace
 	Args        []string
 
-	started string // tells it from another process that gets its PID
+	started string // distinguishes it from a later process with its PID
 }
 
-// List returns the processes that descend from the host's PID 1, in no order.
-// Commands that were sent into the host from outside do not.
+// List returns the processes that descend from the host's PID 1, in no order. Commands
+// that entered the host from outside are not included.
 func List(h *host.Host) ([]Process, error) {
 	leader, err := leader(h)
 	if err != nil {
@@ -47,7 +47,7 @@ func List(h *host.Host) ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		if p, err := read(pid); err == nil { // else it has ended meanwhile
+		if p, err := read(pid); err == nil { // otherwise it has ended in the meantime
 			all[pid] = p
 		}
 	}
@@ -71,7 +71,7 @@ func leader(h *host.Host) (int, error) {
 	return pid, nil
 }
 
-// read parses proc_pid_stat(5) and its neighbours.
+// read parses proc_pid_stat(5) and other files of the process.
 func read(pid int) (Process, error) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	stat, err := os.ReadFile(dir + "stat")
@@ -86,7 +86,7 @@ func read(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	// The second field is a name in parentheses that may hold anything.
+	// The second field is a name in parentheses that may contain any characters.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 20 || fields[0] == "Z" {
 		return Process{}, os.ErrProcessDone
@@ -103,20 +103,20 @@ func read(pid int) (Process, error) {
 	return p, err
 }
 
-// Kind tells the processes of a task or of its host apart.
+// Kind selects processes of a task or of its host.
 type Kind func(h *host.Host, p Process, all []Process) bool
 
-// Plugin is the driver, not its helpers that run in machines.
+// Plugin selects the driver, but not its helpers that run in machines.
 func Plugin(_ *host.Host, p Process, _ []Process) bool {
 	return len(p.Args) == 1 && p.Args[0] == agent.Plugin
 }
 
-// Agent is the Nomad agent, not its log collectors.
+// Agent selects the Nomad agent, but not its log collectors.
 func Agent(_ *host.Host, p Process, _ []Process) bool {
 	return len(p.Args) > 1 && p.Args[0] == agent.Nomad && p.Args[1] == "agent"
 }
 
-// Daemon is a daemon of the host's systemd, not of a machine's.
+// Daemon selects a daemon of the host's systemd, not of a machine's.
 func Daemon(name string) Kind {
 	return func(h *host.Host, p Process, _ []Process) bool {
 		pid, err := leader(h)
@@ -124,7 +124,7 @@ func Daemon(name string) Kind {
 	}
 }
 
-// Nspawn is the systemd-nspawn of a machine.
+// Nspawn selects the systemd-nspawn of a machine.
 func Nspawn(machine string) Kind {
 	return func(_ *host.Host, p Process, all []Process) bool {
 		up, _ := find(all, p.Parent)
@@ -136,7 +136,7 @@ func isNspawn(p Process, machine string) bool {
 	return len(p.Args) > 1 && filepath.Base(p.Args[0]) == "systemd-nspawn" && slices.Contains(p.Args, "--machine="+machine)
 }
 
-// Leader is PID 1 of a machine: the payload, the stub init, or the guest's init.
+// Leader selects PID 1 of a machine: the payload, the stub init, or the guest's init.
 func Leader(machine string) Kind {
 	return func(_ *host.Host, p Process, all []Process) bool {
 		up, ok := find(all, p.Parent)
@@ -144,7 +144,7 @@ func Leader(machine string) Kind {
 	}
 }
 
-// Payload is the payload below the stub init.
+// Payload selects the payload below the stub init.
 func Payload(machine string) Kind {
 	isLeader := Leader(machine)
 	return func(h *host.Host, p Process, all []Process) bool {
@@ -161,7 +161,7 @@ func find(all []Process, pid int) (Process, bool) {
 	return all[i], true
 }
 
-// All returns the processes of a kind that run now.
+// All returns the processes of a kind that are running now.
 func All(h *host.Host, kind Kind) ([]Process, error) {
 	all, err := List(h)
 	if err != nil {
@@ -180,7 +180,7 @@ func All(h *host.Host, kind Kind) ([]Process, error) {
 func One(h *host.Host, kind Kind) (Process, error) {
 	list, err := All(h, kind)
 	if err == nil && len(list) != 1 {
-		err = fmt.Errorf("find a process of host %s: want one, have %v", h.Name(), list)
+		err = fmt.Errorf("find a process of host %s: want one, found %v", h.Name(), list)
 	}
 	if err != nil {
 		return Process{}, err
@@ -188,7 +188,7 @@ func One(h *host.Host, kind Kind) (Process, error) {
 	return list[0], nil
 }
 
-// Signal sends a signal to just this process.
+// Signal sends a signal to this process only.
 func (p Process) Signal(sig unix.Signal) error {
 	fd, err := p.open()
 	if err != nil {
@@ -217,7 +217,7 @@ func (p Process) Ended(ctx context.Context) error {
 	return nil
 }
 
-// open holds the process, so that no other can be meant.
+// open opens a pidfd of the process, so that no other process can be meant.
 func (p Process) open() (fd int, err error) {
 	fd, err = unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {

@@ -9,9 +9,9 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// Require ends a test that does not run in the virtual machine of e2e/vm,
-// which offers all that a disposable host does: it skips. `vm test`, which
-// runs the tests, counts a skip as a failure.
+// Require skips a test that does not run in the virtual machine of e2e/vm, which offers
+// everything that a disposable host does. `vm test`, which runs the tests, counts a
+// skipped test as a failure.
 func Require(t testing.TB) {
 	t.Helper()
 	if os.Getenv("NSPAWN_VM") != "1" {

@@ -11,7 +11,7 @@ import (
 	"nomad-driver-nspawn/e2e/vm/vmtest"
 )
 
-// TestVMOffers is the promise that Require makes.
+// TestVMOffers checks what Require promises.
 func TestVMOffers(t *testing.T) {
 	vmtest.Require(t)
 	controllers, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
@@ -29,8 +29,8 @@ func TestVMOffers(t *testing.T) {
 	}
 }
 
-// verdict records the first thing Require does to a test. Unlike a real one it
-// does not end the goroutine.
+// verdict records the first call that Require makes. Unlike a real test, it does not end
+// the goroutine.
 type verdict struct {
 	testing.TB
 	words []string
