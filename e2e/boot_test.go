@@ -21,7 +21,7 @@ var bootTests = []test{
 	{"a command says that it is ready", testNotifyReady},
 }
 
-// booted is a task that boots the Debian image.
+// booted starts a task that boots the Debian image.
 func (l *lab) booted() *agent.Alloc {
 	l.Helper()
 	al := l.start(job{tasks: []task{{config: `image = "debian"`, more: "env { COLOR = \"blue\" }\nkill_timeout = \"" + patience + `"`}}})
@@ -30,8 +30,8 @@ func (l *lab) booted() *agent.Alloc {
 	return al
 }
 
-// awaitBoots waits until the system in the machine has come up so many times,
-// with all of its units.
+// awaitBoots waits until the system in the machine has booted a number of times, with all
+// of its units.
 func (l *lab) awaitBoots(al *agent.Alloc, times int) {
 	l.Helper()
 	l.awaitReady(al, times)
@@ -40,7 +40,7 @@ func (l *lab) awaitBoots(al *agent.Alloc, times int) {
 	must.Eq(l, "running\n", out.Stdout)
 }
 
-// awaitReady waits until the driver has told so many times that the machine is
+// awaitReady waits until the driver has reported a number of times that the machine is
 // ready.
 func (l *lab) awaitReady(al *agent.Alloc, times int) {
 	l.Helper()
@@ -48,7 +48,7 @@ func (l *lab) awaitReady(al *agent.Alloc, times int) {
 	must.NoError(l, err)
 }
 
-// told counts the driver's messages of a text.
+// told returns how often the driver has sent a message.
 func told(now *api.Allocation, message string) (times int) {
 	for _, event := range events(now, api.TaskDriverMessage) {
 		if event.DisplayMessage == message {
@@ -90,7 +90,7 @@ func testBootExit(l *lab) {
 	for command, want := range map[string]int{"systemctl exit 7": 7, "systemctl poweroff": 0} {
 		l.sub(command, func(l *lab) {
 			al := l.booted()
-			_, _ = al.Exec(l.ctx, "main", "", strings.Fields(command)...) // may not live to tell
+			_, _ = al.Exec(l.ctx, "main", "", strings.Fields(command)...) // may be killed before it answers
 			now, err := al.Ended(l.ctx)
 			must.NoError(l, err)
 			must.Eq(l, want, l.exitCode(now))
@@ -98,14 +98,14 @@ func testBootExit(l *lab) {
 	}
 	l.sub("signal", func(l *lab) {
 		al := l.booted()
-		must.NoError(l, al.Signal(l.ctx, "main", "SIGRTMIN+4")) // poweroff.target, see systemd(1)
+		must.NoError(l, al.Signal(l.ctx, "main", "SIGRTMIN+4")) // poweroff.target (systemd(1))
 		now, err := al.Ended(l.ctx)
 		must.NoError(l, err)
 		must.Zero(l, l.exitCode(now))
 	})
 }
 
-// A reboot is a matter of the machine; for Nomad the same task goes on.
+// The machine reboots by itself. For Nomad, the same task goes on.
 func testBootReboot(l *lab) {
 	al := l.booted()
 	l.exec(al, "touch", "/var/kept")
@@ -130,8 +130,8 @@ func testBootStop(l *lab) {
 	l.gone(al)
 }
 
-// The advice is README's. Where nspawn refuses descriptors on its socket, as
-// that of systemd 262 on Linux 6.16 does, waiting for an answer fails.
+// testNotifyReady runs what README recommends. It must not wait for an answer: that fails
+// if nspawn refuses descriptors on its socket, as systemd 262 on Linux 6.16 does.
 func testNotifyReady(l *lab) {
 	l.eachMode(func(l *lab, config string) {
 		al := l.running(task{config: config + `

@@ -9,7 +9,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// brokenHostTests take away what the driver needs of the host.
+// brokenHostTests take away something that the driver needs from the host.
 var brokenHostTests = []test{
 	{"host without systemd-nspawn", testWithoutNspawn},
 	{"host without a bus", testWithoutBus},
@@ -25,14 +25,14 @@ func testWithoutNspawn(l *lab) {
 			_ = l.agent.Host.Command(context.Background(), "mv", hidden, tool).Run()
 		}
 	})
-	// The driver has seen it before and is still healthy.
+	// The driver found it earlier and is still healthy.
 	al := l.start(job{tasks: []task{{script: "true"}}})
 	now, err := al.Ended(l.ctx)
 	must.NoError(l, err)
 	must.StrContains(l, l.refusal(now), advice)
 	l.gone(al)
 
-	must.NoError(l, l.agent.KillPlugin(l.ctx)) // the next one looks at once
+	must.NoError(l, l.agent.KillPlugin(l.ctx)) // the new plugin looks for it at once
 	info, err := l.agent.AwaitDriver(l.ctx, false)
 	must.NoError(l, err)
 	must.False(l, info.Detected)

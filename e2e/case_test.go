@@ -40,8 +40,8 @@ func testCaseTmpfs(l *lab) {
 	}
 }
 
-// testCasePing asks as the ping of iputils does: busybox's wants a raw socket, which no
-// user namespace has in a network that is not its own.
+// testCasePing sends an echo request as the ping of iputils does. The ping of busybox
+// needs a raw socket, which a user namespace cannot have in a network that is not its own.
 func testCasePing(l *lab) {
 	const ping = `socket(S, AF_INET, SOCK_DGRAM, 1) or die "socket: $!"; ` +
 		`send(S, pack("C2n3", 8, 0, 0, 0, 1), 0, sockaddr_in(0, inet_aton("127.0.0.1"))) or die "send: $!"; ` +

@@ -16,8 +16,8 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// TestCluster has tasks of two clients find each other by Nomad's services, also after
-// one of them has moved.
+// TestCluster checks that tasks of two clients find each other by Nomad's services, even
+// after one of them has moved.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	first := upOn(t, "")
@@ -31,7 +31,7 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// testMove has a client of an API on another node, which is then drained.
+// testMove runs a task that calls an API on another node, and then drains that node.
 func testMove(l *lab, other, group, config string) {
 	server := l.start(job{
 		kind:  service,
@@ -66,7 +66,7 @@ func testMove(l *lab, other, group, config string) {
 	l.waitLog(client, agent.Stdout, moved.ID+"\n")
 }
 
-// on has a group placed on a node, or rather there.
+// on returns a constraint, or an affinity, that places a group on a node.
 func on(kind, node string) string {
 	weight := ""
 	if kind == "affinity" {
@@ -82,7 +82,7 @@ func (l *lab) nodeOf(al *agent.Alloc) string {
 	return now.NodeID
 }
 
-// drain has all tasks leave the lab's node, or lets it have tasks again.
+// drain makes all tasks leave the lab's node, or makes the node eligible for tasks again.
 func (l *lab) drain(leave bool) {
 	l.Helper()
 	var spec *api.DrainSpec
@@ -93,8 +93,8 @@ func (l *lab) drain(leave bool) {
 	must.NoError(l, err)
 }
 
-// upOn starts an agent on a host of its own, which other hosts reach by its LAN. Without
-// a server it is one.
+// upOn starts an agent on a host of its own, which other hosts reach by its LAN. If server
+// is empty, the agent is a server.
 func upOn(t *testing.T, server string) *agent.Agent {
 	example, err := os.ReadFile("../example/agent.hcl")
 	must.NoError(t, err)

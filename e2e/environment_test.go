@@ -84,8 +84,8 @@ func testSecretEnvironment(l *lab) {
 	}
 }
 
-// Variables of the dynamic loader and of systemd would work on the host, as
-// its root, if systemd-nspawn had them in its environment.
+// Variables of the dynamic loader and of systemd would take effect on the host, as root,
+// if they were in the environment of systemd-nspawn.
 func testLoaderEnvironment(l *lab) {
 	al := l.ready(task{
 		script: "echo $LD_PRELOAD $SYSTEMD_LOG_LEVEL; " + loop,
@@ -99,7 +99,8 @@ func testLoaderEnvironment(l *lab) {
 	}
 }
 
-// A shell passes on only what it can name itself, so the script reads what it was given.
+// A shell passes on only variables that it can name itself, so the script reads the
+// environment of its process.
 func testVariablesOfAnyName(l *lab) {
 	const more = "env = {\n\"discovery.type\" = \"single-node\"\n\"my-option\" = \"1\"\n\"HOME\" = \"/own\"\n}"
 	l.eachMode(func(l *lab, config string) {
@@ -118,8 +119,8 @@ func testWorkingDirectory(l *lab) {
 	})
 }
 
-// A command that cannot be executed has not run: it is no exit code, but a start that
-// failed, alike in all modes. Nomad does not try it again.
+// A command that cannot be executed did not run. So there is no exit code, but a start
+// failure, in all modes alike. Nomad does not try it again.
 func testCannotExecute(l *lab) {
 	for command, want := range map[string]string{
 		"no-such-command": "no-such-command: not found in the container: it is in no directory of PATH",
@@ -153,7 +154,7 @@ func testUsers(l *lab) {
 			must.Zero(l, out.Code)
 		})
 	}
-	// As many images do, to have their logs in those of the container.
+	// Many images do so to send their logs to the container's log.
 	for _, user := range []string{"root", "app"} {
 		l.sub("opens stderr again as "+user, func(l *lab) {
 			out := l.finish(task{script: "echo hi >/dev/stderr", more: "user = " + quote(user)})

@@ -12,11 +12,11 @@ import (
 	"nomad-driver-nspawn/e2e/escape"
 )
 
-// The attempts in this file have Nomad itself, which is root, do what it should not: it
-// follows paths of the directories that it shares with tasks.
+// The attempts in this file make Nomad itself, which is root, do harm: it follows paths in
+// the directories that it shares with tasks.
 
-// hostFile is a file of the host that nobody may read or change. It is as it was at the
-// end of the test.
+// hostFile creates a file on the host that nobody may read or change. At the end of the
+// test it checks that the file is unchanged.
 func (l *lab) hostFile(name string) (path string) {
 	l.Helper()
 	path = "/var/tmp/host-file-" + name
@@ -30,15 +30,15 @@ func (l *lab) hostFile(name string) (path string) {
 	return path
 }
 
-// identity is a token that Nomad writes to a file. ttl may be empty.
+// identity returns a block for a token that Nomad writes to a file.
 func identity(name, more string) string {
 	return fmt.Sprintf("identity {\nname = %q\naud = [\"somebody\"]\nfile = true\n%s\n}\n", name, more)
 }
 
-// restarted has a task started once more after it has failed.
+// restarted is a block that starts a task once more after it has failed.
 const restarted = "restart {\nattempts = 1\nmode = \"fail\"\ndelay = \"0s\"\n}\n"
 
-// Nomad writes a token when it starts a task again, before the driver knows of that.
+// Nomad writes a token when it starts a task again, before the driver is called.
 func testEscapeByTokenAtStart(l *lab) {
 	target := l.hostFile("token-at-start")
 	al := l.start(job{tasks: []task{{
@@ -53,7 +53,7 @@ rm nomad_x.jwt nomad_y.jwt && ln -s ` + target + ` nomad_x.jwt && exit 1`,
 	must.Eq(l, target+"\nwritten\n", l.waitLog(al, agent.Stdout, "written\n"))
 }
 
-// Nomad writes a token when the last one is about to expire.
+// Nomad writes a new token when the last one is about to expire.
 func testEscapeByRenewal(l *lab) {
 	target := l.hostFile("renewal")
 	al := l.running(task{
@@ -68,7 +68,7 @@ readlink nomad_x.jwt
 	refused := func(line string) bool {
 		return strings.Contains(line, al.ID) && strings.Contains(line, "nomad_x.jwt: too many levels of symbolic links")
 	}
-	for found := false; !found; { // the other one may come later
+	for found := false; !found; { // the error of the other file may come later
 		must.NoError(l, l.ctx.Err())
 		text, err := l.agent.Log(l.ctx)
 		must.NoError(l, err)
@@ -78,8 +78,8 @@ readlink nomad_x.jwt
 	}
 }
 
-// An agent that starts gives the directories of its allocations to everybody, and
-// opens its log files.
+// An agent that starts gives the directories of its allocations to everybody and opens its
+// log files.
 func testEscapeByAgentStart(l *lab) {
 	for _, name := range []string{"data", "tmp", "logs"} {
 		l.onHost("mkdir", "--mode=0700", "/var/tmp/of-the-host-"+name)
@@ -101,16 +101,16 @@ done; ls /alloc; ` + loop})
 	l.exec(al, "sh", "-c", "touch /alloc/new /alloc/data/new && mv /alloc/new /alloc/newer")
 }
 
-// Nomad shows files of an allocation, after it has looked where a path leads. In between
-// the task exchanges a directory for a link: each 50th time or so, that has worked.
+// Nomad checks where a path of an allocation leads and then shows the file. In between,
+// the task replaces a directory by a link. About one in 50 attempts used to succeed.
 func testEscapeByReading(l *lab) {
 	const exchange = `my ($d, $l) = ("d", "l"); $| = 1; print "ready\n"; while (1) { syscall(316, -100, $d, -100, $l, 2); select(undef, undef, undef, 0.00002) }`
 	al := l.running(task{config: attempt("debian", "cd /local && mkdir d && echo innocent >d/shadow && ln -s /etc l && exec perl -e '"+exchange+"'")})
 	l.waitLog(al, agent.Stdout, "ready\n")
-	// Over one connection: an agent has 100 for each client.
+	// All requests use one connection: an agent accepts 100 per client.
 	all := "http://127.0.0.1:4646/v1/client/fs/cat/" + al.ID + "?path=main/local/d/shadow&n=[1-500]"
 	caught := 0
-	for caught < 3 { // where it has been a link just when Nomad opened it
+	for caught < 3 { // count the requests for which it was a link when Nomad opened it
 		must.NoError(l, l.ctx.Err())
 		text := l.onHost("curl", "--silent", all)
 		must.StrNotContains(l, text, "root:")
@@ -119,20 +119,20 @@ func testEscapeByReading(l *lab) {
 	}
 }
 
-// Nomad writes a token where the job says, which its servers do not check.
+// Nomad writes a token to the path in the job, which its servers do not check.
 func testEscapeByFilepath(l *lab) {
 	const target = "/var/tmp/anywhere"
 	l.finish(task{script: "true", more: identity("x", "filepath = \"../../../../../.."+target+"\"")})
-	must.StrHasPrefix(l, "ey", l.onHost("cat", target), must.Sprint("Nomad has mended it: say so in README"))
+	must.StrHasPrefix(l, "ey", l.onHost("cat", target), must.Sprint("Nomad has fixed it: update README"))
 	l.onHost("rm", target)
 }
 
-// again has a job tried once more, in a new allocation.
+// again changes a job so that it is tried once more, in a new allocation.
 func again(hcl string) string {
 	return strings.Replace(hcl, "reschedule {\n      attempts  = 0", "reschedule {\ninterval = \"1h\"\ndelay = \"5s\"\ndelay_function = \"constant\"\nattempts = 1", 1)
 }
 
-// dispatch runs a job that is dispatched with a text, and returns its first allocation.
+// dispatch registers a job, dispatches it with a text and returns its first allocation.
 func (l *lab) dispatch(j job, text string) *agent.Alloc {
 	l.Helper()
 	j.group = "ephemeral_disk {\nsticky = true\n}\n" + j.group
@@ -144,8 +144,8 @@ func (l *lab) dispatch(j job, text string) *agent.Alloc {
 	return allocs[0]
 }
 
-// A task that runs first puts a link where Nomad writes what the job was dispatched with
-// for another one.
+// A task that runs first creates a link at the path to which Nomad writes the payload of
+// another task's dispatch.
 func testEscapeByDispatch(l *lab) {
 	for _, file := range []string{"../../alloc/p", "../../alloc/tmp/p", "../../before/local/p"} {
 		l.parallel(file, func(l *lab) {
@@ -175,10 +175,10 @@ func testEscapeByStickyDisk(l *lab) {
 	l.removeAtEnd([]*agent.Alloc{next})
 	now, err := next.Ended(l.ctx)
 	must.NoError(l, err)
-	must.One(l, l.exitCode(now)) // it had p again
+	must.One(l, l.exitCode(now)) // p was a regular file again
 }
 
-// A sticky disk moves to the next allocation of any other job, with its links.
+// For any other job, a sticky disk moves to the next allocation together with its links.
 func testStickyDisk(l *lab) {
 	hcl := l.hcl(job{group: "ephemeral_disk {\nsticky = true\n}", tasks: []task{{
 		script: "cat /local/l /alloc/data/l && exit; echo local >/local/f; echo data >/alloc/data/f; ln -s f /local/l; ln -s /alloc/data/f /alloc/data/l; exit 1",
@@ -193,7 +193,7 @@ func testStickyDisk(l *lab) {
 	must.Eq(l, "local\ndata\n", l.waitLog(next, agent.Stdout, "data\n"))
 }
 
-// Tasks of dispatched jobs use links as others do, and nothing is left of them.
+// Tasks of dispatched jobs use links like other tasks, and nothing is left of them.
 func testDispatched(l *lab) {
 	al := l.dispatch(job{tasks: []task{{
 		script: "cd /local && ln -s p q && cat q && ln -s /local /alloc/data/l && cat /alloc/data/l/q && ln -s nomad_x.jwt /secrets/y && test -s /secrets/y && ls /local /local/..",

@@ -17,9 +17,9 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// escapes are jobs that try to get at what is not theirs. Each has worked once. Each
-// shows that its attempt was a real one: that what it did before the last step, which
-// fails, has worked.
+// escapes are jobs that try to get out of their container. Each attempt has worked once.
+// Each test shows that the attempt is real: the steps before the last one, which fails,
+// succeed.
 var escapes = []test{
 	{"a guest exchanges what is bound, and reboots", testEscapeByReboot},
 	{"links of the image make the logs writable", testEscapeByLogs},
@@ -40,12 +40,12 @@ var escapes = []test{
 	{"Nomad writes a token where the job says", testEscapeByFilepath},
 }
 
-// escapesAlone are those that disturb others.
+// escapesAlone are the attempts that disturb other tests.
 var escapesAlone = []test{
 	{"an agent starts", testEscapeByAgentStart},
 }
 
-// TestEscape makes the attempts on a host of each suite that is chosen.
+// TestEscape makes the attempts on a host of each chosen suite.
 func TestEscape(t *testing.T) {
 	for _, suite := range host.Chosen() {
 		t.Run(suite, func(t *testing.T) {
@@ -66,8 +66,8 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// victim is a directory of the host that everybody may write to. It is as it was at
-// the end of the test.
+// victim creates a directory on the host that everybody may write to. At the end of the
+// test it checks that the directory is unchanged.
 func (l *lab) victim(name string) string {
 	l.Helper()
 	dir := "/var/tmp/victim-" + name
@@ -83,7 +83,7 @@ func (l *lab) victim(name string) string {
 	return dir
 }
 
-// imageWith is the busybox image after a script has changed it.
+// imageWith makes a copy of the busybox image and runs a script in it.
 func (l *lab) imageWith(name, script string) string {
 	l.Helper()
 	dir := "/var/lib/machines/" + name
@@ -93,7 +93,7 @@ func (l *lab) imageWith(name, script string) string {
 	return name
 }
 
-// attempt is the config of a script in an image.
+// attempt returns the config that runs a script in an image.
 func attempt(image, script string) string {
 	return fmt.Sprintf("image = %q\ncommand = \"/bin/sh\"\nargs = [\"-c\", %s]\n", image, quote(script))
 }
@@ -152,7 +152,7 @@ func testEscapeByFreezing(l *lab) {
 		al := l.running(task{config: config, script: "mkdir " + group + "; echo 1 >" + group + "/cgroup.freeze && grep 1 " + group + "/cgroup.freeze && " + loop})
 		l.waitLog(al, agent.Stdout, "1\nready\n") // it is frozen
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
-		_, _ = al.Exec(ctx, "main", "", "/bin/true") // harms nobody else, come what may
+		_, _ = al.Exec(ctx, "main", "", "/bin/true") // the result does not matter: others must not be affected
 		cancel()
 		began := time.Now()
 		out := l.finish(task{script: "echo lives"})
@@ -213,7 +213,7 @@ func testEscapeByNetwork(l *lab) {
 	must.StrContains(l, l.refusal(now), "allow_host_network")
 }
 
-// testEscapeFromInside tries many things, one after the other, in one container of each
+// testEscapeFromInside makes many attempts, one after the other, in one container of each
 // kind.
 func testEscapeFromInside(l *lab) {
 	for kind, config := range map[string]string{
@@ -236,8 +236,8 @@ func testEscapeFromInside(l *lab) {
 
 func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// inNamespace is the lab with the eyes of a namespace of Nomad, to which the operator
-// allows nothing.
+// inNamespace returns the lab in a namespace of Nomad for which the operator allows
+// nothing.
 func (l *lab) inNamespace(name string) *lab {
 	l.Helper()
 	client, err := api.NewClient(&api.Config{Address: l.agent.API.Address(), Namespace: name})
@@ -247,8 +247,8 @@ func (l *lab) inNamespace(name string) *lab {
 	return &lab{T: l.T, ctx: l.ctx, agent: &agent.Agent{Host: l.agent.Host, API: client, Node: l.agent.Node}}
 }
 
-// Nomad takes the names "." and "..", with which the directory of a task would be that
-// of the allocation, or the one of all allocations.
+// Nomad accepts "." and ".." as names of tasks. The directory of the task would then be
+// the directory of the allocation, or of all allocations.
 func testEscapeByName(l *lab) {
 	for _, name := range []string{".", ".."} {
 		hcl := l.hcl(job{tasks: []task{{name: name, config: "bind = { \"alloc/logs\" = \"/x\" }\n" + attempt("busybox", "true")}}})

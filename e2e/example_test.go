@@ -18,7 +18,7 @@ import (
 	"nomad-driver-nspawn/e2e/agent"
 )
 
-// exampleTests run the folders of example/ and want what their comments say.
+// exampleTests run the folders of example/ and check what their comments promise.
 var exampleTests = []test{
 	{"example batch", testExampleBatch},
 	{"example boot", testExampleBoot},
@@ -78,9 +78,9 @@ func testExampleBridge(l *lab) {
 	must.Eq(l, 8081, services[0].Port)
 }
 
-// get asks a port of the host from this machine, outside of the host. A task runs
-// before its server listens and before nspawn, which tells nobody, has seen the
-// address inside and forwards the port.
+// get sends a request to a port of the host from this machine, which is outside of the
+// host. It repeats the request, because a task runs before its server listens and before
+// the port is forwarded.
 func (l *lab) get(port int) string {
 	l.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}

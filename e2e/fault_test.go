@@ -18,17 +18,16 @@ import (
 	"nomad-driver-nspawn/e2e/soak/hostproc"
 )
 
-// TestFaults breaks one thing after the other under tasks of all kinds, on a
-// host of each suite that is chosen. Whatever it was, the host has the
-// same inventory afterwards.
+// TestFaults causes one fault after the other while tasks of all kinds run, on a host of
+// each chosen suite. After each fault, the host's inventory must be the same as before.
 func TestFaults(t *testing.T) {
 	for _, suite := range host.Chosen() {
 		t.Run(suite, testFaults)
 	}
 }
 
-// awaitInventory wants the host to be as it was before. What could not be removed
-// during a fault is removed soon after it, of which nothing tells.
+// awaitInventory waits until the host's inventory is the same as before. What could not be
+// removed during a fault is removed soon after it. No event reports this, so it polls.
 func awaitInventory(t *testing.T, a *agent.Agent, before []string) {
 	t.Helper()
 	for deadline := time.Now().Add(removalTimeout); ; time.Sleep(200 * time.Millisecond) {
@@ -42,18 +41,18 @@ func awaitInventory(t *testing.T, a *agent.Agent, before []string) {
 	}
 }
 
-// removalTimeout is twice the longest time between two attempts, for a fault of
-// half a minute.
+// removalTimeout is twice the longest time between two attempts to remove, after a fault
+// of half a minute.
 const removalTimeout = time.Minute
 
-// faultTimeout is for the longest: a call to a bus that does not answer is given
-// up after 2 min, and tasks start before and after.
+// faultTimeout is enough for the longest fault: a call to a bus that does not answer is
+// given up after 2 min, and tasks start before and after it.
 const faultTimeout = 5 * time.Minute
 
 func testFaults(t *testing.T) {
 	t.Parallel()
 	a := up(t, t.Name()[strings.LastIndex(t.Name(), "/")+1:])
-	// Of their own, to be filled.
+	// File systems of their own, which the tests fill.
 	for _, dir := range []string{runDir, stateDir} {
 		_, err := a.Command(t.Context(), "sh", "-c", "mkdir -p $0 && mount -t tmpfs -o "+room+" tmpfs $0", dir)
 		must.NoError(t, err)
@@ -65,7 +64,7 @@ func testFaults(t *testing.T) {
 				before := inventory(t, a)
 				t.Run("fault", func(t *testing.T) {
 					l := newLabFor(t, a, faultTimeout)
-					_, err := a.AwaitDriver(l.ctx, true) // the fault before may have killed it
+					_, err := a.AwaitDriver(l.ctx, true) // the fault before may have killed the plugin
 					must.NoError(l, err)
 					fault.run(l)
 				})
@@ -75,8 +74,8 @@ func testFaults(t *testing.T) {
 	}
 }
 
-// disturbance is a fault that no running task may notice. A task ends between
-// its begin and its end.
+// disturbance is a fault that running tasks must not notice. A task ends between its begin
+// and its end.
 type disturbance struct {
 	name       string
 	begin, end func(*lab)
@@ -115,7 +114,7 @@ func (l *lab) process(kind hostproc.Kind) hostproc.Process {
 	return p
 }
 
-// Of the tasks of these tests. Each run leaves a line.
+// Scripts of the tasks. Each run adds a line to the file runs.
 const (
 	mark    = "echo run >>/alloc/data/runs\n"
 	handler = mark + "trap 'exit 9' TERM\n" + loop
@@ -157,13 +156,13 @@ func (l *lab) leader(al *agent.Alloc) hostproc.Process {
 	return l.process(hostproc.Leader(machineOf(al)))
 }
 
-// release lets the script waiter end.
+// release makes the script waiter end.
 func (l *lab) release(al *agent.Alloc) {
 	l.Helper()
 	l.onHost("sh", "-c", "echo go >"+allocDir(al)+"/alloc/data/go")
 }
 
-// ranOnce wants the payload to have run once and its exit code to be told once.
+// ranOnce checks that the payload has run once and that its exit code is reported once.
 func (l *lab) ranOnce(al *agent.Alloc, now *api.Allocation, code int) {
 	l.Helper()
 	must.Eq(l, code, l.exitCode(now))
@@ -172,13 +171,14 @@ func (l *lab) ranOnce(al *agent.Alloc, now *api.Allocation, code int) {
 	must.One(l, l.runs(al))
 }
 
-// runs is how often the payload has begun.
+// runs returns how often the payload has started.
 func (l *lab) runs(al *agent.Alloc) int {
 	l.Helper()
 	return strings.Count(l.onHost("cat", allocDir(al)+"/alloc/data/runs"), "run\n")
 }
 
-// oneContainer wants an allocation to have one machine in every book.
+// oneContainer checks that an allocation has exactly one machine, according to all
+// sources.
 func (l *lab) oneContainer(al *agent.Alloc) {
 	l.Helper()
 	l.process(hostproc.Nspawn(machineOf(al)))
@@ -186,8 +186,8 @@ func (l *lab) oneContainer(al *agent.Alloc) {
 	must.One(l, strings.Count(units, "\n"), must.Sprint(units))
 }
 
-// deaths are the ends of a machine that are not the payload's will: the task
-// is restarted as the job says.
+// deaths are ends of a machine that the payload did not cause. The task is restarted as
+// the job says.
 var deaths = []test{
 	{"nspawn killed", func(l *lab) { testDeath(l, asService(command), hostproc.Nspawn) }},
 	{"nspawn with a forwarded port killed", func(l *lab) { testDeath(l, serving, hostproc.Nspawn) }},
@@ -216,7 +216,7 @@ var (
 
 func asService(t task) job { return job{kind: service, tasks: []task{t}} }
 
-// awaitServing wants the port of a task, if it has one, to be forwarded.
+// awaitServing waits until the port of a task, if it has one, is forwarded.
 func (l *lab) awaitServing(al *agent.Alloc, what job) {
 	l.Helper()
 	if what.group != "" {
@@ -245,9 +245,9 @@ func testDeath(l *lab, what job, kind func(machine string) hostproc.Kind) {
 	l.awaitServing(al, what)
 	must.SliceLen(l, 1, events(now, api.TaskTerminated), must.Sprint(agent.Events(now)))
 	end := events(now, api.TaskTerminated)[0].Details
-	must.False(l, end["exit_code"] == "0" && end["signal"] == "0", must.Sprintf("a death is told as success: %v", end))
+	must.False(l, end["exit_code"] == "0" && end["signal"] == "0", must.Sprintf("a death is reported as success: %v", end))
 	if boots {
-		l.awaitReady(al, 2) // one that is not does not take the signal to stop
+		l.awaitReady(al, 2) // a guest that is not ready ignores the signal to stop
 	} else {
 		must.Eq(l, 2, l.runs(al))
 	}
@@ -263,8 +263,8 @@ func testDeath(l *lab, what job, kind func(machine string) hostproc.Kind) {
 	}
 }
 
-// startFaults come when a start has got to a certain step. Nomad, which has not
-// been told of its end, starts the task again.
+// startFaults happen when a start has reached a certain step. Nomad does not know that the
+// start has succeeded, and starts the task again.
 func startFaults() (tests []test) {
 	killPlugin := func(l *lab, plugin hostproc.Process) error { return plugin.Signal(unix.SIGKILL) }
 	for _, step := range []struct{ name, file string }{
@@ -302,7 +302,7 @@ const (
 	stateDir = "/var/lib/nomad-driver-nspawn"
 )
 
-// pausePlugin takes the time itself: there is no event to wait for.
+// pausePlugin sleeps, because there is no event to wait for.
 func pausePlugin(l *lab, plugin hostproc.Process) error {
 	if err := plugin.Signal(unix.SIGSTOP); err != nil {
 		return err
@@ -322,7 +322,7 @@ func killAgentDuringStart(l *lab, _ hostproc.Process) error {
 	if err := p.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
-	if err := l.agent.Stop(l.ctx); err != nil { // until systemd has seen the end
+	if err := l.agent.Stop(l.ctx); err != nil { // returns when systemd has noticed the end
 		return err
 	}
 	return l.agent.Start(l.ctx)
@@ -343,14 +343,14 @@ func testStart(l *lab, what job, step func(*lab) error, strike func(*lab, hostpr
 	case err := <-struck:
 		must.NoError(l, err)
 	case <-l.ctx.Done():
-		l.Fatal("the start does not get to this step")
+		l.Fatal("the start does not reach this step")
 	}
 	must.NoError(l, al.Running(l.ctx))
 	l.awaitRecovery(al)
 	l.awaitOutput(al, "ready\n")
 	l.oneContainer(al)
 	l.awaitServing(al, what)
-	// The payload of a start of which Nomad was not told yet is replaced.
+	// If Nomad did not know of the start, it has replaced the payload.
 	must.Between(l, 1, l.runs(al), 2)
 	now, err := al.Stop(l.ctx)
 	must.NoError(l, err)
@@ -359,8 +359,8 @@ func testStart(l *lab, what job, step func(*lab) error, strike func(*lab, hostpr
 	must.Zero(l, now.TaskStates["main"].Restarts)
 }
 
-// testStartWithoutBus takes the bus away when a start has got to a step. It cannot
-// be undone then.
+// testStartWithoutBus stops the bus when a start has reached a step. The driver cannot
+// undo the start then.
 func testStartWithoutBus(l *lab, step func(*lab) error) {
 	plugin := l.process(hostproc.Plugin)
 	stopped := make(chan error, 1)
@@ -380,17 +380,17 @@ func testStartWithoutBus(l *lab, step func(*lab) error) {
 		return len(events(now, api.TaskStarted)) > 0 || len(events(now, api.TaskDriverFailure)) > 0
 	})
 	must.NoError(l, err)
-	// A start that was faster than the bus was stopped is told of its end by that.
+	// If the start was faster than the stop of the bus, this reports its end.
 	l.onHost("systemctl", "start", "dbus.socket", "dbus.service")
 	_, err = al.Ended(l.ctx)
 	must.NoError(l, err)
 }
 
-// room is for more files than any of these tests makes.
+// room allows more files than any of these tests creates.
 const room = "nr_inodes=10000"
 
-// awaitOutput waits for a line of the task in its log, or in the host's journal if
-// an event says so: the log collector has stopped with the killed plugin.
+// awaitOutput waits for a line of the task in its log, or in the host's journal if an
+// event says so: the log collector ended with the killed plugin.
 func (l *lab) awaitOutput(al *agent.Alloc, line string) {
 	l.Helper()
 	now, err := al.Await(l.ctx, "known", func(*api.Allocation) bool { return true })
@@ -404,7 +404,7 @@ func (l *lab) awaitOutput(al *agent.Alloc, line string) {
 	must.Eq(l, line, string(out))
 }
 
-// refusing are faults under which running tasks go on and no other starts.
+// refusing are faults during which running tasks go on and no other task starts.
 func refusing() (tests []test) {
 	for name, dir := range map[string]string{"run directory": runDir, "state directory": stateDir} {
 		full := func(l *lab) {
@@ -425,7 +425,7 @@ func refusing() (tests []test) {
 	return append(tests, test{"bus that does not answer", refusal{sends(bus, unix.SIGSTOP), "deadline exceeded", nothing, sends(bus, unix.SIGCONT)}.test})
 }
 
-// replacePlugin has the tasks recovered by a plugin that has not seen them.
+// replacePlugin makes a new plugin recover the tasks.
 func replacePlugin(l *lab) {
 	must.NoError(l, l.agent.Kill(l.ctx))
 	l.onHost("pkill", "--full", "--exact", agent.Plugin)

@@ -25,8 +25,8 @@ var imageTests = []test{
 	{"OCI image of an archive", testOCIArchive},
 }
 
-// archive saves a busybox image as docker does, where jobs may name images by
-// path, and returns its path on the host.
+// archive saves a busybox image as docker does, in a directory from which jobs may run
+// images by path, and returns its path on the host.
 func (l *lab) archive(config v1.Config) string {
 	l.Helper()
 	busybox, err := host.BusyboxImage(l.ctx)
@@ -70,7 +70,7 @@ func testOCIArchive(l *lab) {
 	l.gone(al)
 }
 
-// imageOf is the digest of the stored image that an allocation uses.
+// imageOf returns the digest of the stored image that an allocation uses.
 func (l *lab) imageOf(al *agent.Alloc) string {
 	l.Helper()
 	list := l.onHost(agent.Plugin, "images")
@@ -79,6 +79,6 @@ func (l *lab) imageOf(al *agent.Alloc) string {
 			return fields[slices.IndexFunc(fields, func(field string) bool { return strings.HasPrefix(field, "sha256:") })]
 		}
 	}
-	l.Fatalf("no image is used by %s:\n%s", machineOf(al), list)
+	l.Fatalf("%s uses no image:\n%s", machineOf(al), list)
 	return ""
 }

@@ -14,8 +14,8 @@ import (
 	"nomad-driver-nspawn/e2e/agent"
 )
 
-// takeInventory lists all of the host that a task could leave, a line each. The empty
-// directories, tables and slices that are made once and kept do not count.
+// takeInventory lists everything that a task could leave on the host, one item per line.
+// It leaves out the empty directories, tables and slices that are made once and kept.
 const takeInventory = `
 systemctl list-units --all --plain --no-legend 'nomad-nspawn-*' '*.scope' | sed 's/^/unit /; s/ *loaded.*//'
 find /run/systemd/transient -name '*nspawn*' -printf 'unit file %p\n'
@@ -39,7 +39,7 @@ func inventory(t *testing.T, a *agent.Agent) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
-	// By standard input, lest pgrep finds it.
+	// The script goes through standard input, so that pgrep does not find it.
 	cmd := a.Host.Command(ctx, "sh", "-s")
 	cmd.Stdin = strings.NewReader(takeInventory)
 	out, err := cmd.Output()
@@ -49,8 +49,8 @@ func inventory(t *testing.T, a *agent.Agent) []string {
 	return lines
 }
 
-// gone wants the host to have nothing of an allocation that has ended, but for
-// what is Nomad's: its directory, with mounts for secrets, and its network.
+// gone checks that the host has nothing of an allocation that has ended, except what
+// belongs to Nomad: its directory, with mounts for secrets, and its network.
 func (l *lab) gone(al *agent.Alloc) {
 	l.Helper()
 	left := []string{}
@@ -69,7 +69,7 @@ var (
 	logIDs  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f-]{27,}\S*|[0-9.]+(µ|m)?s\b|[0-9]+`)
 )
 
-// testQuietLog wants no warning or error that comes again and again.
+// testQuietLog checks that no warning or error is repeated again and again.
 func testQuietLog(l *lab) {
 	text, err := l.agent.Log(l.ctx)
 	must.NoError(l, err)

@@ -20,7 +20,7 @@ import (
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// lab is a test and what it works with.
+// lab is a test with its agent and host.
 type lab struct {
 	*testing.T
 	ctx   context.Context
@@ -36,21 +36,21 @@ func newLabFor(t *testing.T, a *agent.Agent, timeout time.Duration) *lab {
 	return &lab{T: t, ctx: ctx, agent: a}
 }
 
-// sub runs a part of the test under a name of its own.
+// sub runs a part of the test under a separate name.
 func (l *lab) sub(name string, run func(*lab)) {
 	l.Run(name, func(t *testing.T) { run(newLab(t, l.agent)) })
 }
 
-// parallel is sub for parts that may run at the same time.
+// parallel is like sub, for parts that may run at the same time.
 func (l *lab) parallel(name string, run func(*lab)) {
 	l.Run(name, func(t *testing.T) {
 		t.Parallel()
-		run(newLab(t, l.agent)) // its time begins now
+		run(newLab(t, l.agent)) // its timeout starts now
 	})
 }
 
-// job is what differs between the jobs of the tests. It has one group, which
-// is not tried again when it fails.
+// job is what differs between the jobs of the tests. A job has one group, which is not
+// tried again when it fails.
 type job struct {
 	kind  string // batch when empty
 	group string // more of the group
@@ -69,7 +69,7 @@ const service = "service"
 
 var notName = regexp.MustCompile(`[^a-z0-9]+`)
 
-// hcl is the job file.
+// hcl returns the job file.
 func (l *lab) hcl(j job) string {
 	name := notName.ReplaceAllString(strings.ToLower(l.Name()), "-") + fmt.Sprint("-", l.jobs.Add(1))
 	kind := j.kind
@@ -123,7 +123,7 @@ func (t task) hcl() string {
 `, name, config, t.more)
 }
 
-// quote makes an HCL string of any text.
+// quote returns any text as an HCL string.
 func quote(text string) string {
 	quoted, err := json.Marshal(text)
 	if err != nil {
@@ -132,7 +132,8 @@ func quote(text string) string {
 	return strings.NewReplacer("${", "$${", "%{", "%%{").Replace(string(quoted))
 }
 
-// start runs a job and returns its first allocation; afterwards it is removed.
+// start runs a job and returns its first allocation. The job is removed at the end of the
+// test.
 func (l *lab) start(j job) *agent.Alloc {
 	l.Helper()
 	return l.startHCL(l.hcl(j))[0]
@@ -160,8 +161,7 @@ func (l *lab) removeAtEnd(allocs []*agent.Alloc) {
 	}
 }
 
-// explain shows what an allocation has written, and what the host's journal has
-// of it.
+// explain logs the output of an allocation and its part of the host's journal.
 func (l *lab) explain(ctx context.Context, al *agent.Alloc) {
 	tails, err := al.Tails(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func (l *lab) explain(ctx context.Context, al *agent.Alloc) {
 	}
 }
 
-// running runs a service of one task until it runs.
+// running starts a service with one task and waits until it is running.
 func (l *lab) running(t task) *agent.Alloc {
 	l.Helper()
 	al := l.start(job{kind: service, tasks: []task{t}})
@@ -188,7 +188,7 @@ func (l *lab) running(t task) *agent.Alloc {
 	return al
 }
 
-// ready runs a service of one task until its script has written "ready".
+// ready starts a service with one task and waits until its script has written "ready".
 func (l *lab) ready(t task) *agent.Alloc {
 	l.Helper()
 	al := l.running(t)
@@ -203,8 +203,8 @@ func (l *lab) waitLog(al *agent.Alloc, stream, until string) string {
 	return text
 }
 
-// end is written to both logs by every script of finish: Nomad may tell that a
-// task has ended before its last lines can be read.
+// Every script of finish writes end to both logs. Nomad may report the end of a task
+// before its last lines can be read.
 const end = "=the end="
 
 // finish runs a script to its end.
@@ -227,7 +227,7 @@ func (l *lab) finishIn(j job) agent.Output {
 	}
 }
 
-// exitCode is that of the task main, as its last event of this kind tells.
+// exitCode returns the exit code in the last event of that kind of the task main.
 func (l *lab) exitCode(now *api.Allocation) int {
 	l.Helper()
 	list := events(now, api.TaskTerminated)
@@ -237,7 +237,7 @@ func (l *lab) exitCode(now *api.Allocation) int {
 	return code
 }
 
-// events are those of the task main of one kind.
+// events returns the events of one kind of the task main.
 func events(now *api.Allocation, kind string) []*api.TaskEvent {
 	var list []*api.TaskEvent
 	if state := now.TaskStates["main"]; state != nil {
@@ -250,7 +250,7 @@ func events(now *api.Allocation, kind string) []*api.TaskEvent {
 	return list
 }
 
-// exec runs a command in the task main and wants it to succeed.
+// exec runs a command in the task main, which must succeed.
 func (l *lab) exec(al *agent.Alloc, argv ...string) string {
 	l.Helper()
 	out, err := al.Exec(l.ctx, "main", "", argv...)
@@ -259,7 +259,7 @@ func (l *lab) exec(al *agent.Alloc, argv ...string) string {
 	return out.Stdout
 }
 
-// onHost runs a command on the host and wants it to succeed.
+// onHost runs a command on the host, which must succeed.
 func (l *lab) onHost(name string, args ...string) string {
 	l.Helper()
 	out, err := l.agent.Command(l.ctx, name, args...)
@@ -277,7 +277,7 @@ func (l *lab) atEnd(name string, args ...string) {
 	})
 }
 
-// onHostAfter is onHost for when the test is over.
+// onHostAfter is like onHost, for use at the end of the test.
 func (l *lab) onHostAfter(name string, args ...string) string {
 	l.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
@@ -287,7 +287,7 @@ func (l *lab) onHostAfter(name string, args ...string) string {
 	return out
 }
 
-// refusal is the one message that tells why the task main did not start.
+// refusal returns the only message that says why the task main did not start.
 func (l *lab) refusal(now *api.Allocation) string {
 	l.Helper()
 	must.Eq(l, api.AllocClientStatusFailed, now.ClientStatus, must.Sprint(agent.Events(now)))
@@ -300,10 +300,10 @@ func (l *lab) refusal(now *api.Allocation) string {
 func machineOf(al *agent.Alloc) string { return machine.Name(al.ID, "main") }
 func unitOf(al *agent.Alloc) string    { return machine.UnitName(machineOf(al)) }
 
-// allocDir is the allocation's directory on the host.
+// allocDir returns the allocation's directory on the host.
 func allocDir(al *agent.Alloc) string { return "/var/lib/nomad/alloc/" + al.ID }
 
-// pid is the process of systemd-nspawn on the host.
+// pid returns the PID of systemd-nspawn on the host.
 func (l *lab) pid(al *agent.Alloc) string {
 	l.Helper()
 	return strings.TrimSpace(l.onHost("systemctl", "show", "--property=MainPID", "--value", unitOf(al)))

@@ -23,9 +23,9 @@ var networkTests = []test{
 	{"names", testNames},
 }
 
-// Mode none is not among them: with Nomad 1.11.3 no driver can have it, "network
-// already configured but not found in state" (network_hook.go, Prerun: the
-// configurator of this mode has no status to tell).
+// Mode none is missing: in Nomad 1.11.3 it fails with any driver, "network already
+// configured but not found in state", because the configurator of this mode has no status
+// (network_hook.go, Prerun).
 func testNetworkModes(l *lab) {
 	const show = "ls /sys/class/net; ip -4 -oneline address show scope global"
 	for mode, want := range map[string]func(l *lab, stdout string){
@@ -47,16 +47,16 @@ func testNetworkModes(l *lab) {
 	})
 }
 
-// webServer serves its allocation's ID. It listens when it goes to the background.
+// webServer serves its allocation's ID. It is listening when it goes to the background.
 const webServer = "mkdir /www; echo $NOMAD_ALLOC_ID >/www/index.html; httpd -p 80 -h /www\n"
 
-// A port of the group, and of a task that it is forwarded to.
+// A port of the group, and the config of a task to which it is forwarded.
 const (
 	httpPort    = "network {\nport \"http\" {\nto = 80\n}\n}"
 	forwardHTTP = "network_veth = true\nports = [\"http\"]"
 )
 
-// testNetworkFirst has tasks whose first act is a connection.
+// testNetworkFirst runs tasks that first of all open a connection.
 func testNetworkFirst(l *lab) {
 	script := "wget -q -O- http://" + l.agent.Host.Addr().String() + ":4646/v1/agent/health >/dev/null && echo answered"
 	for name, config := range map[string]string{
@@ -71,7 +71,8 @@ func testNetworkFirst(l *lab) {
 	}
 }
 
-// testForwardedPort asks by every address of the host, and from a container beside it.
+// testForwardedPort sends requests to every address of the host, and from a neighboring
+// container.
 func testForwardedPort(l *lab) {
 	for name, config := range map[string]string{
 		"ports": forwardHTTP, "port_map": "network_veth = true\nport_map {\nhttp = 80\n}",
@@ -86,10 +87,10 @@ func testForwardedPort(l *lab) {
 			l.waitLog(al, agent.Stdout, "ready\n")
 			l.answersEverywhere(al, al.ID+"\n")
 			l.answersBeside(al, al.ID+"\n")
-			if name != "zone" { // which has no IPv6
+			if name != "zone" { // a zone has no IPv6
 				l.answersEverywhere(al, al.ID+"\n", "[::1]")
 			}
-			// The service's address is the container's own.
+			// The service has the container's own address.
 			services, _, err := l.agent.API.Services().Get(l.serviceName(), nil)
 			must.NoError(l, err)
 			must.SliceLen(l, 1, services)
@@ -115,7 +116,7 @@ func (l *lab) answersEverywhere(al *agent.Alloc, want string, addresses ...strin
 	}
 }
 
-// answersBeside asks from another container.
+// answersBeside sends a request from another container.
 func (l *lab) answersBeside(al *agent.Alloc, want string) {
 	l.Helper()
 	url := fmt.Sprintf("http://%s:%d/", l.agent.Host.Addr(), l.port(al))
@@ -141,7 +142,7 @@ systemctl daemon-reload; systemctl start hello.socket || { journalctl -b -n 60 -
 	must.StrContains(l, l.onHost("nft", "list", "table", "inet", "nomad-nspawn"), machineOf(al))
 }
 
-// testHostNetworkPort has a port that is only the host's loopback's.
+// testHostNetworkPort forwards a port of the host's loopback only.
 func testHostNetworkPort(l *lab) {
 	al := l.start(job{
 		kind: service, group: "network {\nport \"http\" {\nto = 80\nhost_network = \"inside\"\n}\n}",
@@ -154,7 +155,7 @@ func testHostNetworkPort(l *lab) {
 	must.Error(l, err, must.Sprint(out))
 }
 
-// testZone has a container ask another one of its zone.
+// testZone sends a request from one container of a zone to another.
 func testZone(l *lab) {
 	zone := "network_zone = \"shared\""
 	al := l.ready(task{config: zone, script: webServer + loop})
@@ -171,7 +172,7 @@ func testZone(l *lab) {
 	})
 }
 
-// testOthersNetworks has a DHCP server on a bridge and its port e2e-port.
+// testOthersNetworks runs a DHCP server on a bridge with the port e2e-port.
 func testOthersNetworks(l *lab) {
 	l.onHost("sh", "-ec", `ip link add br-e2e type bridge
 ip addr add 198.51.101.1/24 dev br-e2e
@@ -205,7 +206,7 @@ func (l *lab) lacksIpvlan() bool {
 	return l.onHost("sh", "-c", try) == "lacks\n"
 }
 
-// port is the first one of the allocation's group, on the host.
+// port returns the first port of the allocation's group, on the host.
 func (l *lab) port(al *agent.Alloc) int {
 	l.Helper()
 	now, err := al.Await(l.ctx, "known", func(*api.Allocation) bool { return true })

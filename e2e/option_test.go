@@ -10,8 +10,8 @@ import (
 	"nomad-driver-nspawn/e2e/agent"
 )
 
-// optionTests are options of limits and isolation that need no controller of control
-// groups; what does is tested in the virtual machine.
+// optionTests test options of limits and isolation that need no cgroup controller. The
+// others are tested in the virtual machine.
 var optionTests = []test{
 	{"options", testOptions},
 	{"options without controllers", testOptionsWithoutControllers},
@@ -54,7 +54,8 @@ func testOptions(l *lab) {
 	}
 }
 
-// capability is a script that tells whether its shell has a capability in its bounding set.
+// capability returns a script that prints whether its shell has a capability in its
+// bounding set.
 func capability(number int) string {
 	return "bits=$(awk '/CapBnd/ { print $2 }' /proc/self/status); [ $((0x$bits >> " + strconv.Itoa(number) + " & 1)) = 1 ] && echo yes || echo no\n"
 }

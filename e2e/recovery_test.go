@@ -14,7 +14,7 @@ import (
 	"nomad-driver-nspawn/e2e/agent"
 )
 
-// recoveryTests end the agent, the plugin or the bus under running tasks.
+// recoveryTests kill the agent, the plugin or the bus while tasks run.
 var recoveryTests = []test{
 	{"recovery: agent restarted", func(l *lab) { testRecovery(l, l.agent.Restart) }},
 	{"recovery: agent killed", func(l *lab) { testRecovery(l, killAgent(l.agent)) }},
@@ -23,7 +23,7 @@ var recoveryTests = []test{
 	{"recovery: systemd re-executed", func(l *lab) { testRecovery(l, onHost(l.agent, "systemctl", "daemon-reexec")) }},
 	{"recovery: booted machine", testRecoveryBooted},
 	{"recovery: network", testRecoveryNetwork},
-	{"recovery: task ended meanwhile", testEndedMeanwhile},
+	{"recovery: task ended without an agent", testEndedMeanwhile},
 	{"recovery: host rebooted", testHostRebooted},
 }
 
@@ -43,7 +43,7 @@ func onHost(a *agent.Agent, argv ...string) func(context.Context) error {
 	}
 }
 
-// testRecovery wants a task to go on as if nothing had happened.
+// testRecovery checks that a task goes on as if nothing had happened.
 func testRecovery(l *lab, disturb func(context.Context) error) {
 	al := l.ready(task{
 		script: `trap 'echo got USR1' USR1
@@ -75,8 +75,8 @@ while true; do n=$((n + 1)); echo "line $n"; sleep 0.05; done`,
 	l.gone(al)
 }
 
-// testRecoveryNetwork wants a port to answer all the time, whoever dies, and soon
-// again after somebody has flushed all rules of the host.
+// testRecoveryNetwork checks that a port always answers, whoever dies, and that it soon
+// answers again after all firewall rules of the host have been flushed.
 func testRecoveryNetwork(l *lab) {
 	al := l.start(job{kind: service, group: httpPort, tasks: []task{{config: forwardHTTP, script: webServer + loop}}})
 	must.NoError(l, al.Running(l.ctx))
@@ -94,8 +94,8 @@ func testRecoveryNetwork(l *lab) {
 	l.gone(al)
 }
 
-// awaitRecovery waits until commands can be run in the task again. Nomad does
-// not tell when a plugin that has died is back.
+// awaitRecovery waits until commands can be run in the task again. Nomad does not report
+// when a plugin that has died is back, so this polls.
 func (l *lab) awaitRecovery(al *agent.Alloc) {
 	l.Helper()
 	ticker := time.NewTicker(200 * time.Millisecond)
@@ -114,7 +114,7 @@ func (l *lab) awaitRecovery(al *agent.Alloc) {
 	}
 }
 
-// lastLine is the highest number n of a whole line "line n".
+// lastLine returns the highest number n of a complete line "line n".
 func lastLine(text string) (n int) {
 	for line := range strings.Lines(text) {
 		if strings.HasSuffix(line, "\n") {
@@ -150,7 +150,7 @@ func testEndedMeanwhile(l *lab) {
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
 }
 
-// endsWithoutAgent stops the agent and then has a task of the script waiter end.
+// endsWithoutAgent stops the agent and then makes a task with the script waiter end.
 func (l *lab) endsWithoutAgent(al *agent.Alloc) error {
 	l.Helper()
 	pid := l.pid(al)
@@ -162,8 +162,9 @@ func (l *lab) endsWithoutAgent(al *agent.Alloc) error {
 	return nil
 }
 
-// testHostRebooted takes from the host what a reboot does: all processes and
-// units of machines, and what is in /run. The boot ID is the machine's.
+// testHostRebooted removes from the host what a reboot removes: all processes and units of
+// machines, and the contents of /run. The boot ID does not change, because it belongs to
+// the machine.
 func testHostRebooted(l *lab) {
 	al := l.ready(task{script: mark + "test -e /first && echo not clean\n>/first\n" + loop})
 	must.NoError(l, l.agent.Kill(l.ctx))

@@ -8,8 +8,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// refusedTests are jobs that ask for what cannot be had. Each gets one message
-// that says what is wrong, and leaves nothing.
+// refusedTests are jobs that cannot be run as asked. Each gets one message that says what
+// is wrong, and leaves nothing.
 var refusedTests = []test{
 	{"refused jobs", testRefused},
 	{"refused kill_signal", testRefusedKillSignal},
@@ -59,9 +59,9 @@ func testRefused(l *lab) {
 	}
 }
 
-// Nomad refuses most unknown signals by itself, but this one is in its list. The
-// driver learns of it only when the task is to be stopped: it refuses once, says why,
-// and ends the task when Nomad asks again.
+// Nomad itself refuses most unknown signals, but it accepts this one. The driver gets it
+// only when the task is to be stopped: it refuses once, says why, and ends the task when
+// Nomad asks again.
 func testRefusedKillSignal(l *lab) {
 	al := l.ready(task{script: loop, more: "kill_signal = \"SIGNULL\"\nkill_timeout = \"2s\""})
 	_, err := al.Stop(l.ctx)
@@ -69,8 +69,8 @@ func testRefusedKillSignal(l *lab) {
 	l.gone(al)
 }
 
-// A forwarded port would take what is meant for somebody who listens on the host.
-// Nomad does not look: it knows only the ports that it has given to jobs.
+// A forwarded port would take the connections of a program that listens on the host. Nomad
+// does not check this: it knows only the ports that it has given to jobs.
 func testRefusedPort(l *lab) {
 	l.ready(task{script: "httpd -p 18081\n" + loop}) // on the host's network
 	al := l.start(job{

@@ -29,7 +29,7 @@ var runTests = []test{
 	{"stats", testStats},
 }
 
-// modes are the config lines of the modes that run a command.
+// modes are the config lines for the modes that run a command.
 var modes = map[string]string{
 	"process two": "process_two = true",
 	"process one": "process_two = false",
@@ -56,11 +56,11 @@ func testJournald(l *lab) {
 	must.NoError(l, err)
 	l.onHost("journalctl", "--sync")
 	lines := strings.Fields(l.onHost("journalctl", "--identifier="+machineOf(al), "--output=cat", "--no-pager"))
-	slices.Sort(lines) // they come by streams of their own
+	slices.Sort(lines) // they come through separate streams
 	must.Eq(l, []string{"err", "out"}, lines)
 }
 
-// loop is the end of a script that goes on and handles signals at once.
+// loop is the end of a script that keeps running and handles signals at once.
 const loop = "echo ready\nwhile true; do sleep 1000 & wait $!; done\n"
 
 func testExec(l *lab) {
@@ -70,7 +70,7 @@ func testExec(l *lab) {
 		must.NoError(l, err)
 		must.Eq(l, agent.Output{Code: 3, Stdout: "from stdin in deep blue\n", Stderr: "oops\n"}, out)
 
-		// As confined as the payload.
+		// A command is as confined as the payload.
 		payload := map[string]string{modes["process one"]: "1", modes["process two"]: "2"}[config]
 		const confinement = "grep -e CapBnd -e NoNewPrivs /proc/$1/status; for ns in user net pid mnt cgroup; do readlink /proc/$1/ns/$ns; done"
 		must.Eq(l, l.exec(al, "sh", "-c", confinement, "", payload), l.exec(al, "sh", "-c", confinement, "", "self"))
@@ -85,7 +85,7 @@ func testExec(l *lab) {
 	})
 }
 
-// screen takes what a terminal shows and tells when a text is there.
+// screen collects the output of a terminal and reports when it contains a text.
 type screen struct {
 	mu    sync.Mutex
 	text  strings.Builder
@@ -124,7 +124,7 @@ func testExecTTY(l *lab) {
 			sizes <- api.TerminalSize{Height: 40, Width: 100}
 		case <-l.ctx.Done():
 		}
-		// The shell reads this when it has seen the new size.
+		// The shell reads this after it has got the new size.
 		_, _ = io.WriteString(keyboard, "typed\n")
 	}()
 	const script = `tty
@@ -169,7 +169,7 @@ func testTemplateSignal(l *lab) {
 	must.Eq(l, "word is first\nready\nword is second\n", l.waitLog(al, agent.Stdout, "second\n"))
 }
 
-// patience is a kill_timeout that only a driver that waits for nothing uses up.
+// patience is a kill_timeout that is used up only if the driver waits without need.
 const patience = "30s"
 
 func testStopHandled(l *lab) {
@@ -229,8 +229,8 @@ func testStopDuringExec(l *lab) {
 	}
 }
 
-// awaitStats waits for numbers. Nomad does not tell when there are new ones; it
-// takes them each second.
+// awaitStats waits until the usage fulfills a condition. Nomad collects the usage each
+// second and does not report when it is new, so this polls.
 func (l *lab) awaitStats(al *agent.Alloc, until func(*api.ResourceUsage) bool) *api.ResourceUsage {
 	l.Helper()
 	ticker := time.NewTicker(500 * time.Millisecond)
@@ -243,7 +243,7 @@ func (l *lab) awaitStats(al *agent.Alloc, until func(*api.ResourceUsage) bool) *
 		select {
 		case <-ticker.C:
 		case <-l.ctx.Done():
-			l.Fatalf("no usage is told: %v, %+v", err, usage)
+			l.Fatalf("no usage is reported: %v, %+v", err, usage)
 		}
 	}
 }

@@ -32,24 +32,24 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	// bootTimeout includes making images and Nomad, when they are not cached.
+	// bootTimeout includes the time to make images and Nomad, if they are not cached.
 	bootTimeout = 15 * time.Minute
 	testTimeout = 2 * time.Minute
 )
 
-// test is a test of one behaviour, on a host that it shares with others.
+// test is a test of one behavior, on a host that it shares with other tests.
 type test struct {
 	name string
 	run  func(*lab)
 }
 
-// together are the tests that may run at the same time.
+// together lists the tests that may run at the same time.
 var together = [][]test{exampleTests, runTests, environmentTests, fileTests, networkTests, caseTests, bootTests, imageTests, refusedTests, optionTests}
 
-// alone are the tests that break or restart what others need.
+// alone lists the tests that break or restart what others need.
 var alone = [][]test{recoveryTests, brokenHostTests}
 
-// TestE2E runs all tests on a host of each suite that is chosen.
+// TestE2E runs all tests on a host of each chosen suite.
 func TestE2E(t *testing.T) {
 	for _, suite := range host.Chosen() {
 		t.Run(suite, testSuite)
@@ -76,7 +76,7 @@ func testSuite(t *testing.T) {
 		for _, test := range group {
 			t.Run(test.name, func(t *testing.T) {
 				l := newLab(t, a)
-				_, err := a.AwaitDriver(l.ctx, true) // The one before may have killed the plugin.
+				_, err := a.AwaitDriver(l.ctx, true) // the test before may have killed the plugin
 				must.NoError(t, err)
 				test.run(l)
 			})
@@ -86,7 +86,7 @@ func testSuite(t *testing.T) {
 	t.Run("the agent's log is quiet", func(t *testing.T) { testQuietLog(newLab(t, a)) })
 }
 
-// warmUp makes what is made once and kept, as Nomad's bridge.
+// warmUp makes what is made once and kept, such as Nomad's bridge.
 func warmUp(t *testing.T, a *agent.Agent) {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
@@ -106,7 +106,7 @@ func up(t *testing.T, suite string) *agent.Agent {
 	})
 }
 
-// upWith takes the agent and its host down when the test is over.
+// upWith boots a host with an agent, and takes both down at the end of the test.
 func upWith(t *testing.T, opts agent.Options) *agent.Agent {
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 	defer cancel()

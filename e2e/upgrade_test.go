@@ -18,14 +18,15 @@ import (
 	"nomad-driver-nspawn/e2e/host"
 )
 
-// oldVersion is the last one that starts machines without the gate and without networks
-// of ours.
+// oldVersion is the last version that starts machines without the gate and without
+// networks of the driver.
 const oldVersion = "fdf5d8be"
 
-// upgradeTimeout is for the tasks of both versions together.
+// upgradeTimeout is the limit for the tasks of both versions together.
 const upgradeTimeout = 5 * time.Minute
 
-// TestUpgrade has the plugin of today take over what that of oldVersion has started.
+// TestUpgrade checks that today's plugin takes over the tasks that the plugin of
+// oldVersion has started.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	suites := host.Chosen()
@@ -74,7 +75,7 @@ func checkOut(t *testing.T) string {
 		return strings.TrimSpace(string(out))
 	}
 	if git("rev-parse", "--is-shallow-repository") == "true" {
-		t.Skipf("this clone has no history to take version %s from: git fetch --unshallow", oldVersion)
+		t.Skipf("this clone has no history with version %s: git fetch --unshallow", oldVersion)
 	}
 	dir := t.TempDir()
 	archive := filepath.Join(dir, "archive.tar")
@@ -88,8 +89,8 @@ func checkOut(t *testing.T) string {
 	return dir
 }
 
-// upgrade puts today's plugin in place of the old one, and its configuration. Meanwhile
-// a task ends.
+// upgrade replaces the old plugin and its configuration by today's. Between the two, a
+// task ends.
 func (l *lab) upgrade(ends *agent.Alloc) error {
 	if err := l.endsWithoutAgent(ends); err != nil {
 		return err
