@@ -91,16 +91,14 @@ func testBootExit(l *lab) {
 		l.sub(command, func(l *lab) {
 			al := l.booted()
 			_, _ = al.Exec(l.ctx, "main", "", strings.Fields(command)...) // may be killed before it answers
-			now, err := al.Ended(l.ctx)
-			must.NoError(l, err)
+			now := l.ended(al)
 			must.Eq(l, want, l.exitCode(now))
 		})
 	}
 	l.sub("signal", func(l *lab) {
 		al := l.booted()
 		must.NoError(l, al.Signal(l.ctx, "main", "SIGRTMIN+4")) // poweroff.target (systemd(1))
-		now, err := al.Ended(l.ctx)
-		must.NoError(l, err)
+		now := l.ended(al)
 		must.Zero(l, l.exitCode(now))
 	})
 }

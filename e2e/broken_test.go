@@ -27,9 +27,7 @@ func testWithoutNspawn(l *lab) {
 	})
 	// The driver found it earlier and is still healthy.
 	al := l.start(job{tasks: []task{{script: "true"}}})
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
-	must.StrContains(l, l.refusal(now), advice)
+	must.StrContains(l, l.refusal(al), advice)
 	l.gone(al)
 
 	must.NoError(l, l.agent.KillPlugin(l.ctx)) // the new plugin looks for it at once
@@ -50,15 +48,13 @@ func testWithoutBus(l *lab) {
 	al := l.ready(task{script: "trap 'exit 9' TERM\n" + loop, more: `kill_timeout = "` + patience + `"`})
 	l.onHost("systemctl", "stop", "dbus.socket", "dbus.service")
 	failed := l.start(job{tasks: []task{{script: "true"}}})
-	now, err := failed.Ended(l.ctx)
-	must.NoError(l, err)
-	message := l.refusal(now)
+	message := l.refusal(failed)
 	l.onHost("systemctl", "start", "dbus.socket", "dbus.service")
 	must.StrContains(l, message, "bus")
 
-	_, err = l.agent.AwaitDriver(l.ctx, true)
+	_, err := l.agent.AwaitDriver(l.ctx, true)
 	must.NoError(l, err)
-	now, err = al.Stop(l.ctx)
+	now, err := al.Stop(l.ctx)
 	must.NoError(l, err)
 	must.Eq(l, 9, l.exitCode(now))
 	must.SliceLen(l, 1, events(now, api.TaskStarted))

@@ -54,8 +54,7 @@ func testCasePing(l *lab) {
 	} {
 		l.parallel(name, func(l *lab) {
 			al := l.start(j)
-			now, err := al.Ended(l.ctx)
-			must.NoError(l, err)
+			now := l.ended(al)
 			must.Zero(l, l.exitCode(now))
 			l.waitLog(al, agent.Stdout, "answered\n")
 		})
@@ -69,9 +68,7 @@ func testCaseLowPort(l *lab) {
 
 func testCaseHighUser(l *lab) {
 	al := l.start(job{tasks: []task{{script: "id", more: `user = "1000650000"`}}})
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
-	must.StrContains(l, l.refusal(now), "user: a container has the IDs 0 to 65535")
+	must.StrContains(l, l.refusal(al), "user: a container has the IDs 0 to 65535")
 }
 
 // sharedVolume is the agent's host volume, and sharedDir a new directory in it.

@@ -47,8 +47,7 @@ if [ -L nomad_x.jwt ]; then readlink nomad_x.jwt; test -s nomad_y.jwt && echo wr
 rm nomad_x.jwt nomad_y.jwt && ln -s ` + target + ` nomad_x.jwt && exit 1`,
 		more: identity("x", "") + identity("y", "") + restarted,
 	}}})
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(al)
 	must.Zero(l, l.exitCode(now))
 	must.Eq(l, target+"\nwritten\n", l.waitLog(al, agent.Stdout, "written\n"))
 }
@@ -155,8 +154,7 @@ func testEscapeByDispatch(l *lab) {
 				{script: "true", more: "dispatch_payload {\nfile = \"" + file + "\"\n}"},
 				{name: "before", script: "ln -s " + target + " " + link, more: "lifecycle {\nhook = \"prestart\"\n}"},
 			}}, "* * * * * root evil")
-			now, err := al.Ended(l.ctx)
-			must.NoError(l, err)
+			now := l.ended(al)
 			must.StrContains(l, agent.Events(now), "too many levels of symbolic links")
 			must.Eq(l, target+"\n", l.onHost("readlink", strings.Replace(allocDir(al)+"/main/local/"+file, "main/local/../../", "", 1)))
 		})
@@ -173,8 +171,7 @@ func testEscapeByStickyDisk(l *lab) {
 	next, err := al.Next(l.ctx)
 	must.NoError(l, err)
 	l.removeAtEnd([]*agent.Alloc{next})
-	now, err := next.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(next)
 	must.One(l, l.exitCode(now)) // p was a regular file again
 }
 
@@ -187,8 +184,7 @@ func testStickyDisk(l *lab) {
 	next, err := al.Next(l.ctx)
 	must.NoError(l, err)
 	l.removeAtEnd([]*agent.Alloc{next})
-	now, err := next.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(next)
 	must.Zero(l, l.exitCode(now))
 	must.Eq(l, "local\ndata\n", l.waitLog(next, agent.Stdout, "data\n"))
 }
@@ -200,13 +196,12 @@ func testDispatched(l *lab) {
 		config: "bind = { \"local\" = \"/mine\" }",
 		more:   identity("x", "") + "dispatch_payload {\nfile = \"p\"\n}",
 	}}}, "hello\n")
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(al)
 	must.Zero(l, l.exitCode(now), must.Sprint(agent.Events(now)))
 	l.waitLog(al, agent.Stdout, "hello\nhello\n")
 	must.NoError(l, al.Remove(l.ctx))
 	l.finish(task{script: "true"})
-	_, err = l.agent.Command(l.ctx, "stat", allocDir(al))
+	_, err := l.agent.Command(l.ctx, "stat", allocDir(al))
 	must.ErrorContains(l, err, "No such file")
 	must.Eq(l, "", l.onHost("sh", "-c", "grep "+al.ID+" /proc/self/mountinfo || true"))
 }

@@ -34,8 +34,7 @@ func (l *lab) example(name string) *agent.Alloc {
 
 func testExampleBatch(l *lab) {
 	al := l.example("batch")
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(al)
 	must.Eq(l, "complete", now.ClientStatus)
 	stdout, err := al.Log(l.ctx, "hello", agent.Stdout, "gid=0(root)")
 	must.NoError(l, err)

@@ -134,15 +134,14 @@ func (d disturbance) test(l *lab) {
 	must.NoError(l, last.Ended(l.ctx))
 	d.end(l)
 
-	now, err := ending.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(ending)
 	l.ranOnce(ending, now, 7)
 	l.awaitRecovery(running)
 	l.awaitRecovery(booted)
 	must.Eq(l, leaders, []hostproc.Process{l.leader(running), l.leader(booted)})
 	l.oneContainer(running)
 	l.oneContainer(booted)
-	now, err = running.Stop(l.ctx)
+	now, err := running.Stop(l.ctx)
 	must.NoError(l, err)
 	l.ranOnce(running, now, 9)
 	now, err = booted.Stop(l.ctx)
@@ -382,8 +381,7 @@ func testStartWithoutBus(l *lab, step func(*lab) error) {
 	must.NoError(l, err)
 	// If the start was faster than the stop of the bus, this reports its end.
 	l.onHost("systemctl", "start", "dbus.socket", "dbus.service")
-	_, err = al.Ended(l.ctx)
-	must.NoError(l, err)
+	l.ended(al)
 }
 
 // room allows more files than any of these tests creates.
@@ -450,9 +448,7 @@ func (r refusal) test(l *lab) {
 				}
 			})
 			refused := l.start(job{tasks: []task{{script: mark}}})
-			now, err := refused.Ended(l.ctx)
-			must.NoError(l, err)
-			must.StrContains(l, l.refusal(now), r.reason)
+			must.StrContains(l, l.refusal(refused), r.reason)
 		},
 		end: func(l *lab) {
 			r.meanwhile(l)

@@ -42,8 +42,7 @@ func testSharedDirectory(l *lab) {
 		{name: "writer", script: "echo hello >/alloc/data/new; mv /alloc/data/new /alloc/data/letter"},
 		{name: "main", script: "until [ -e /alloc/data/letter ]; do sleep 0.1; done; cat /alloc/data/letter"},
 	}})
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(al)
 	must.Eq(l, api.AllocClientStatusComplete, now.ClientStatus)
 	l.waitLog(al, agent.Stdout, "hello\n")
 }
@@ -81,15 +80,12 @@ func testInPlace(l *lab) {
 	must.Eq(l, "0\n", l.onHost("stat", "--format=%u", image+"/marker"))
 
 	second := l.start(job{tasks: []task{{config: script("true")}}})
-	now, err := second.Ended(l.ctx)
-	must.NoError(l, err)
-	must.StrContains(l, l.refusal(now), "directory "+image+" is written to by machine "+machineOf(first))
+	must.StrContains(l, l.refusal(second), "directory "+image+" is written to by machine "+machineOf(first))
 
-	_, err = first.Stop(l.ctx)
+	_, err := first.Stop(l.ctx)
 	must.NoError(l, err)
 	third := l.start(job{tasks: []task{{config: script("cat /marker; echo " + end)}}})
-	_, err = third.Ended(l.ctx)
-	must.NoError(l, err)
+	l.ended(third)
 	must.StrContains(l, l.waitLog(third, agent.Stdout, end), "kept\n")
 }
 

@@ -217,8 +217,7 @@ func (l *lab) finishIn(j job) agent.Output {
 	l.Helper()
 	j.tasks[0].script = "trap 'echo " + end + "; echo " + end + " >&2' EXIT\n" + j.tasks[0].script
 	al := l.start(j)
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(al)
 	code := l.exitCode(now)
 	return agent.Output{
 		Code:   code,
@@ -287,9 +286,19 @@ func (l *lab) onHostAfter(name string, args ...string) string {
 	return out
 }
 
-// refusal returns the only message that says why the task main did not start.
-func (l *lab) refusal(now *api.Allocation) string {
+// ended waits until an allocation has ended.
+func (l *lab) ended(al *agent.Alloc) *api.Allocation {
 	l.Helper()
+	now, err := al.Ended(l.ctx)
+	must.NoError(l, err)
+	return now
+}
+
+// refusal waits until an allocation has ended, and returns the only message that says why
+// the task main did not start.
+func (l *lab) refusal(al *agent.Alloc) string {
+	l.Helper()
+	now := l.ended(al)
 	must.Eq(l, api.AllocClientStatusFailed, now.ClientStatus, must.Sprint(agent.Events(now)))
 	list := append(events(now, api.TaskDriverFailure), events(now, api.TaskFailedValidation)...)
 	must.SliceLen(l, 1, list, must.Sprint(agent.Events(now)))

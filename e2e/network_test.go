@@ -166,9 +166,7 @@ func testZone(l *lab) {
 	must.Eq(l, al.ID+"\n", out.Stdout, must.Sprint(out))
 	l.sub("refused", func(l *lab) {
 		al := l.start(job{tasks: []task{{config: "network_zone = \"a/b\"", script: "true"}}})
-		now, err := al.Ended(l.ctx)
-		must.NoError(l, err)
-		must.StrContains(l, l.refusal(now), `network_zone: "a/b" is not a name of at most 12`)
+		must.StrContains(l, l.refusal(al), `network_zone: "a/b" is not a name of at most 12`)
 	})
 }
 

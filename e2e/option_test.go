@@ -71,9 +71,7 @@ func testOptionsWithoutControllers(l *lab) {
 	} {
 		l.parallel(option, func(l *lab) {
 			al := l.start(job{tasks: []task{{config: config, script: "true"}}})
-			now, err := al.Ended(l.ctx)
-			must.NoError(l, err)
-			must.StrContains(l, l.refusal(now), option+": cannot be enforced on this client")
+			must.StrContains(l, l.refusal(al), option+": cannot be enforced on this client")
 			l.gone(al)
 		})
 	}

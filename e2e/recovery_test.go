@@ -144,8 +144,7 @@ func testEndedMeanwhile(l *lab) {
 	must.NoError(l, l.endsWithoutAgent(al))
 	must.NoError(l, l.agent.Start(l.ctx))
 
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	now := l.ended(al)
 	must.Eq(l, 7, l.exitCode(now))
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))
 }

@@ -46,9 +46,7 @@ func testRefused(l *lab) {
 	} {
 		l.parallel(name, func(l *lab) {
 			al := l.start(job{group: c.group, tasks: []task{{config: c.config}}})
-			now, err := al.Ended(l.ctx)
-			must.NoError(l, err)
-			message := l.refusal(now)
+			message := l.refusal(al)
 			for _, want := range c.want {
 				must.StrContains(l, message, want)
 			}
@@ -77,8 +75,6 @@ func testRefusedPort(l *lab) {
 		group: "network {\nport \"x\" {\nstatic = 18081\n}\n}",
 		tasks: []task{{config: "image = \"busybox\"\ncommand = \"/bin/true\"\nports = [\"x\"]"}},
 	})
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
-	must.StrContains(l, l.refusal(now), "reserve port 18081 of the host: another program uses it for TCP")
+	must.StrContains(l, l.refusal(al), "reserve port 18081 of the host: another program uses it for TCP")
 	l.gone(al)
 }

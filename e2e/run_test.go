@@ -52,8 +52,7 @@ func testExitCodes(l *lab) {
 
 func testJournald(l *lab) {
 	al := l.start(job{tasks: []task{{config: "logging {\ndriver = \"journald\"\n}", script: "echo out; echo err >&2"}}})
-	_, err := al.Ended(l.ctx)
-	must.NoError(l, err)
+	l.ended(al)
 	l.onHost("journalctl", "--sync")
 	lines := strings.Fields(l.onHost("journalctl", "--identifier="+machineOf(al), "--output=cat", "--no-pager"))
 	slices.Sort(lines) // they come through separate streams

@@ -48,8 +48,7 @@ func TestUpgrade(t *testing.T) {
 	testRecovery(l, func(ctx context.Context) error { return l.upgrade(ended) })
 
 	must.Eq(l, "the new one\n", l.onHost("sh", "-c", "cmp -s /proc/$(pgrep --full --exact "+agent.Plugin+")/exe /srv/new/nomad-driver-nspawn && echo the new one"))
-	end, err := ended.Ended(l.ctx)
-	must.NoError(l, err)
+	end := l.ended(ended)
 	must.Eq(l, 7, l.exitCode(end))
 	must.Eq(l, "blue\n", l.exec(booted, "sh", "-c", "echo $COLOR"))
 	url := fmt.Sprintf("http://%s:%d/", a.Host.Addr(), l.port(web))
