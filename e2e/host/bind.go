@@ -69,9 +69,9 @@ func makeDirs(dir string) ([]Bind, error) {
 	return binds, os.Chmod(dir, 0o700)
 }
 
-// openBinds takes hold of the sources while the machine's tree is in sight.
-// As detached mounts they can be attached by path in the host's own root,
-// whatever symbolic links it has.
+// openBinds opens the sources while the machine's tree is still visible. The detached
+// mounts can then be attached by path in the host's own root, whatever symbolic links it
+// has.
 func openBinds(binds []Bind) ([]int, error) {
 	var trees []int
 	for _, b := range binds {
@@ -104,8 +104,7 @@ func attachBinds(binds []Bind, trees []int) error {
 	return nil
 }
 
-// makeTarget creates what is to be mounted over, a directory or a file like
-// the source.
+// makeTarget creates the mount point: a directory, or a file if the source is a file.
 func makeTarget(target string, tree int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(tree, &st); err != nil {

@@ -13,14 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Marker is the file by which a program knows that it runs in a disposable
-// host.
+// Marker is a file that exists only in disposable hosts.
 const Marker = "/run/disposable-host"
 
 // systemdPath is the PATH of services (systemd.exec(5), as Debian builds it).
 const systemdPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// notifySocket is where PID 1 says that it has finished booting.
+// notifySocket is the socket on which PID 1 reports that it has booted.
 const notifySocket = "/run/host/notify"
 
 // bootPlan is what the future PID 1 needs to know.
@@ -34,9 +33,9 @@ type bootPlan struct {
 	LAN         []netip.Prefix
 }
 
-// bootMain is the process that becomes PID 1. It starts in the new namespaces
-// and in the host's cgroup, is told the plan on fd 3 once its uplink is there,
-// and says on fd 4 what went wrong. A successful exec closes fd 4.
+// bootMain becomes PID 1. It starts in the new namespaces and in the host's cgroup, reads
+// the plan from fd 3 once its uplink exists, and writes an error to fd 4. A successful
+// exec closes fd 4.
 func bootMain([]string) int {
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
@@ -51,7 +50,7 @@ func bootMain([]string) int {
 
 func (p *bootPlan) boot() error {
 	unix.Umask(0o022)
-	// Nothing that is mounted from here on may reach the machine.
+	// Nothing that is mounted after this may propagate to the machine.
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -81,8 +80,8 @@ func (p *bootPlan) boot() error {
 	return fmt.Errorf("exec systemd: %w", unix.Exec("/lib/systemd/systemd", []string{"/lib/systemd/systemd"}, env))
 }
 
-// enterRoot mounts the overlay and makes it the root; the machine's mounts
-// are gone from here on.
+// enterRoot mounts the overlay and makes it the root. After that, the machine's mounts are
+// no longer visible.
 func (p *bootPlan) enterRoot() error {
 	root := filepath.Join(p.Dir, "root")
 	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", p.Root, filepath.Join(p.Dir, "upper"), filepath.Join(p.Dir, "work"))
@@ -138,15 +137,15 @@ func mount(source, target, kind string, flags uintptr, data string) error {
 	return nil
 }
 
-// device is a device node of the machine that hosts get too.
+// device is a device node of the machine that hosts also get.
 type device struct {
 	path string
 	mode uint32
 	rdev uint64
 }
 
-// findDevices leaves out /dev/kmsg: journald would read the machine's log and
-// guests could write to it.
+// findDevices leaves out /dev/kmsg: journald would read the machine's log, and guests
+// could write to it.
 func findDevices() []device {
 	paths := []string{
 		"/dev/full", "/dev/fuse", "/dev/loop-control", "/dev/net/tun", "/dev/null",
@@ -186,9 +185,9 @@ func makeDevices(devices []device) error {
 // loop.max_part.
 const loopMajor, loops, partitions = 7, 64, 8
 
-// makeLoops makes the nodes of loop devices, which the kernel makes and removes
-// as they are used. Their partitions have other numbers each time, so these are
-// links to what the kernel shows of them in the only devtmpfs that there is.
+// makeLoops creates the nodes of loop devices, which the kernel creates and removes as
+// they are used. The numbers of their partitions differ each time, so the nodes of
+// partitions are links into the machine's devtmpfs, the only one.
 func makeLoops() error {
 	const kernel = ".devtmpfs"
 	if err := os.Mkdir("/dev/"+kernel, 0o700); err != nil {

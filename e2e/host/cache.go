@@ -32,10 +32,9 @@ func cacheDir(sub string) (string, error) {
 	return dir, nil
 }
 
-// cached returns the path of sub/name-HASH, where the hash is that of recipe,
-// and has it made when it is missing. Make gets a temporary path to create;
-// only a finished one is renamed to its place, and only one process at a time
-// makes it.
+// cached returns the path of sub/name-HASH, where HASH is the hash of recipe, and calls
+// make if it does not exist. make gets a temporary path to create. Only a finished one is
+// renamed to its place, and only one process at a time makes it.
 func cached(ctx context.Context, sub, name, recipe string, make func(ctx context.Context, path string) error) (string, error) {
 	dir, err := cacheDir(sub)
 	if err != nil {
@@ -74,7 +73,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// run runs a tool; its output is told only when it fails.
+// run runs a tool, whose output is shown only when it fails.
 func run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	out, err := cmd.CombinedOutput()
@@ -85,7 +84,7 @@ func run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// Install installs the Debian packages of missing files.
+// Install installs the Debian packages of the files that are missing.
 func Install(ctx context.Context, packageOf map[string]string) error {
 	var missing []string
 	for file, pkg := range packageOf {

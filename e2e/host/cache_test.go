@@ -69,7 +69,7 @@ func TestRemoveTreeRemovesImmutableFiles(t *testing.T) {
 		must.NoError(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, immutable))
 		must.NoError(t, f.Close())
 	}
-	must.Error(t, os.RemoveAll(dir)) // else the flags are not in force
+	must.Error(t, os.RemoveAll(dir)) // proves that the flags are effective
 	must.NoError(t, removeTree(dir))
 	must.DirNotExists(t, dir)
 }

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupRoot is where the v2 hierarchy is: the whole of /sys/fs/cgroup, or a
-// part of it on a hybrid machine, where the controllers stay with v1.
+// cgroupRoot is the mount point of the v2 hierarchy: /sys/fs/cgroup itself, or a directory
+// in it on a hybrid machine, where the controllers stay with v1.
 func cgroupRoot() string {
 	var st unix.Statfs_t
 	if unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
@@ -41,15 +41,16 @@ func makeCgroup(cgroup string) error {
 	return nil
 }
 
-// enableControllers offers the host the controllers that units use, where they
-// can be had. Each is tried alone: one that is refused must not cost the others.
+// enableControllers gives the host the controllers that units use, as far as they are
+// available. Each is enabled separately, so that one that is refused does not affect the
+// others.
 func enableControllers(parent string) {
 	for _, controller := range []string{"cpu", "cpuset", "io", "memory", "pids"} {
 		_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+"+controller), 0)
 	}
 }
 
-// joinCgroup moves the calling process.
+// joinCgroup moves the calling process to a cgroup.
 func joinCgroup(cgroup string) error {
 	err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 	if err != nil {

@@ -12,10 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enterMain runs a command in a host: CGROUP LEADER NAME ARG…, with its own
-// environment and standard streams, and returns its exit status as a shell
-// would. It is the calling process's child, so that the caller has an
-// ordinary child to signal and to wait for.
+// enterMain runs a command in a host: CGROUP LEADER NAME ARG…, with its own environment
+// and standard streams, and returns its exit status as a shell would. It is a child of the
+// calling process, so that the caller has an ordinary child to signal and to wait for.
 func enterMain(args []string) int {
 	code, err := enter(args[0], args[1], args[2], args[3:])
 	if err != nil {
@@ -32,9 +31,9 @@ func enter(cgroup, leader, name string, args []string) (int, error) {
 		return 125, err
 	}
 	unix.Umask(0o022)
-	// This process being killed must not leave the command behind. Pdeathsig of
-	// Go would: its child kills itself when getppid is not the parent's id, and
-	// across a pid namespace it never is.
+	// If this process is killed, the command must be killed, too. Go's own Pdeathsig kills
+	// its child at once here: the child compares getppid with its parent's PID, and they
+	// differ across a pid namespace.
 	cmd := exec.Command("setpriv", append([]string{"--pdeathsig", "KILL", "--", name}, args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -57,9 +56,9 @@ func enter(cgroup, leader, name string, args []string) (int, error) {
 	return cmd.ProcessState.ExitCode(), nil
 }
 
-// forwarded arranges that each signal reaches the command once. At a terminal
-// it shares the foreground process group and gets the terminal's signals
-// itself; else it has a group of its own and gets what this process gets.
+// forwarded makes sure that each signal reaches the command exactly once. At a terminal,
+// the command shares the foreground process group and gets the terminal's signals itself.
+// Otherwise it has a group of its own and gets the signals that this process gets.
 func forwarded(cmd *exec.Cmd) <-chan os.Signal {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -72,9 +71,9 @@ func forwarded(cmd *exec.Cmd) <-chan os.Signal {
 	return signals
 }
 
-// joinNamespaces moves the calling thread. The pid namespace takes effect for
-// its children. setns refuses the mount namespace while threads share their
-// root and working directory, hence CLONE_FS.
+// joinNamespaces moves the calling thread into the host's namespaces. The pid namespace
+// takes effect for its children. setns refuses the mount namespace while threads share
+// their root and working directory, hence CLONE_FS.
 func joinNamespaces(leader string) error {
 	pid, err := strconv.Atoi(leader)
 	if err != nil {

@@ -67,8 +67,8 @@ func TestCommand(t *testing.T) {
 	})
 }
 
-// testSignal proves that the command, not only its helper, gets the signal,
-// and gets it once.
+// testSignal checks that the command itself, not only its helper, gets the signal, and
+// gets it once.
 func testSignal(t *testing.T, h *Host, s syscall.Signal) {
 	script := "trap 'n=$((n+1)); echo got' HUP INT TERM USR1; echo ready; read word; exit $n"
 	cmd := h.Command(t.Context(), "bash", "-c", script)
@@ -96,7 +96,7 @@ func nextLine(t *testing.T, lines *bufio.Scanner) string {
 	return lines.Text()
 }
 
-// awaitGone waits, in the host, for a process to be gone.
+// awaitGone waits, in the host, until a process has ended.
 func awaitGone(t *testing.T, h *Host, pid string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

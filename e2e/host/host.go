@@ -19,18 +19,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Released are the Debian releases that only get fixes any more. They have
-// systemd 252 and 257.
+// Released lists the Debian releases that only get fixes. They have systemd 252 and 257.
 var Released = []string{"bookworm", "trixie"}
 
-// Next is the release that Debian works on. Its packages change every day, so a
-// test can fail on it without a change here.
+// Next is the release that Debian is working on. Its packages change every day, so a test
+// can fail on it without a change here.
 const Next = "forky"
 
-// suites are all releases that a host can be made of.
+// suites lists all releases that a host can have.
 var suites = append(slices.Clone(Released), Next)
 
-// suitesVar names the environment variable that chooses what to test on.
+// suitesVar names the environment variable that selects the suites to test on.
 const suitesVar = "NSPAWN_E2E_SUITES"
 
 // Chosen returns the suites to test on: those in the environment variable
@@ -47,9 +46,9 @@ type Options struct {
 	Suite string // one of Released or Next; bookworm when empty
 	Name  string // also the hostname: lower case letters, digits, hyphens; made up when empty
 	Binds []Bind
-	// LAN names a network that the host shares with the others that name it, by
-	// its interface lan0: they are other machines for each other. Up to 10 lower
-	// case letters and digits; empty is none.
+	// LAN is the name of a network. Hosts with the same LAN reach each other by the
+	// interface lan0, like separate machines. Up to 10 lower case letters and digits; if
+	// it is empty, there is no such interface.
 	LAN string
 }
 
@@ -61,9 +60,9 @@ type Host struct {
 	reports    *json.Decoder
 }
 
-// Up boots a host and returns when it has booted. Units that failed are told
-// on standard error. The host goes down with [Host.Down] or with the calling
-// process, unless it is detached. Ctx limits the boot, not the host's life.
+// Up boots a host and returns when it has booted. Failed units are listed on standard
+// error. The host goes down with [Host.Down] or with the calling process, unless it is
+// detached. Ctx limits the boot, not the host's life.
 func Up(ctx context.Context, opts Options) (*Host, error) {
 	p, err := opts.plan(ctx)
 	if err != nil {
@@ -132,7 +131,7 @@ func startSupervisor() (*Host, error) {
 	return &Host{supervisor: cmd, control: controlW, reports: json.NewDecoder(reportR)}, nil
 }
 
-// boot hands the plan over and waits for the answer.
+// boot sends the plan to the supervisor and waits for the answer.
 func (h *Host) boot(ctx context.Context, p plan) error {
 	if err := json.NewEncoder(h.control).Encode(p); err != nil {
 		return fmt.Errorf("send plan: %w", err)
@@ -158,7 +157,7 @@ func (h *Host) boot(ctx context.Context, p plan) error {
 	}
 }
 
-// checkUnits asks systemd whether it is content.
+// checkUnits reports the failed units of the host.
 func (h *Host) checkUnits(ctx context.Context) error {
 	var complaint strings.Builder
 	cmd := h.Command(ctx, "systemctl", "is-system-running", "--wait")
@@ -198,8 +197,8 @@ func Open(name string) (*Host, error) {
 	return nil, fmt.Errorf("host %s is not up", name)
 }
 
-// List returns the hosts that are up on this machine, by name. What dead ones
-// left is removed on the way.
+// List returns the hosts that are up on this machine, by name. It also removes what dead
+// hosts have left.
 func List() ([]*Host, error) {
 	records, err := living()
 	if err != nil {
@@ -221,8 +220,8 @@ func (h *Host) Suite() string { return h.record.Suite }
 // Addr is the host's address on its uplink, reachable from the machine.
 func (h *Host) Addr() netip.Addr { return h.record.hostAddr().Addr() }
 
-// LANAddrs are the host's addresses in its LAN, IPv4 and IPv6. The machine has no
-// part in it.
+// LANAddrs returns the host's addresses in its LAN, IPv4 and IPv6. The machine itself is
+// not in the LAN.
 func (h *Host) LANAddrs() []netip.Addr {
 	var addrs []netip.Addr
 	for _, prefix := range h.record.lanAddrs() {
@@ -234,8 +233,8 @@ func (h *Host) LANAddrs() []netip.Addr {
 // Gateway is the machine's address on the host's uplink.
 func (h *Host) Gateway() netip.Addr { return h.record.callerAddr().Addr() }
 
-// Root is the host's root file system as seen from the machine. Absolute
-// symbolic links below it lead astray, to the machine's files.
+// Root is the host's root file system as seen from the machine. Absolute symbolic links in
+// it must not be followed: they lead to the machine's files.
 func (h *Host) Root() string {
 	return filepath.Join("/proc", strconv.Itoa(h.record.Leader), "root")
 }
@@ -253,8 +252,8 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return cmd
 }
 
-// Down kills the host's processes, removes everything it had, and returns
-// when that is done. A host that is down already is no error.
+// Down kills the host's processes, removes everything it had, and returns when that is
+// done. It is not an error if the host is already down.
 func (h *Host) Down() error {
 	if h.supervisor == nil {
 		return h.terminate()
@@ -268,7 +267,7 @@ func (h *Host) Down() error {
 	if r.Error != "" {
 		return errors.New(r.Error)
 	}
-	_, err := living() // sweeps, should the supervisor have been killed
+	_, err := living() // also sweeps, in case the supervisor was killed
 	return err
 }
 
@@ -290,7 +289,7 @@ func (h *Host) terminate() error {
 		return fmt.Errorf("open lock of host %s: %w", h.Name(), err)
 	}
 	defer alive.Close()
-	// The lock being held proves that the process is still the supervisor.
+	// The lock is held, which proves that the process is still the supervisor.
 	if flock(alive, unix.LOCK_EX|unix.LOCK_NB) != nil {
 		if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end supervisor: %w", err)

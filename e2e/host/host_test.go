@@ -29,7 +29,7 @@ func output(t *testing.T, h *Host, name string, args ...string) string {
 
 func TestDownLeavesNothing(t *testing.T) {
 	h := upForTest(t, Options{})
-	// What a test may leave running, mounted and attached.
+	// Things that a test may leave running, mounted and attached.
 	output(t, h, "systemd-run", "--unit", "straggler", "sleep", "infinity")
 	output(t, h, "sh", "-c", "ip netns add straggler; mount -t tmpfs none /mnt; setsid sleep infinity >/dev/null 2>&1 &")
 	output(t, h, "sh", "-c", "truncate -s 1M /var/lib/machines/x.raw; losetup -f /var/lib/machines/x.raw; chattr +i /var/lib/machines/x.raw")
@@ -42,17 +42,17 @@ func TestDownLeavesNothing(t *testing.T) {
 	must.NoError(t, h.Down())
 	must.Eq(t, nil, before.left())
 	must.Zero(t, loopsOf(t, disk))
-	must.NoError(t, h.Down(), must.Sprint("taking a host down twice is no error"))
+	must.NoError(t, h.Down(), must.Sprint("taking a host down twice is not an error"))
 }
 
-// loopsOf counts the loop devices of a file. Tests of other packages have theirs
-// at the same time.
+// loopsOf counts the loop devices of a file. Tests of other packages use loop devices at
+// the same time.
 func loopsOf(t *testing.T, file unix.Stat_t) (n int) {
 	t.Helper()
 	devices, err := filepath.Glob("/dev/loop[0-9]*")
 	must.NoError(t, err)
 	for _, device := range devices {
-		_ = withLoop(device, func(fd int) error { // it may be gone
+		_ = withLoop(device, func(fd int) error { // it may have been removed
 			info, err := unix.IoctlLoopGetStatus64(fd)
 			if err == nil && info.Device == file.Dev && info.Inode == file.Ino {
 				n++
@@ -80,13 +80,13 @@ func TestSupervisorKilled(t *testing.T) {
 
 	must.NoError(t, syscall.Kill(h.record.Supervisor, syscall.SIGKILL))
 	waitSupervisor(t, h.record.Supervisor)
-	must.SliceNotEmpty(t, before.left()) // else there is nothing to sweep
+	must.SliceNotEmpty(t, before.left()) // otherwise there is nothing to sweep
 	hosts, err := List()
 	must.NoError(t, err)
 	for _, other := range hosts {
 		must.NotEq(t, h.Name(), other.Name())
 	}
-	_ = h.supervisor.Wait() // a zombie has no command line, but say so
+	_ = h.supervisor.Wait() // not to be counted as running
 	must.Eq(t, nil, before.left())
 }
 
@@ -143,8 +143,8 @@ func TestConcurrentHostsHaveWorkingUplinks(t *testing.T) {
 	must.MapLen(t, hosts, seen)
 }
 
-// callHome has the host connect to the machine over its uplink and returns
-// what it said, and from where.
+// callHome makes the host connect to the machine over its uplink. It returns the text that
+// the host sent, and the host's address.
 func callHome(ctx context.Context, h *Host) (string, error) {
 	listener, err := net.Listen("tcp", h.Gateway().String()+":0")
 	if err != nil {

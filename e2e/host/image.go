@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// busyboxFiles make the tree a system. There is no getent in it, as in most
-// images that are not a distribution's.
+// busyboxFiles are the files that make the tree a system. Like most images that do not
+// come from a distribution, it has no getent.
 var busyboxFiles = [...]struct{ path, content string }{
 	{"etc/group", "root:x:0:\napp:x:1000:\nnogroup:x:65534:\n"},
 	{"etc/os-release", "ID=busybox\nNAME=BusyBox\nPRETTY_NAME=BusyBox\n"},
@@ -75,8 +75,8 @@ func makeBusybox(ctx context.Context, dir string) error {
 	return linkApplets(ctx, tool, dir)
 }
 
-// linkApplets copies busybox into the tree and links every applet to it where
-// busybox says it belongs.
+// linkApplets copies busybox into the tree and creates a link to it at the path of every
+// applet.
 func linkApplets(ctx context.Context, tool, dir string) error {
 	busybox := filepath.Join(dir, "usr/bin/busybox")
 	if err := run(ctx, "cp", "--dereference", tool, busybox); err != nil {
@@ -105,7 +105,7 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// dm-verity has blocks of 4096 bytes, and ext4 none that are smaller then.
+	// dm-verity uses blocks of 4096 bytes, so the file system must not use smaller ones.
 	options := []string{"-q", "-t", "ext4", "-b", "4096", "-d", tree}
 	dir, err := cached(ctx, "images", "busybox-disk", fmt.Sprint(options), func(ctx context.Context, dir string) error {
 		const tool = "/sbin/mke2fs"
@@ -122,8 +122,7 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 
 const guestPackages = "systemd,systemd-sysv,dbus,nginx-light,iproute2,systemd-resolved,procps,libidn2-0"
 
-// prepareGuest leaves no machine id and no host name: each container gets its
-// own.
+// prepareGuest removes the machine ID and the host name: each container gets its own.
 const prepareGuest = `set -eu
 systemctl enable systemd-networkd.service systemd-resolved.service nginx.service
 systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer

@@ -25,8 +25,8 @@ func requireRoot(t *testing.T) {
 	t.Skip("SKIPPED: needs root")
 }
 
-// inventory is what a host has on the machine, by kind. Others may have hosts
-// at the same time, so everything is found by the host's own traces.
+// inventory is what a host has on the machine, by kind. Other processes may have hosts at
+// the same time, so everything is found by traces of this host.
 type inventory struct {
 	record record
 	netns  string
@@ -39,8 +39,8 @@ func takeInventory(t *testing.T, h *Host) inventory {
 	return inventory{record: *h.record, netns: netns}
 }
 
-// neverUp is the inventory of a host that did not come up. Its index and
-// network namespace are not known.
+// neverUp is the inventory of a host that did not come up. Its index and network namespace
+// are unknown.
 func neverUp(t *testing.T, name string) inventory {
 	t.Helper()
 	base, err := cacheDir("hosts")
@@ -60,7 +60,7 @@ func (i inventory) left() []string {
 	inCgroup, inNetns, withMounts := false, false, false
 	for _, proc := range procs {
 		if status, _ := os.ReadFile(proc + "/status"); strings.Contains(string(status), "State:\tZ") {
-			continue // dead; to be reaped by the machine's PID 1
+			continue // a zombie
 		}
 		cgroup, _ := os.ReadFile(proc + "/cgroup")
 		inCgroup = inCgroup || strings.Contains(string(cgroup), filepath.Base(i.record.cgroup()))
@@ -111,8 +111,8 @@ func waitSupervisor(t *testing.T, pid int) {
 
 const callerVar = "DISPOSABLE_HOST_TEST_CALLER"
 
-// TestCallerProcess is not a test but a program that owns a host: it boots
-// one, says its name and waits for its standard input to end.
+// TestCallerProcess is not a test but a program that owns a host: it boots a host, prints
+// its name and waits for the end of its standard input.
 func TestCallerProcess(t *testing.T) {
 	mode := os.Getenv(callerVar)
 	if mode == "" {

@@ -10,11 +10,11 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// lan is the host's own end of its link to a LAN, which it shares with other
-// hosts as machines share a switch. Nothing of the machine is in it.
+// lan is the host's end of its link to a LAN. Hosts share a LAN as machines share a
+// switch. The machine itself has no address in it.
 const lan = "lan0"
 
-// validLAN bounds the name of the bridge that is the switch.
+// validLAN limits the length of the name of the bridge that is the switch.
 var validLAN = regexp.MustCompile(`^[a-z0-9]{1,10}$`)
 
 // bridge names the switch, and port the machine's end of the host's link.
@@ -28,7 +28,7 @@ func (r *record) lanAddrs() []netip.Prefix {
 	if r.LAN == "" {
 		return nil
 	}
-	n := byte(r.Index + 1) // Hosts on one machine are far fewer than 254.
+	n := byte(r.Index + 1) // A machine has far fewer than 254 hosts.
 	six := netip.MustParseAddr("fd00:198:51:100::").As16()
 	six[15] = n
 	return []netip.Prefix{
@@ -37,8 +37,8 @@ func (r *record) lanAddrs() []netip.Prefix {
 	}
 }
 
-// joinLAN makes the host's link and the bridge, if it is the first host of that
-// LAN. The lock of the registry is taken, as the last host removes the bridge.
+// joinLAN creates the host's link, and the bridge if this is the first host of the LAN. It
+// locks the registry, because the last host removes the bridge.
 func (r *record) joinLAN() error {
 	if r.LAN == "" {
 		return nil
@@ -105,7 +105,7 @@ func (r *record) removeEmptyLAN() error {
 	return removeLink(r.bridge())
 }
 
-// configureLAN sets up the host's side, from within.
+// configureLAN sets up the host's end. It runs in the host.
 func configureLAN(addrs []netip.Prefix) error {
 	for _, addr := range addrs {
 		if err := configureLink(lan, addr); err != nil {

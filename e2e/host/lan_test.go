@@ -8,7 +8,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// TestLAN has three hosts, two of them on one LAN, which goes with the last.
+// TestLAN boots three hosts, two of them on one LAN. The LAN is removed with the last of
+// these.
 func TestLAN(t *testing.T) {
 	requireRoot(t)
 	const shared = "testlan"

@@ -11,22 +11,22 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// uplink is the host's own end of its link. The cached roots tell networkd to
-// leave an interface of this name alone.
+// uplink is the host's end of its link. The cached roots tell networkd not to manage an
+// interface of this name.
 const uplink = "uplink"
 
-// link names the caller's end.
+// link returns the name of the caller's end.
 func (r *record) link() string { return "dh-" + strconv.Itoa(r.Index) }
 
-// subnet is the host's /30 out of 198.18.0.0/15, the range set aside for
-// tests of network devices (RFC 2544).
+// subnet returns the host's /30 in 198.18.0.0/15, the range for tests of network devices
+// (RFC 2544).
 func (r *record) subnet() netip.Prefix {
 	var a [4]byte
 	binary.BigEndian.PutUint32(a[:], 198<<24|18<<16|uint32(r.Index)*4)
 	return netip.PrefixFrom(netip.AddrFrom4(a), 30)
 }
 
-// callerAddr and hostAddr are the two usable addresses of the subnet.
+// callerAddr and hostAddr return the two usable addresses of the subnet.
 func (r *record) callerAddr() netip.Prefix {
 	return netip.PrefixFrom(r.subnet().Addr().Next(), 30)
 }
@@ -40,8 +40,8 @@ func linkExists(name string) bool {
 	return err == nil
 }
 
-// makeLink creates the pair, its far end in the network namespace of leader,
-// and brings the near end up.
+// makeLink creates the pair, with the far end in the network namespace of leader, and
+// brings the near end up.
 func (r *record) makeLink() error {
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: r.link()},
@@ -70,7 +70,7 @@ func configureLink(name string, addr netip.Prefix) error {
 	return nil
 }
 
-// configureUplink sets up the host's side, from within.
+// configureUplink sets up the host's end. It runs in the host.
 func configureUplink(addr netip.Prefix, gateway netip.Addr) error {
 	if err := configureLink("lo", netip.MustParsePrefix("127.0.0.1/8")); err != nil {
 		return err
@@ -88,8 +88,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// removeLink removes the pair. It vanishes with the host's network namespace
-// too, but the kernel takes its time for that.
+// removeLink removes the pair. It would also vanish with the host's network namespace, but
+// the kernel removes that with a delay.
 func removeLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

@@ -7,15 +7,15 @@ import (
 	"path/filepath"
 )
 
-// mkosiConf is README's recipe, too.
+// mkosiConf is also the recipe in README.
 //
 //go:embed mkosi.conf
 var mkosiConf string
 
-// enterMkosiRoot runs in a mount and pid namespace of its own. It makes a root
-// that is gone with them: an overlay on a host's, volatile lest dpkg waits for
-// the disk. Arguments: the host's root, a script to run in the new root, and
-// the script's arguments.
+// enterMkosiRoot runs in a mount and pid namespace of its own. It mounts a root that
+// disappears with them: an overlay on a host's root, volatile so that dpkg does not wait
+// for the disk. Arguments: the host's root, a script to run in the new root, and the
+// script's arguments.
 const enterMkosiRoot = `set -eu
 mkdir upper work root
 mount -t overlay overlay -o "lowerdir=$1,upperdir=upper,workdir=work,volatile" root
@@ -28,12 +28,12 @@ shift
 exec chroot root /bin/sh -c "$@"
 `
 
-// buildMkosiImages makes /srv/debian and /srv/disk.raw of /srv/build/recipe. The
-// disk has the files of the tree, so that packages are installed once.
+// buildMkosiImages makes /srv/debian and /srv/disk.raw from /srv/build/recipe. The disk is
+// made from the tree, so that packages are installed once.
 //
-// Mkosi is told where packages are by a file of the sandbox it runs apt in: of
-// its options, Mirror= also asks for debian-debug, which mirrors do not have,
-// and LocalMirror= trusts what is not signed (mkosi 25.3, distributions/debian.py).
+// A file in mkosi's apt sandbox says where packages are. The options of mkosi do not fit:
+// Mirror= also needs debian-debug, which mirrors do not have, and LocalMirror= trusts
+// unsigned packages (mkosi 25.3, distributions/debian.py).
 const buildMkosiImages = `set -eu
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
@@ -52,15 +52,15 @@ build
 build --format=disk --output=disk --package= --base-tree=/srv/debian --cache-only=always
 `
 
-// MkosiTree returns a directory with a guest that boots, as Debian's mkosi makes
-// it: Debian trixie with systemd, networkd and resolved. It must not be changed.
+// MkosiTree returns a directory with a guest that boots, made by Debian's mkosi: Debian
+// trixie with systemd, networkd and resolved. It must not be changed.
 func MkosiTree(ctx context.Context) (string, error) {
 	return mkosiImage(ctx, "debian")
 }
 
-// MkosiDisk returns a disk image of the guest of MkosiTree: GPT with one root
-// partition, by its type in the Discoverable Partitions Specification, of ext4.
-// There is neither kernel nor boot loader. It must not be changed.
+// MkosiDisk returns a disk image with the guest of MkosiTree: a GPT with one ext4 root
+// partition, with its type in the Discoverable Partitions Specification, and without
+// kernel and boot loader. It must not be changed.
 func MkosiDisk(ctx context.Context) (string, error) {
 	return mkosiImage(ctx, "disk.raw")
 }
@@ -70,7 +70,7 @@ func mkosiImage(ctx context.Context, name string) (string, error) {
 	return filepath.Join(dir, name), err
 }
 
-// makeMkosiImages runs the mkosi of Debian trixie, whatever the machine has.
+// makeMkosiImages runs the mkosi of Debian trixie, regardless of the machine's own.
 func makeMkosiImages(ctx context.Context, dir string) error {
 	root, err := hostRoot(ctx, "trixie")
 	if err != nil {

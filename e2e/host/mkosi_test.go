@@ -7,7 +7,7 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// What README tells to do is what tests run.
+// TestReadmeHasMkosiRecipe checks that README shows the recipe that the tests use.
 func TestReadmeHasMkosiRecipe(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	must.NoError(t, err)

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// nomadVersion is the oldest the driver is tested with, and the one that
+// nomadVersion is the oldest version that the driver is tested with, and the version that
 // e2e/nomad pins.
 var nomadVersion = [...]int{1, 11, 3}
 
-// NomadBinary returns the path of a Nomad agent: the one on PATH when it is
-// new enough, else one built from the module in e2e/nomad.
+// NomadBinary returns the path of a Nomad agent: the one on PATH if it is new enough,
+// otherwise one built from the module in e2e/nomad.
 func NomadBinary(ctx context.Context) (string, error) {
 	if path, err := exec.LookPath("nomad"); err == nil && newEnough(ctx, path) {
 		return filepath.Abs(path)
@@ -47,8 +47,8 @@ func newEnough(ctx context.Context, path string) bool {
 	return ok && version[0] == nomadVersion[0] && slices.Compare(version[:], nomadVersion[:]) >= 0
 }
 
-// parseNomadVersion reads the first line of nomad version: "Nomad v1.11.3",
-// maybe with a suffix. A pre-release does not count as its release.
+// parseNomadVersion reads the first line of nomad version: "Nomad v1.11.3", possibly with
+// a suffix. A pre-release does not count as its release.
 func parseNomadVersion(out string) (version [3]int, ok bool) {
 	line, _, _ := strings.Cut(out, "\n")
 	n, err := fmt.Sscanf(line, "Nomad v%d.%d.%d", &version[0], &version[1], &version[2])

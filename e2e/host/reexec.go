@@ -17,11 +17,11 @@ const (
 	enterName     = "disposable-host-enter"
 )
 
-// init takes over the process when it is one of the helpers. They stay on the
-// main thread, because the namespaces they join and the parent-death signals
-// of their children belong to the thread. Init being on the main thread is not
-// enough: only a locked thread leaves the starting of other threads to a
-// template thread, and one that has entered a pid namespace cannot start any.
+// init takes over the process if it is one of the helpers. They stay on the main thread,
+// because the namespaces they join and the parent-death signals of their children belong
+// to the thread. Running init on the main thread is not enough: only if the thread is
+// locked does Go start other threads from a template thread, and a thread that has entered
+// a pid namespace cannot start any.
 func init() {
 	run, ok := map[string]func([]string) int{
 		superviseName: superviseMain,
@@ -30,12 +30,12 @@ func init() {
 	}[os.Args[0]]
 	if ok {
 		runtime.LockOSThread()
-		// Not os.Exit: with the race detector it dallies for a second.
+		// Not os.Exit: with the race detector, it waits for a second.
 		syscall.Exit(run(os.Args[1:]))
 	}
 }
 
-// helper is the command that starts the calling program as the helper name.
+// helper returns a command that starts the calling program as the helper name.
 func helper(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = name

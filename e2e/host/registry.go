@@ -12,12 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// registryDir holds a directory per host on this machine: its record, the
-// lock its supervisor holds as long as it lives, PID 1's console and its
-// readiness socket.
+// registryDir contains a directory per host on this machine: its record, the lock that its
+// supervisor holds as long as it lives, PID 1's console and its readiness socket.
 const registryDir = "/run/nomad-driver-nspawn-host"
 
-// record is what is needed to enter a host and to remove what is left of it.
+// record is what is needed to enter a host and to remove its remains.
 type record struct {
 	Name       string
 	Suite      string
@@ -34,8 +33,8 @@ func (r *record) path(file string) string {
 	return filepath.Join(registryDir, r.Name, file)
 }
 
-// save replaces the record in one step, so that a reader, or a sweep after a
-// kill, finds it whole.
+// save replaces the record atomically, so that a reader, or a sweep after a kill, finds a
+// complete one.
 func (r *record) save() error {
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -60,8 +59,8 @@ func loadRecord(name string) (*record, error) {
 	return r, nil
 }
 
-// lockFile opens and flocks path; closing the file, or dying, unlocks it.
-// Children do not inherit the lock: Go opens every file close-on-exec.
+// lockFile opens and flocks path. The lock ends when the file is closed or the process
+// dies. Children do not inherit the lock: Go opens every file close-on-exec.
 func lockFile(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -84,8 +83,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// lockRegistry serialises what looks at several hosts: claiming a name and an
-// index, sweeping, listing.
+// lockRegistry serializes the operations on several hosts: claiming a name and an index,
+// sweeping, listing.
 func lockRegistry() (*os.File, error) {
 	if err := os.MkdirAll(registryDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create registry: %w", err)
@@ -93,8 +92,8 @@ func lockRegistry() (*os.File, error) {
 	return lockFile(filepath.Join(registryDir, ".lock"), unix.LOCK_EX)
 }
 
-// claim enters a new host under a free index and returns it with the lock
-// that says its supervisor, the calling process, is alive.
+// claim registers a new host under a free index and returns it with the lock that proves
+// that its supervisor, the calling process, is alive.
 func claim(name, suite, base, lan string) (*record, *os.File, error) {
 	registry, err := lockRegistry()
 	if err != nil {
@@ -126,8 +125,8 @@ func claim(name, suite, base, lan string) (*record, *os.File, error) {
 	return r, alive, r.save()
 }
 
-// sweep removes what is left of hosts whose supervisor is dead and returns
-// the living ones by name. The registry must be locked.
+// sweep removes the remains of hosts whose supervisor is dead and returns the living hosts
+// by name. The registry must be locked.
 func sweep() ([]*record, error) {
 	entries, err := os.ReadDir(registryDir)
 	if err != nil {
@@ -172,9 +171,9 @@ func sweepHost(name string) (*record, error) {
 	return nil, r.forget()
 }
 
-// remove ends every process of the host and removes everything it had, except
-// for its record: that is for forget, when nothing else is left. What remove
-// cannot do the next sweep tries again.
+// remove ends every process of the host and removes everything it had except its record.
+// forget removes the record, when nothing else is left. If remove fails, the next sweep
+// tries again.
 func (r *record) remove() error {
 	err := errors.Join(
 		killCgroup(r.cgroup()),
@@ -190,7 +189,8 @@ func (r *record) remove() error {
 	return nil
 }
 
-// forget removes the record, and the LAN with its last host. The registry must be locked.
+// forget removes the record, and the LAN if this was its last host. The registry must be
+// locked.
 func (r *record) forget() error {
 	if err := r.removeEmptyLAN(); err != nil {
 		return err
@@ -198,7 +198,7 @@ func (r *record) forget() error {
 	return os.RemoveAll(filepath.Join(registryDir, r.Name))
 }
 
-// end is what a supervisor does last.
+// end is the last thing that a supervisor does.
 func (r *record) end() error {
 	if err := r.remove(); err != nil {
 		return err

@@ -14,10 +14,9 @@ const hostPackages = "systemd,systemd-sysv,systemd-container,dbus,iproute2,nftab
 	"libpam-systemd,procps,systemd-resolved,ca-certificates,containernetworking-plugins,curl,udev,kmod," +
 	"firewalld,ufw,dnsmasq-base,bind9-dnsutils"
 
-// prepareHost runs in a fresh root. Networkd must leave the uplink alone;
-// nothing may wait for it, or run on its own while tests measure. Of the
-// sysctls only those of the network are the host's own: the others would
-// change the machine.
+// prepareHost runs in a fresh root. Networkd must not manage the uplink, and nothing may
+// wait for it or run by itself while tests measure. Only the sysctls of the network belong
+// to the host: the others would change the machine.
 const prepareHost = `set -eu
 printf '[Match]\nName=` + uplink + `\n[Link]\nUnmanaged=yes\n' >/etc/systemd/network/00-uplink.network
 for conf in /usr/lib/sysctl.d/*.conf; do
@@ -39,8 +38,8 @@ func hostRoot(ctx context.Context, suite string) (string, error) {
 	return debian(ctx, "roots", suite, suite, hostPackages, prepareHost)
 }
 
-// debian makes a Debian tree: the minimal base system and packages, changed
-// by a script run in it.
+// debian makes a Debian tree: the minimal base system and packages, modified by a script
+// that runs in it.
 func debian(ctx context.Context, sub, name, suite, packages, script string) (string, error) {
 	return cached(ctx, sub, name, packages+"\n"+script, func(ctx context.Context, dir string) error {
 		if err := debootstrap(ctx, suite, packages, dir); err != nil {
@@ -59,8 +58,8 @@ func debootstrap(ctx context.Context, suite, packages, dir string) error {
 	}
 	progress("debootstrap %s (about a minute)…", suite)
 	args := []string{"--variant=minbase", "--keyring=" + keyring, "--include=" + packages, suite, dir, mirror()}
-	// An older debootstrap does not know newer suites; all since 2005 share
-	// the script of sid.
+	// An older debootstrap does not know newer suites. All suites since 2005 share the
+	// script of sid.
 	const scripts = "/usr/share/debootstrap/scripts"
 	if !exists(filepath.Join(scripts, suite)) {
 		args = append(args, filepath.Join(scripts, "sid"))
@@ -70,7 +69,7 @@ func debootstrap(ctx context.Context, suite, packages, dir string) error {
 
 var debianURI = regexp.MustCompile(`https?://\S+/debian/?(?:\s|$)`)
 
-// mirror is the one the user wants, or the one the machine uses.
+// mirror returns the mirror that the user wants, or else the one that the machine uses.
 func mirror() string {
 	if m := os.Getenv("DEBIAN_MIRROR"); m != "" {
 		return m

@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 )
 
-// BuildShim builds the program that `make build` puts into the plugin, below the
-// directory work, and returns the flags of go build by which others have it. It is in
-// no place where a build at the same time would look for its own. The module is the
-// directory with go.mod.
+// BuildShim builds the program that `make build` embeds into the plugin, below the
+// directory work, and returns the flags with which go build embeds it. The usual place is
+// not used, because a build at the same time would find it there. module is the directory
+// with go.mod.
 func BuildShim(ctx context.Context, work, module string) (flags []string, err error) {
 	const source = "nspawn/enter/shim"
 	program, overlay := filepath.Join(work, "shim"), filepath.Join(work, "overlay.json")

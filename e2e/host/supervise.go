@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plan is what the caller asks of a supervisor, on its control pipe.
+// plan is what the caller sends to a supervisor through its control pipe.
 type plan struct {
 	Name, Suite string
 	Root        string // cached root
@@ -28,8 +28,8 @@ type plan struct {
 	LAN         string
 }
 
-// report is what a supervisor tells the caller: once when the host is up, and
-// once more when something went wrong, then or at the end.
+// report is what a supervisor sends to the caller: once when the host is up or has failed,
+// and once more at the end if something went wrong.
 type report struct {
 	Record *record `json:",omitempty"`
 	Error  string  `json:",omitempty"`
@@ -38,11 +38,11 @@ type report struct {
 // detachWord on the control pipe lets the host outlive the caller.
 const detachWord = "detach"
 
-// bootPatience is ten times what a boot takes on a slow, busy machine.
+// bootPatience is ten times the duration of a boot on a slow, busy machine.
 const bootPatience = 90 * time.Second
 
 func superviseMain([]string) int {
-	// Ending is the business of SIGTERM and of the control pipe.
+	// Only SIGTERM and the control pipe end a supervisor.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
@@ -65,7 +65,7 @@ func supervise(control io.Reader, reports *json.Encoder) (err error) {
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(alive) // unlocked by the end of the process, no sooner
+	defer runtime.KeepAlive(alive) // the lock is held until the process ends
 	defer func() { err = errors.Join(err, r.end()) }()
 
 	end, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -94,8 +94,8 @@ func supervise(control io.Reader, reports *json.Encoder) (err error) {
 	return nil
 }
 
-// start boots the host and returns when systemd says it has finished. The
-// channel is closed when PID 1 has ended.
+// start boots the host and returns when systemd reports that it has booted. The channel is
+// closed when PID 1 has ended.
 func (r *record) start(end context.Context, p plan) (<-chan struct{}, error) {
 	ready, err := r.listenReady()
 	if err != nil {
@@ -117,8 +117,8 @@ func (r *record) start(end context.Context, p plan) (<-chan struct{}, error) {
 	}
 }
 
-// listenReady waits for PID 1's READY=1, which systemd sends to a container
-// manager when the boot transaction is done (systemd(1), $NOTIFY_SOCKET).
+// listenReady waits for READY=1 from PID 1, which systemd sends to a container manager at
+// the end of the boot (systemd(1), $NOTIFY_SOCKET).
 func (r *record) listenReady() (<-chan struct{}, error) {
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: r.path("notify"), Net: "unixgram"})
 	if err != nil {
@@ -144,8 +144,8 @@ func (r *record) listenReady() (<-chan struct{}, error) {
 	return ready, nil
 }
 
-// startLeader makes cgroup, directories, namespaces and uplink, and returns
-// when systemd has been exec'd as PID 1.
+// startLeader creates the cgroup, directories, namespaces and uplink, and returns when
+// systemd has been executed as PID 1.
 func (r *record) startLeader(p plan) (<-chan struct{}, error) {
 	binds, err := makeDirs(r.Dir)
 	if err != nil {
@@ -184,9 +184,9 @@ func (r *record) startLeader(p plan) (<-chan struct{}, error) {
 	return gone, err
 }
 
-// spawn clones the future PID 1 into new namespaces and the host's cgroup.
-// The cgroup namespace is unshared after the clone: made by it, its root would
-// be the cgroup of this process.
+// spawn clones the future PID 1 into new namespaces and the host's cgroup. The cgroup
+// namespace is unshared after the clone: if clone created it, its root would be the cgroup
+// of this process.
 func (r *record) spawn() (cmd *exec.Cmd, tell, failure *os.File, err error) {
 	cgroup, err := os.Open(r.cgroup())
 	if err != nil {

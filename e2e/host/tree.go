@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeTree removes dir and all below it, also what is marked immutable, as
-// systemd-importd and machined do with images. It refuses while something is
-// mounted below: the removal would eat what is mounted there.
+// removeTree removes dir and everything below it, even if it is marked immutable, as
+// systemd-importd and machined mark images. It refuses if something is mounted below: it
+// would delete the files of the mount.
 func removeTree(dir string) error {
 	if mount, err := mountBelow(dir); err != nil {
 		return err
@@ -68,15 +68,14 @@ func mountBelow(dir string) (string, error) {
 	return "", lines.Err()
 }
 
-// freeLoops detaches the loop devices that a killed host left attached to its
-// files. They are found by inode: the path the kernel shows is that of a mount
-// which is gone.
+// freeLoops detaches the loop devices of a killed host. They are found by inode, because
+// the path that the kernel shows belongs to a mount that no longer exists.
 func freeLoops(dir string) error {
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != nil {
 		return nil
 	}
-	loops := map[uint64]string{} // device by inode of its backing file
+	loops := map[uint64]string{} // by inode of the backing file
 	paths, _ := filepath.Glob("/dev/loop[0-9]*")
 	for _, path := range paths {
 		_ = withLoop(path, func(fd int) error {

@@ -47,8 +47,8 @@ func main() {
 	}
 }
 
-// exitStatus is that of a command in a host: not this program's failure, but
-// what it ends with.
+// exitStatus is the exit status of a command in a host. It is not a failure of this
+// program.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

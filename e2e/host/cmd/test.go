@@ -18,7 +18,7 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// testPackage is a package with tests, built.
+// testPackage is a package with tests, and its test binary.
 type testPackage struct {
 	path, dir, binary string
 }
@@ -30,8 +30,8 @@ func (t tally) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
 }
 
-// verdict is an error unless all is well. A skip is not: it hides that
-// something the host was to offer is missing.
+// verdict returns an error unless all tests passed. A skipped test is an error: it means
+// that the host lacks something it should have.
 func (t tally) verdict() error {
 	if t.failed > 0 || t.skipped > 0 || t.passed == 0 {
 		return exitStatus(1)
@@ -83,7 +83,7 @@ func test(ctx context.Context, args []string) error {
 	return total.verdict()
 }
 
-// bindGuests shows the guest images where hosttest says they are.
+// bindGuests binds the guest images to the paths that hosttest has for them.
 func bindGuests(ctx context.Context) ([]host.Bind, error) {
 	var binds []host.Bind
 	for _, guest := range []struct {
@@ -106,7 +106,7 @@ func bindGuests(ctx context.Context) ([]host.Bind, error) {
 	return binds, nil
 }
 
-// pluginName is that of the module, too.
+// pluginName is also the name of the module.
 const pluginName = "nomad-driver-nspawn"
 
 // buildTests builds the test binaries of the packages that have tests, and the
@@ -160,8 +160,8 @@ func goTool(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// run runs the package's tests where go test would, in its directory, and
-// closes with a line like go test's.
+// run runs the package's tests in its directory, as go test does, and ends with a line
+// like go test's.
 func (p testPackage) run(ctx context.Context, h *host.Host, match string, count int, total *tally) error {
 	timeout := time.Duration(count) * 10 * time.Minute
 	cmd := h.Command(ctx, "env", "--chdir="+p.dir, p.binary, "-test.run", match, "-test.v",

@@ -14,15 +14,14 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// The types of partitions that tests make, of the Discoverable Partitions
-// Specification.
+// Partition types from the Discoverable Partitions Specification.
 const (
 	RootX86       = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709" // root of x86-64
-	RootX86Verity = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5" // its hashes for dm-verity
+	RootX86Verity = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5" // dm-verity hashes of that root
 	Home          = "933ac7e1-2eb4-4f13-b844-0e14e2aef915" // /home
 )
 
-// CopyOf is a file that is the test's own.
+// CopyOf returns a copy of a file for this test only.
 func CopyOf(t testing.TB, file string) string {
 	t.Helper()
 	content, err := os.ReadFile(file)
@@ -32,13 +31,13 @@ func CopyOf(t testing.TB, file string) string {
 	return own
 }
 
-// Loops are the loop devices of an image.
+// Loops returns the loop devices of an image.
 func Loops(t testing.TB, image string) (found []string) {
 	t.Helper()
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	must.NoError(t, err)
 	for _, file := range files {
-		// A device may go meanwhile.
+		// A device may disappear in the meantime.
 		if text, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(text)) == image {
 			found = append(found, file)
 		}
@@ -46,7 +45,7 @@ func Loops(t testing.TB, image string) (found []string) {
 	return found
 }
 
-// Partition is one of a disk.
+// Partition is a partition of a disk.
 type Partition struct {
 	Type, Content string
 	ID            string // a UUID; any if it is empty
@@ -59,8 +58,8 @@ const (
 	dataLBA  = 2048
 )
 
-// Disk makes the image of a disk with a GPT (UEFI specification, 5.3). The
-// contents of the partitions are files.
+// Disk creates a disk image with a GPT (UEFI specification, 5.3). The contents of the
+// partitions come from files.
 func Disk(t testing.TB, partitions ...Partition) string {
 	t.Helper()
 	var data bytes.Buffer
@@ -101,7 +100,7 @@ func Disk(t testing.TB, partitions ...Partition) string {
 	return image
 }
 
-// gptHeader is that at an LBA, which names the other one's.
+// gptHeader returns the GPT header at an LBA, which refers to the other header.
 func gptHeader(id uuid.UUID, table []byte, at, other, tableAt uint64) []byte {
 	header := make([]byte, 92)
 	copy(header, "EFI PART")

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Write makes a file with its owner and mode, and the directories above it.
+// Write creates a file with an owner and a mode, and the directories above it.
 func Write(t *testing.T, path, text string, mode os.FileMode, uid, gid int) {
 	t.Helper()
 	must.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
@@ -20,7 +20,7 @@ func Write(t *testing.T, path, text string, mode os.FileMode, uid, gid int) {
 	must.NoError(t, os.Chmod(path, mode))
 }
 
-// Owner returns "uid:gid mode" of what is at path.
+// Owner returns "uid:gid mode" of the file at path.
 func Owner(t *testing.T, path string) string {
 	t.Helper()
 	var stat unix.Stat_t
@@ -28,12 +28,12 @@ func Owner(t *testing.T, path string) string {
 	return fmt.Sprintf("%d:%d %04o", stat.Uid, stat.Gid, stat.Mode&0o7777)
 }
 
-// Owned returns what Owner returns of such a file.
+// Owned returns the text that Owner returns for a file with these.
 func Owned(uid, gid uint32, mode int) string {
 	return fmt.Sprintf("%d:%d %04o", uid, gid, mode)
 }
 
-// Mounts returns the mount table, without the IDs, which are of no matter.
+// Mounts returns the mount table without the IDs, which vary.
 func Mounts(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/mountinfo")
@@ -45,7 +45,7 @@ func Mounts(t *testing.T) []string {
 	return lines
 }
 
-// Fill writes size bytes to a file, down to the disk.
+// Fill writes size bytes to a file and syncs them to the disk.
 func Fill(path string, size int) error {
 	file, err := os.Create(path)
 	if err != nil {

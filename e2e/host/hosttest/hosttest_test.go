@@ -11,8 +11,8 @@ import (
 	"nomad-driver-nspawn/e2e/host/hosttest"
 )
 
-// TestHostSystemd is the promise that Require makes: systemd is PID 1, booted,
-// and the package's files are at hand.
+// TestHostSystemd checks what Require promises: systemd is PID 1 and has booted, and the
+// package's files are available.
 func TestHostSystemd(t *testing.T) {
 	hosttest.Require(t)
 	must.NoError(t, exec.Command("systemctl", "is-active", "multi-user.target").Run())
@@ -28,8 +28,8 @@ func TestHostSystemd(t *testing.T) {
 	}
 }
 
-// verdict records the first thing Require does to a test. Unlike a real one it
-// does not end the goroutine.
+// verdict records the first call that Require makes. Unlike a real test, it does not end
+// the goroutine.
 type verdict struct {
 	testing.TB
 	words []string

@@ -13,9 +13,9 @@ import (
 
 const inPrivate = "NSPAWN_TEST_PRIVATE"
 
-// RunPrivate runs the tests of a package, for its TestMain, in new namespaces of
-// a kind (CLONE_NEW…, clone(2)), lest they change the machine. Without root they
-// are run as they are. It does not return.
+// RunPrivate runs the tests of a package, for its TestMain, in new namespaces of a kind
+// (CLONE_NEW…, clone(2)), so that they do not change the machine. Without root, they run
+// without new namespaces. RunPrivate does not return.
 func RunPrivate(m *testing.M, namespaces uintptr) {
 	if os.Geteuid() != 0 || os.Getenv(inPrivate) != "" {
 		os.Exit(m.Run())
@@ -23,7 +23,7 @@ func RunPrivate(m *testing.M, namespaces uintptr) {
 	again := exec.Command("/proc/self/exe", os.Args[1:]...)
 	again.Env = append(os.Environ(), inPrivate+"=1")
 	again.Stdin, again.Stdout, again.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// Unshare, for a mount namespace, makes its mounts private, too.
+	// For a mount namespace, Unshare also makes its mounts private.
 	again.SysProcAttr = &syscall.SysProcAttr{Unshareflags: namespaces, Pdeathsig: unix.SIGKILL}
 	runtime.LockOSThread() // Pdeathsig is about this thread.
 	if err := again.Run(); err != nil {
@@ -33,8 +33,8 @@ func RunPrivate(m *testing.M, namespaces uintptr) {
 	os.Exit(0)
 }
 
-// RunPrivateOutside is RunPrivate, but not in a disposable host: it is the tests'
-// already, and its systemd must see what they mount.
+// RunPrivateOutside is like RunPrivate, but does nothing special in a disposable host: the
+// host belongs to the tests anyway, and its systemd must see what they mount.
 func RunPrivateOutside(m *testing.M, namespaces uintptr) {
 	if os.Getenv("NSPAWN_HOST_TESTS") != "" {
 		os.Exit(m.Run())
@@ -42,8 +42,8 @@ func RunPrivateOutside(m *testing.M, namespaces uintptr) {
 	RunPrivate(m, namespaces)
 }
 
-// RequireRoot ends a test that does not run as root: it skips, or fails where
-// CI=true says that this must not happen.
+// RequireRoot ends a test that does not run as root: the test is skipped, or fails if
+// CI=true forbids that.
 func RequireRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() == 0 {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program returns the path of a program, after its Debian package was installed
-// if need be. Where that takes root that is not there, it ends the test as
-// RequireRoot does.
+// Program returns the path of a program. It installs the Debian package of the program if
+// needed. If that takes root privileges that are missing, it ends the test as RequireRoot
+// does.
 func Program(t testing.TB, program, pkg string) string {
 	t.Helper()
 	if path, err := exec.LookPath(program); err == nil {
@@ -30,9 +30,8 @@ func Program(t testing.TB, program, pkg string) string {
 	return path
 }
 
-// lockPackages waits for the tests of other packages that install something:
-// apt-get update itself fails instead. The lock is none of apt's, which are
-// fcntl(2)'s.
+// lockPackages waits while tests of other packages install something: apt-get update
+// itself would fail instead. The lock is not one of apt's own, which are fcntl(2) locks.
 func lockPackages(t testing.TB) (unlock func()) {
 	t.Helper()
 	dir, err := os.Open("/var/lib/apt/lists")

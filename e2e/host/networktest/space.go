@@ -1,5 +1,5 @@
-// Package networktest makes network namespaces that play hosts, containers and
-// other machines in tests.
+// Package networktest creates network namespaces that act as hosts, containers and other
+// machines in tests.
 package networktest
 
 import (
@@ -27,14 +27,14 @@ type Space struct {
 	Path string // of the namespace
 }
 
-// Bare makes a namespace as a container's is at first.
+// Bare creates a namespace in the initial state of a container's namespace.
 func Bare(t testing.TB) *Space {
 	t.Helper()
 	hosttest.RequireRoot(t)
 	return start(t, func() error { return unix.Unshare(unix.CLONE_NEWNET) })
 }
 
-// New makes a namespace, with lo up.
+// New creates a namespace with lo up.
 func New(t testing.TB) *Space {
 	t.Helper()
 	hosttest.RequireRoot(t)
@@ -80,7 +80,7 @@ func start(t testing.TB, enter func() error) *Space {
 	return s
 }
 
-// Do runs work in the namespace. Sockets that it makes stay there.
+// Do runs work in the namespace. Sockets that work creates stay in the namespace.
 func (s *Space) Do(work func()) {
 	done := make(chan struct{})
 	s.work <- func() { defer close(done); work() }
@@ -103,7 +103,7 @@ func (s *Space) IP(t testing.TB, commands ...string) {
 	}
 }
 
-// Link joins two namespaces by a veth pair, the first address of each.
+// Link connects two namespaces by a veth pair and gives each end its address.
 func (s *Space) Link(t testing.TB, name string, other *Space, otherName string) {
 	t.Helper()
 	s.IP(t, fmt.Sprintf("link add %s type veth peer name %s netns %s", name, otherName, other.Path))
@@ -142,25 +142,25 @@ func (s *Space) Serve(t testing.TB, address, words string) {
 	}()
 }
 
-// Patience is for answers that do not come.
+// Patience is how long Ask waits for an answer.
 const Patience = 300 * time.Millisecond
 
-// BusyPatience is for answers that come: on a busy host a server may wait for its turn.
+// BusyPatience is how long Hear waits: on a busy host, a server may wait for its turn.
 const BusyPatience = 30 * time.Second
 
-// Ask returns what a server says, or "" if it cannot be reached. It is for servers that must
-// not be reached, or not yet: where an answer is due, use Hear.
+// Ask returns the answer of a server, or "" if it cannot be reached. Use it for servers
+// that must not be reachable, or not yet, and Hear if an answer is expected.
 func (s *Space) Ask(network, address string) string {
 	return s.askFrom(nil, network, address, Patience)
 }
 
-// Hear returns what a server says, as Ask, but waits as long as it takes on a busy host.
+// Hear is like Ask, but waits as long as an answer takes on a busy host.
 // A UDP packet is sent only once.
 func (s *Space) Hear(network, address string) string {
 	return s.askFrom(nil, network, address, BusyPatience)
 }
 
-// AskFrom is Ask from an address of the namespace.
+// AskFrom is like Ask, from an address of the namespace.
 func (s *Space) AskFrom(from net.Addr, network, address string) string {
 	return s.askFrom(from, network, address, Patience)
 }
@@ -193,8 +193,8 @@ func Exchange(conn net.Conn, patience time.Duration) string {
 	return string(buffer[:n])
 }
 
-// AwaitPeer waits until another namespace answers, at a port that nobody serves.
-// Both ends of a new link lose packets for a moment.
+// AwaitPeer waits until another namespace answers, on a port without a server. Both ends
+// of a new link lose packets for a moment.
 func (s *Space) AwaitPeer(t testing.TB, address string) {
 	t.Helper()
 	for start := time.Now(); ; {
