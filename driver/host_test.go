@@ -11,10 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/nomad/helper/testlog"
-	"github.com/hashicorp/nomad/helper/uuid"
-	"github.com/hashicorp/nomad/nomad/structs"
-	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"github.com/shoenig/test/must"
@@ -23,55 +19,8 @@ import (
 	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn/dirs"
-	"nomad-driver-nspawn/nspawn/enter/container"
-	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
 )
-
-func TestMain(m *testing.M) {
-	if launch.Called(os.Args) {
-		launch.Main()
-	}
-	if container.Called(os.Args) {
-		container.Main()
-	}
-	os.Exit(m.Run())
-}
-
-// newHarness returns the driver behind Nomad's gRPC, as the client sees it.
-func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
-	hosttest.Require(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	d := New(ctx, testlog.HCLogger(t))
-	harness := testutils.NewDriverHarness(t, flushing{d})
-	// harness.Kill cannot be used: go-plugin's server for tests has a data race if it is
-	// stopped while its client closes (1.7.0, grpc_server.go, Stop).
-	t.Cleanup(func() {
-		cancel()
-		d.bus.Close()
-	})
-	configure(t, harness, pluginConfig)
-	return harness
-}
-
-func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig string) {
-	if !strings.Contains(pluginConfig, "image_paths") {
-		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q, %q]",
-			images, hosttest.Busybox, hosttest.Debian, hosttest.Inits, hosttest.MkosiTree, hosttest.MkosiDisk)
-	}
-	if !strings.Contains(pluginConfig, "allow_host_network") { // most tasks here need no network of their own
-		pluginConfig += "\nallow_host_network = true"
-	}
-	config := parseConfig(t, pluginConfig)
-	var data []byte
-	must.NoError(t, base.MsgPackEncode(&data, &config))
-	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: data}))
-}
-
-// flushing returns from an exec when Nomad's side has forwarded all output. Unlike Nomad's
-// server, the harness looks at once at what has arrived. An empty write ends when the
-// reader of the pipe asks for more.
-type flushing struct{ *Driver }
 
 func (f flushing) ExecTaskStreaming(ctx context.Context, id string, opts *drivers.ExecOptions) (*drivers.ExitResult, error) {
 	result, err := f.Driver.ExecTaskStreaming(ctx, id, opts)
@@ -86,75 +35,13 @@ func (f flushing) ExecTaskStreaming(ctx context.Context, id string, opts *driver
 // images is the directory in which machined keeps images.
 const images = "/var/lib/machines"
 
-// newImage returns an image of empty directories.
-func newImage(t *testing.T, names ...string) string {
-	hosttest.Require(t)
-	dir, err := os.MkdirTemp(images, "bare")
-	must.NoError(t, err)
-	t.Cleanup(func() { must.NoError(t, os.RemoveAll(dir)) })
-	for _, name := range names {
-		must.NoError(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
-	}
-	return dir
-}
-
 var taskNumber atomic.Int32
-
-// newTask returns a task with the directories and streams that Nomad's client makes.
-func newTask(t *testing.T, harness *testutils.DriverHarness, config string) *drivers.TaskConfig {
-	alloc := uuid.Generate()
-	name := fmt.Sprintf("task%d", taskNumber.Add(1))
-	task := &drivers.TaskConfig{
-		ID: alloc + "/" + name + "/" + uuid.Short(), AllocID: alloc, Name: name,
-		JobName: "job", JobID: "job", TaskGroupName: "group", Namespace: "default",
-		Env: map[string]string{"GREETING": "hello"},
-		Resources: &drivers.Resources{
-			NomadResources: &structs.AllocatedTaskResources{
-				Memory: structs.AllocatedMemoryResources{MemoryMB: 256},
-				Cpu:    structs.AllocatedCpuResources{CpuShares: 100},
-			},
-			LinuxResources: &drivers.LinuxResources{CPUShares: 100, MemoryLimitBytes: 256 << 20},
-		},
-	}
-	parsed := parseTask(t, config)
-	must.NoError(t, task.EncodeConcreteDriverConfig(&parsed))
-	cleanup := harness.MkAllocDir(task, true)
-	t.Cleanup(cleanup)
-	t.Cleanup(func() {
-		must.NoError(t, harness.Impl().DestroyTask(task.ID, true)) // the test may have closed the client already
-		mounts, err := os.ReadFile("/proc/self/mountinfo")
-		must.NoError(t, err)
-		must.StrNotContains(t, string(mounts), machine.Name(alloc, name))
-	})
-	return task
-}
-
-func startTask(t *testing.T, harness *testutils.DriverHarness, task *drivers.TaskConfig) *drivers.TaskHandle {
-	handle, _, err := harness.StartTask(task)
-	must.NoError(t, err)
-	return handle
-}
-
-func waitTask(t *testing.T, harness *testutils.DriverHarness, task *drivers.TaskConfig) *drivers.ExitResult {
-	results, err := harness.WaitTask(t.Context(), task.ID)
-	must.NoError(t, err)
-	select {
-	case result := <-results:
-		must.NotNil(t, result)
-		return result
-	case <-time.After(time.Minute):
-		t.Fatal("the task does not end")
-		return nil
-	}
-}
 
 const command = `
   image        = "` + hosttest.Busybox + `"
   network_veth = false
   command      = "/bin/sh"
 `
-
-func script(text string) string { return command + fmt.Sprintf("args = [\"-c\", %q]\n", text) }
 
 // untilStopped prints "up" when SIGTERM will end it with 5.
 const untilStopped = "trap 'exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"
@@ -179,23 +66,6 @@ func TestHostExitCode(t *testing.T) {
 	awaitLog(t, task, "stderr", "oops\n")
 }
 
-// awaitLog waits for Nomad's log collector, which copies what the task writes piece by
-// piece.
-func awaitLog(t *testing.T, task *drivers.TaskConfig, stream, want string) {
-	t.Helper()
-	path := filepath.Join(task.TaskDir().LogDir, task.Name+"."+stream+".0")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		text, err := os.ReadFile(path)
-		if err == nil && string(text) == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			must.NoError(t, err)
-			must.Eq(t, want, string(text))
-		}
-	}
-}
-
 // TestHostExecConformance runs Nomad's own suite for `nomad alloc exec` in each mode.
 func TestHostExecConformance(t *testing.T) {
 	for name, config := range modes {
@@ -209,21 +79,6 @@ func TestHostExecConformance(t *testing.T) {
 			testutils.ExecTaskStreamingConformanceTests(t, harness, task.ID)
 		})
 	}
-}
-
-// awaitEvent waits for an event. Call it before the event can happen.
-func awaitEvent(t *testing.T, harness *testutils.DriverHarness, message string) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	events, err := harness.TaskEvents(ctx)
-	must.NoError(t, err)
-	for event := range events {
-		must.NoError(t, event.Err)
-		if event.Message == message {
-			return
-		}
-	}
-	t.Fatalf("no event %q", message)
 }
 
 // TestHostUnmappableImage checks that an image that cannot be ID-mapped, such as one on
@@ -309,96 +164,6 @@ func TestHostDestroyAfterStop(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestHostRecover checks that a new plugin takes over running tasks, and reports the exit
-// codes of those that have ended.
-func TestHostRecover(t *testing.T) {
-	first := newHarness(t, "")
-	running := newTask(t, first, modes["process_two"])
-	ended := newTask(t, first, script("exit 9"))
-	runningHandle, endedHandle := startTask(t, first, running), startTask(t, first, ended)
-	must.Eq(t, 9, waitTask(t, first, ended).ExitCode)
-
-	second := newHarness(t, "")
-	must.NoError(t, second.RecoverTask(runningHandle))
-	must.NoError(t, second.RecoverTask(runningHandle)) // a known task
-	must.NoError(t, second.RecoverTask(endedHandle))
-	must.Eq(t, 9, waitTask(t, second, ended).ExitCode)
-	result, err := second.ExecTask(running.ID, []string{"/bin/sh", "-c", "echo $GREETING"}, time.Minute)
-	must.NoError(t, err)
-	must.Eq(t, "hello\n", string(result.Stdout))
-	must.NoError(t, second.StopTask(running.ID, 20*time.Second, "SIGKILL"))
-}
-
-// TestHostRecoverDestroyed checks that the end of a task is reported again to an agent
-// that was killed after DestroyTask, before it recorded the end. A machine that
-// disappeared otherwise does not count as ended.
-func TestHostRecoverDestroyed(t *testing.T) {
-	first := newHarness(t, "")
-	ended, killed, lost := newTask(t, first, script("exit 9")), newTask(t, first, script("kill -KILL $$")), newTask(t, first, modes["process_two"])
-	handles := map[*drivers.TaskConfig]*drivers.TaskHandle{}
-	for _, task := range []*drivers.TaskConfig{ended, killed, lost} {
-		handles[task] = startTask(t, first, task)
-	}
-	before := map[*drivers.TaskConfig]*drivers.ExitResult{}
-	for _, task := range []*drivers.TaskConfig{ended, killed} {
-		before[task] = waitTask(t, first, task)
-		must.NoError(t, first.DestroyTask(task.ID, false))
-	}
-	must.NoError(t, first.DestroyTask(lost.ID, true)) // while it runs
-
-	second := newHarness(t, "")
-	for task, result := range before {
-		must.NoError(t, second.RecoverTask(handles[task]))
-		must.Eq(t, result, waitTask(t, second, task))
-		status, err := second.InspectTask(task.ID)
-		must.NoError(t, err)
-		must.True(t, status.CompletedAt.After(status.StartedAt))
-	}
-	must.ErrorContains(t, second.RecoverTask(handles[lost]), "unit is gone")
-
-	var state TaskState
-	must.NoError(t, handles[ended].GetDriverState(&state))
-	state.BootID = "another"
-	must.NoError(t, handles[ended].SetDriverState(&state))
-	must.ErrorContains(t, newHarness(t, "").RecoverTask(handles[ended]), "the host was rebooted")
-}
-
-// TestHostStartAgain checks that a task runs once, and that its exit code is reported, if
-// a plugin is killed during a start and Nomad repeats the start.
-func TestHostStartAgain(t *testing.T) {
-	first := newHarness(t, "")
-	running, ended := newTask(t, first, script("echo x >>/alloc/data/runs; while :; do sleep 1000 & wait $!; done")), newTask(t, first, script("echo x >>/alloc/data/runs; exit 9"))
-	for _, task := range []*drivers.TaskConfig{running, ended} {
-		startTask(t, first, task)
-	}
-	must.Eq(t, 9, waitTask(t, first, ended).ExitCode)
-	second := newHarness(t, "")
-	for _, task := range []*drivers.TaskConfig{running, ended} {
-		startTask(t, second, task)
-	}
-	must.Eq(t, 9, waitTask(t, second, ended).ExitCode)
-	status, err := second.InspectTask(ended.ID)
-	must.NoError(t, err)
-	must.True(t, status.CompletedAt.After(status.StartedAt))
-	must.NoError(t, second.StopTask(running.ID, 20*time.Second, "SIGKILL"))
-	waitTask(t, second, running)
-	for _, task := range []*drivers.TaskConfig{running, ended} {
-		runs, err := os.ReadFile(filepath.Join(task.TaskDir().SharedAllocDir, "data", "runs"))
-		must.NoError(t, err)
-		must.Eq(t, "x\n", string(runs))
-	}
-}
-
-// TestHostDestroyUnseenTask destroys a task that Nomad could not recover, so that the
-// plugin has never seen it.
-func TestHostDestroyUnseenTask(t *testing.T) {
-	first := newHarness(t, "")
-	task := newTask(t, first, modes["process_two"])
-	startTask(t, first, task)
-	must.NoError(t, newHarness(t, "").DestroyTask(task.ID, true))
-	must.False(t, waitTask(t, first, task).Successful())
 }
 
 func TestHostStats(t *testing.T) {

@@ -3,6 +3,7 @@ package nspawn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 
 	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
+	"nomad-driver-nspawn/nspawn/process"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -62,4 +64,72 @@ func TestHostStopLetsTidyUp(t *testing.T) {
 	must.NoError(t, os.WriteFile(tidy, []byte("done\n"), 0))
 	must.NoError(t, <-stopped)
 	must.Eq(t, Exit{Code: 7}, mustWait(t, m, spec.Machine))
+}
+
+func TestHostStopIsGraceful(t *testing.T) {
+	m := newManager(t)
+	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
+		spec := newMachine(t, m, "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done")
+		spec.Mode = mode
+		out := mustStart(t, m, spec)
+		awaitTrap(t, m, spec)
+		begin := time.Now()
+		must.NoError(t, m.Stop(t.Context(), spec.Machine, mode, unix.SIGTERM, time.Minute, told(t)))
+		must.Less(t, 50*time.Second, time.Since(begin)) // not the minute after which it is killed
+		must.Eq(t, Exit{Code: 5}, mustWait(t, m, spec.Machine))
+		must.NoError(t, m.Remove(t.Context(), spec.Machine))
+		must.Eq(t, "up\nbye\n", <-out.stdout)
+	}
+}
+
+// awaitTrap returns when the shell of the machine waits for its child. By then it has set
+// its traps.
+func awaitTrap(t *testing.T, m *Manager, spec machine.Spec) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		leader, err := m.leader(t.Context(), spec.Machine)
+		must.NoError(t, err)
+		if payload, err := process.Payload(leader, spec.Mode); err == nil {
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", payload.PID, payload.PID))
+			if err == nil && len(children) > 0 {
+				return
+			}
+		}
+		must.True(t, time.Now().Before(deadline), must.Sprint("the payload's child does not appear"))
+	}
+}
+
+func TestHostStopKillsAfterTimeout(t *testing.T) {
+	m := newManager(t)
+	spec := newMachine(t, m, "trap '' TERM; while :; do sleep 1000; done")
+	mustStart(t, m, spec)
+	awaitTrap(t, m, spec)
+	begin := time.Now()
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, unix.SIGTERM, 300*time.Millisecond, told(t)))
+	took := time.Since(begin)
+	must.GreaterEq(t, 300*time.Millisecond, took)
+	must.Less(t, 30*time.Second, took) // systemd's own timeout is 90 s
+	mustWait(t, m, spec.Machine)
+}
+
+// TestHostBootStopsAtOnce checks that a guest can be stopped before it accepts a signal.
+// Nothing is lost, because it has not done anything yet.
+func TestHostBootStopsAtOnce(t *testing.T) {
+	m := newManager(t)
+	spec := newBooted(t, m)
+	mustStart(t, m, spec)
+	begin := time.Now()
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, time.Minute, told(t)))
+	must.Less(t, 50*time.Second, time.Since(begin)) // not the minute after which it is killed
+	mustWait(t, m, spec.Machine)
+}
+
+func TestHostBootStops(t *testing.T) {
+	m := newManager(t)
+	spec := newBooted(t, m)
+	awaitEvent(t, mustStart(t, m, spec), Ready)
+	registered, err := m.bus.Machine(t.Context(), spec.Machine)
+	must.NoError(t, err)
+	must.Eq(t, machine.UnitName(spec.Machine), registered.Unit)
+	must.NoError(t, m.Stop(t.Context(), spec.Machine, spec.Mode, machine.Halt, time.Minute, told(t)))
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
 }
