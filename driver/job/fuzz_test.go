@@ -208,7 +208,7 @@ func (s *situation) run(t *testing.T, task TaskConfig) {
 	for i := range spec.Devices {
 		spec.Devices[i].Source = "/dev/char/1:3" // as parts.makeDevices names those that it has opened
 	}
-	host := parts.ExampleHost(spec, goldenVersion)
+	host := exampleHost(spec)
 	c := checker{t: t, s: s, task: &task, spec: &spec, host: &host, argv: machine.Argv(spec, host), own: Directories(s.cfg)}
 	c.check(machine.Properties(spec, host))
 }

@@ -188,17 +188,8 @@ func isCovered(dirs []string, path string) bool {
 // something.
 func mountPoints(spec machine.Spec) []string {
 	points := []string{"/dev", "/proc", "/run", "/sys", "/tmp"}
-	for _, bind := range spec.Binds {
-		points = append(points, bind.Destination)
+	for _, point := range spec.MountPoints() {
+		points = append(points, point.Path)
 	}
-	for _, overlay := range spec.Overlays {
-		points = append(points, overlay.Destination)
-	}
-	for _, mount := range spec.Root.Tmpfs {
-		points = append(points, mount.Destination)
-	}
-	for _, memory := range spec.Memories {
-		points = append(points, memory.Destination)
-	}
-	return append(points, spec.Root.Inaccessible...)
+	return points
 }

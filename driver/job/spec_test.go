@@ -17,9 +17,12 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"nomad-driver-nspawn/driver/operator"
+	"nomad-driver-nspawn/nspawn/dirs"
+	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/names"
 	"nomad-driver-nspawn/nspawn/parts"
+	"nomad-driver-nspawn/nspawn/programs"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -27,6 +30,17 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // goldenVersion is the systemd version of the golden command lines. Later versions differ
 // only in what spec_test.go of package machine shows.
 const goldenVersion = 257
+
+// exampleHost returns what the machine of a spec would be run with. Paths and numbers are
+// examples.
+func exampleHost(s machine.Spec) machine.Host {
+	var base uint32
+	if s.Root.UserNamespace {
+		base = 1000 * idmap.RangeSize
+	}
+	p := programs.Programs{Nspawn: "systemd-nspawn", Version: goldenVersion, Own: "nomad-driver-nspawn"}
+	return parts.HostOf(dirs.Default, s, base, p)
+}
 
 // TestSpecGolden shows the whole effect of each feature: from the job's config and Nomad's
 // task to the machine's command line and unit properties.
@@ -73,7 +87,7 @@ func goldenResult(t *testing.T, archive *txtar.Archive) string {
 	if err != nil {
 		return "error:\n" + err.Error() + "\n"
 	}
-	result := machine.Describe(spec, parts.ExampleHost(spec, goldenVersion)) + describeNetwork(spec.Network)
+	result := machine.Describe(spec, exampleHost(spec)) + describeNetwork(spec.Network)
 	for _, file := range slices.Concat(spec.Names.Files(), spec.Root.Files) {
 		result += "\n# " + file.Path + "\n" + file.Content
 	}

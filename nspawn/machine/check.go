@@ -15,9 +15,9 @@ import (
 // systemd than the spec says. It is the last word, whatever has been checked before.
 func (s Spec) Check() error {
 	var errs []error
-	for _, place := range s.places() {
-		if err := checkPlace(place.path); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", place.option, err))
+	for _, point := range s.MountPoints() {
+		if err := checkMountPoint(point.Path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", point.Option, err))
 		}
 	}
 	for _, mount := range s.Root.Tmpfs {
@@ -52,11 +52,13 @@ func (s Spec) checkPayload() (errs []error) {
 	return errs
 }
 
-// place is a path in the machine at which something is mounted.
-type place struct{ option, path string }
+// MountPoint is a path in the machine at which something is mounted, and the option of the
+// task that asks for it.
+type MountPoint struct{ Option, Path string }
 
-func (s Spec) places() (places []place) {
-	add := func(option, path string) { places = append(places, place{option, path}) }
+// MountPoints returns those that the spec asks for. systemd-nspawn has more.
+func (s Spec) MountPoints() (points []MountPoint) {
+	add := func(option, path string) { points = append(points, MountPoint{option, path}) }
 	for _, bind := range s.Binds {
 		add("bind", bind.Destination)
 	}
@@ -75,12 +77,12 @@ func (s Spec) places() (places []place) {
 	for _, device := range s.Devices {
 		add("devices", device.Destination)
 	}
-	return places
+	return points
 }
 
-// checkPlace refuses the root, whose place the driver itself prepares before the start, and
+// checkMountPoint refuses the root, whose place the driver itself prepares before the start, and
 // what cannot be an argument on D-Bus.
-func checkPlace(name string) error {
+func checkMountPoint(name string) error {
 	switch {
 	case !path.IsAbs(name):
 		return fmt.Errorf("%q is not an absolute path", name)

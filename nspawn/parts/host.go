@@ -5,16 +5,15 @@ import (
 	"slices"
 
 	"nomad-driver-nspawn/nspawn/dirs"
-	"nomad-driver-nspawn/nspawn/idmap"
 	"nomad-driver-nspawn/nspawn/launch"
 	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/programs"
 	"nomad-driver-nspawn/nspawn/stage"
 )
 
-// hostOf returns the host's side of a machine whose UIDs begin at base: paths, programs
+// HostOf returns the host's side of a machine whose UIDs begin at base: paths, programs
 // and binds.
-func hostOf(d dirs.Dirs, s machine.Spec, base uint32, p programs.Programs) machine.Host {
+func HostOf(d dirs.Dirs, s machine.Spec, base uint32, p programs.Programs) machine.Host {
 	start := launch.Launch{
 		Program: p.Own, Keeper: stage.KeeperOf(d.Pin(s.Machine)), Namespace: "/" + filepath.Base(d.Pin(s.Machine)),
 		Root: d.Root(s.Machine), Own: !s.Root.InPlace, Owner: base,
@@ -43,15 +42,4 @@ func nameBinds(d dirs.Dirs, s machine.Spec) (binds []machine.Bind) {
 		})
 	}
 	return binds
-}
-
-// ExampleHost returns what the machine of a spec would be run with by this systemd. Paths
-// and numbers are examples.
-func ExampleHost(s machine.Spec, systemdVersion int) machine.Host {
-	var base uint32
-	if s.Root.UserNamespace {
-		base = 1000 * idmap.RangeSize
-	}
-	p := programs.Programs{Nspawn: "systemd-nspawn", Version: systemdVersion, Own: "nomad-driver-nspawn"}
-	return hostOf(dirs.Default, s, base, p)
 }

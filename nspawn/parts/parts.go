@@ -89,7 +89,7 @@ func (m *Maker) Prepare(ctx context.Context, s machine.Spec, p programs.Programs
 			return s, machine.Host{}, err
 		}
 	}
-	return d.spec, hostOf(m.dirs, d.spec, d.base, p), nil
+	return d.spec, HostOf(m.dirs, d.spec, d.base, p), nil
 }
 
 // Remove removes what Prepare made, and what nspawn leaves behind.
