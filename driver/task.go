@@ -37,7 +37,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		output.release()
 		d.reaper.Schedule(name) // removes what could not be undone, because Nomad does not ask for it
 	}
-	return handle, network, err
+	return handle, network, printableError(err)
 }
 
 func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
@@ -206,14 +206,14 @@ func (d *Driver) watch(h *taskHandle, follower *nspawn.Follower) {
 
 // emit sends an event to the task's user. Nomad keeps ten events of a task.
 func (d *Driver) emit(cfg *drivers.TaskConfig, message string) {
-	event := &drivers.TaskEvent{TaskID: cfg.ID, TaskName: cfg.Name, AllocID: cfg.AllocID, Timestamp: time.Now(), Message: message}
+	event := &drivers.TaskEvent{TaskID: cfg.ID, TaskName: cfg.Name, AllocID: cfg.AllocID, Timestamp: time.Now(), Message: printable(message)}
 	if err := d.EmitEvent(event); err != nil && d.ctx.Err() == nil {
 		d.logger.Warn("emit task event", "task_id", cfg.ID, "error", err)
 	}
 }
 
 func exitResult(exit nspawn.Exit, err error) *drivers.ExitResult {
-	result := &drivers.ExitResult{ExitCode: exit.Code, Signal: exit.Signal, OOMKilled: exit.OOMKilled, Err: err}
+	result := &drivers.ExitResult{ExitCode: exit.Code, Signal: exit.Signal, OOMKilled: exit.OOMKilled, Err: printableError(err)}
 	if exit.OOMKilled && err == nil {
 		// Nomad shows the error, not the flag.
 		result.Err = errors.New("OOM killed: the task ran out of memory")
