@@ -213,15 +213,16 @@ func (d *Driver) emit(cfg *drivers.TaskConfig, message string) {
 }
 
 func exitResult(exit nspawn.Exit, err error) *drivers.ExitResult {
-	result := &drivers.ExitResult{ExitCode: exit.Code, Signal: exit.Signal, OOMKilled: exit.OOMKilled, Err: printableError(err)}
-	if exit.OOMKilled && err == nil {
-		// Nomad shows the error, not the flag.
-		result.Err = errors.New("OOM killed: the task ran out of memory")
+	switch {
+	case err != nil:
+	case exit.Reboots:
+		err = errors.New("the machine has rebooted more than 20 times within 10 minutes")
+	case exit.Killed != "":
+		err = fmt.Errorf("OOM killed: the task ran out of memory, and the kernel killed its process %s", exit.Killed)
+	case exit.OOMKilled: // Nomad shows the error, not the flag
+		err = errors.New("OOM killed: the task ran out of memory")
 	}
-	if exit.Reboots && err == nil {
-		result.Err = errors.New("the machine has rebooted more than 20 times within 10 minutes")
-	}
-	return result
+	return &drivers.ExitResult{ExitCode: exit.Code, Signal: exit.Signal, OOMKilled: exit.OOMKilled, Err: printableError(err)}
 }
 
 // WaitTask implements drivers.DriverPlugin.

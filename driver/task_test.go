@@ -18,10 +18,14 @@ func TestExitResult(t *testing.T) {
 		want drivers.ExitResult
 		text string // the error that Nomad shows
 	}{
-		"success":         {want: drivers.ExitResult{}},
-		"code":            {exit: nspawn.Exit{Code: 7}, want: drivers.ExitResult{ExitCode: 7}},
-		"signal":          {exit: nspawn.Exit{Code: 137, Signal: 9}, want: drivers.ExitResult{ExitCode: 137, Signal: 9}},
-		"out of memory":   {exit: nspawn.Exit{Code: 137, Signal: 9, OOMKilled: true}, want: drivers.ExitResult{ExitCode: 137, Signal: 9, OOMKilled: true}, text: "OOM killed: the task ran out of memory"},
+		"success":       {want: drivers.ExitResult{}},
+		"code":          {exit: nspawn.Exit{Code: 7}, want: drivers.ExitResult{ExitCode: 7}},
+		"signal":        {exit: nspawn.Exit{Code: 137, Signal: 9}, want: drivers.ExitResult{ExitCode: 137, Signal: 9}},
+		"out of memory": {exit: nspawn.Exit{Code: 137, Signal: 9, OOMKilled: true}, want: drivers.ExitResult{ExitCode: 137, Signal: 9, OOMKilled: true}, text: "OOM killed: the task ran out of memory"},
+		"name of what was killed": {
+			exit: nspawn.Exit{Code: 255, OOMKilled: true, Killed: "java\x1b"}, want: drivers.ExitResult{ExitCode: 255, OOMKilled: true},
+			text: `OOM killed: the task ran out of memory, and the kernel killed its process java\x1b`,
+		},
 		"lost":            {err: lost, want: drivers.ExitResult{}, text: "unit is gone"},
 		"killed and lost": {exit: nspawn.Exit{OOMKilled: true}, err: lost, want: drivers.ExitResult{OOMKilled: true}, text: "unit is gone"},
 	} {

@@ -19,6 +19,9 @@ type Exit struct {
 	Signal int
 	// OOMKilled means that the kernel killed a process because memory ran out.
 	OOMKilled bool
+	// Killed is the name of that process, "" if the kernel's log does not have it. It is
+	// what the process calls itself.
+	Killed string `json:",omitempty"`
 	// Reboots means that the guest has rebooted more often than it may.
 	Reboots bool
 }

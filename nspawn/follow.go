@@ -181,8 +181,12 @@ func (f *Follower) stopBegin() {
 	}
 }
 
-// complete adds the signal that killed the payload, if it is known.
+// complete adds what the unit does not say, if it is known: the process that was killed for
+// its memory, and the signal that killed the payload.
 func (f *Follower) complete(exit *Exit) {
+	if exit.OOMKilled {
+		exit.Killed = cgroup.LastKilled(f.machine)
+	}
 	if f.payload == nil {
 		return
 	}

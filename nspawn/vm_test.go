@@ -110,7 +110,9 @@ func TestVMOutOfMemory(t *testing.T) {
 			spec := newMachine(t, m, c.script)
 			spec.Mode, spec.Limits.MemoryMax = c.mode, 64*mebibyte
 			out := mustStart(t, m, spec)
-			must.Eq(t, c.killed, mustEnd(t, out).OOMKilled)
+			exit := mustEnd(t, out)
+			must.Eq(t, c.killed, exit.OOMKilled)
+			must.Eq(t, c.killed, exit.Killed == "dd", must.Sprint(exit.Killed))
 			must.Eq(t, c.killed, mustWait(t, m, spec.Machine).OOMKilled)
 		})
 	}
