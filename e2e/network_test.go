@@ -164,10 +164,38 @@ func testZone(l *lab) {
 	address, _, _ := strings.Cut(fields[3], "/")
 	out := l.finish(task{config: zone, script: "wget -q -O- http://" + address + "/"})
 	must.Eq(l, al.ID+"\n", out.Stdout, must.Sprint(out))
+	l.sub("names", testNamesInZone)
 	l.sub("refused", func(l *lab) {
 		al := l.start(job{tasks: []task{{config: "network_zone = \"a/b\"", script: "true"}}})
 		must.StrContains(l, l.refusal(al), `network_zone: "a/b" is not a name of at most 12`)
 	})
+}
+
+// testNamesInZone has containers of a zone find each other by name, whichever came first.
+// One that takes the name of another is not found by it.
+func testNamesInZone(l *lab) {
+	member := func(name string) *agent.Alloc {
+		return l.running(task{config: fmt.Sprintf("image = \"debian\"\ncommand = \"sleep\"\nargs = [\"infinity\"]\n"+
+			"network_zone = \"names\"\nhostname = %q\n", name)})
+	}
+	address := func(al *agent.Alloc) string { return strings.TrimSpace(l.exec(al, "hostname", "-I")) }
+	find := func(from *agent.Alloc, name string) string {
+		found, _, _ := strings.Cut(l.exec(from, "getent", "ahostsv4", name), " ")
+		return found
+	}
+	first, second := member("first"), member("second.example.net")
+	thief := member("first")
+	must.Eq(l, address(first), find(second, "first"))
+	must.Eq(l, address(second), find(first, "second"))
+	must.Eq(l, address(second), find(thief, "second.example.net"))
+	must.Eq(l, address(first), find(first, "first"))
+
+	_, err := second.Stop(l.ctx)
+	must.NoError(l, err)
+	must.StrNotContains(l, l.exec(first, "cat", "/etc/hosts"), "second")
+	_, err = first.Stop(l.ctx)
+	must.NoError(l, err)
+	must.Eq(l, address(thief), find(member("third"), "first"))
 }
 
 // testOthersNetworks runs a DHCP server on a bridge with the port e2e-port.

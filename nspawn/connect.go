@@ -65,9 +65,10 @@ func (m *Manager) isAlive(name string) bool {
 }
 
 // rewriteNames rewrites the files for name resolution with the machine's own address and
-// what its network provides.
+// what its network provides. In a zone, it makes the machine known to the other members.
 func (m *Manager) rewriteNames(s machine.Spec, c links.Connection) error {
-	for _, file := range s.Names.Connected(c).Files() {
+	now := s.Names.Connected(c)
+	for _, file := range now.Files() {
 		err := func() error {
 			f, err := os.OpenFile(m.dirs.Named(s.Machine, file.Path), os.O_WRONLY, 0)
 			if err != nil {
@@ -80,7 +81,10 @@ func (m *Manager) rewriteNames(s machine.Spec, c links.Connection) error {
 			return fmt.Errorf("write %s of the machine: %w", file.Path, err)
 		}
 	}
-	return nil
+	if s.Network.Kind != links.Zone || now.Hosts == nil {
+		return nil
+	}
+	return m.parts.JoinZone(s.Machine, s.Network.Of, now.Hosts.Own())
 }
 
 // KeepConnected looks after the network of a machine that runs, until ctx ends or there
@@ -111,6 +115,9 @@ func (m *Manager) KeepConnected(ctx context.Context, s machine.Spec, c links.Con
 		failed(err)
 		if c, err = m.leaseAgain(ctx, s, c, open); err != nil {
 			return
+		}
+		if err := m.rewriteNames(s, c); err != nil {
+			notice(err)
 		}
 	}
 }

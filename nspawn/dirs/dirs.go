@@ -78,6 +78,12 @@ func (d Dirs) Named(name, path string) string {
 	return filepath.Join(d.Machine(name), "names", filepath.Base(path))
 }
 
+// Zones contains a file for each zone that has members.
+func (d Dirs) Zones() string { return filepath.Join(d.Run, "zones") }
+
+// Zone has the names and addresses of a zone's members.
+func (d Dirs) Zone(zone string) string { return filepath.Join(d.Zones(), zone) }
+
 // Credentials contains the machine's secrets, mode 0700.
 func (d Dirs) Credentials(name string) string { return filepath.Join(d.Machine(name), "credentials") }
 

@@ -61,7 +61,7 @@ func (m *Maker) parts() []part {
 		{name: "writable layer", make: m.makeWritable, remove: m.removeWritable, owners: m.writableOwners},
 		{name: "image", make: m.makeImage, remove: m.removeImage, owners: m.imageOwners},
 		{name: "network", make: m.makeNetwork, remove: m.removeNetwork, owners: m.networks.Owners},
-		{name: "names", make: m.makeNames},
+		{name: "names", make: m.makeNames, remove: m.leaveZone},
 		{name: "nosymfollow mounts", make: m.makeNoSymfollow, remove: m.removeNoSymfollow},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},

@@ -54,12 +54,9 @@ type Hosts struct {
 func (h Hosts) String() string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
-	if h.Hostname != "" {
-		own := h.Addresses
-		if len(own) == 0 { // like Debian, see hostname(1)
-			own = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 1, 1})}
-		}
-		writeNames(&b, own, h.Hostname)
+	b.WriteString(h.Own())
+	if h.Hostname != "" && len(h.Addresses) == 0 { // like Debian, see hostname(1)
+		writeNames(&b, []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 1, 1})}, h.Hostname)
 	}
 	for _, extra := range h.Extra {
 		addresses := []netip.Addr{extra.Address}
@@ -67,6 +64,15 @@ func (h Hosts) String() string {
 			addresses = h.Gateways
 		}
 		writeNames(&b, addresses, extra.Name)
+	}
+	return b.String()
+}
+
+// Own returns the lines by which others find the container, "" if it has no address.
+func (h Hosts) Own() string {
+	var b strings.Builder
+	if h.Hostname != "" {
+		writeNames(&b, h.Addresses, h.Hostname)
 	}
 	return b.String()
 }
