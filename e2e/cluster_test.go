@@ -29,6 +29,11 @@ func TestCluster(t *testing.T) {
 	} {
 		newLab(t, first).sub(network, func(l *lab) { testMove(l, second.Node, of.group, of.config) })
 	}
+	newLab(t, first).sub("ports", func(l *lab) {
+		// With network_interface in the agent's configuration, they are ports of its address.
+		address := l.agent.Host.LANAddrs()[0].String()
+		testForwardedDNS(l, on("constraint", l.agent.Node), map[*agent.Agent][]string{second: {address}, l.agent: {address}})
+	})
 }
 
 // testMove runs a task that calls an API on another node, and then drains that node.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -16,6 +17,7 @@ var networkTests = []test{
 	{"network modes of the group", testNetworkModes},
 	{"network is there first", testNetworkFirst},
 	{"forwarded port", testForwardedPort},
+	{"forwarded UDP", testForwardedUDP},
 	{"forwarded port of a booted guest", testForwardedGuest},
 	{"port of a host network", testHostNetworkPort},
 	{"zone", testZone},
@@ -122,6 +124,47 @@ func (l *lab) answersBeside(al *agent.Alloc, want string) {
 	url := fmt.Sprintf("http://%s:%d/", l.agent.Host.Addr(), l.port(al))
 	out := l.finish(task{config: "network_veth = true", script: "wget -q -O- " + url})
 	must.Eq(l, want, out.Stdout, must.Sprint(out))
+}
+
+// testForwardedDNS asks a DNS server in a container, by UDP and TCP: from hosts, by these
+// addresses, and from another container.
+func testForwardedDNS(l *lab, place string, callers map[*agent.Agent][]string) {
+	const server = "image = \"debian\"\ncommand = \"dnsmasq\"\nports = [\"dns\"]\nargs = [\"--keep-in-foreground\", " +
+		"\"--conf-file=/dev/null\", \"--user=root\", \"--no-resolv\", \"--address=/probe.test/192.0.2.53\"]\n"
+	const query = `\0\1\1\0\0\1\0\0\0\0\0\0\5probe\4test\0\0\1\0\1` // as DNS has it
+	for network, config := range map[string]string{"veth": "network_veth = true", "zone": "network_zone = \"dns\""} {
+		l.sub(network, func(l *lab) {
+			al := l.start(job{
+				group: "network {\nport \"dns\" {\nto = 53\n}\n}" + place,
+				tasks: []task{{config: server + config}},
+			})
+			must.NoError(l, al.Running(l.ctx))
+			for from, addresses := range callers {
+				for _, address := range addresses {
+					for _, transport := range []string{"+notcp", "+tcp"} {
+						if network == "zone" && address == "::1" {
+							continue // a zone has no IPv6
+						}
+						out, err := from.Command(l.ctx, "dig", "+short", "+timeout=5", "+retry=3", transport,
+							"@"+address, "-p", strconv.Itoa(l.port(al)), "probe.test")
+						must.NoError(l, err, must.Sprint(address, transport, out))
+						must.Eq(l, "192.0.2.53\n", out, must.Sprint(address, transport))
+					}
+				}
+			}
+			address := callers[l.agent][0]
+			beside := l.start(job{group: place, tasks: []task{{config: fmt.Sprintf(
+				"image = \"debian\"\ncommand = \"bash\"\nargs = [\"-c\", %s]\n%s", quote(fmt.Sprintf(
+					"exec 3<>/dev/udp/%s/%d; printf '%s' >&3; timeout 5 dd bs=512 count=1 <&3 | tail -c 4 | od -An -tu1 | tr -s ' '",
+					address, l.port(al), query)), config)}}})
+			l.ended(beside)
+			l.waitLog(beside, agent.Stdout, " 192 0 2 53\n")
+		})
+	}
+}
+
+func testForwardedUDP(l *lab) {
+	testForwardedDNS(l, "", map[*agent.Agent][]string{l.agent: {l.agent.Host.Addr().String(), "127.0.0.1", "localhost", "::1"}})
 }
 
 func testForwardedGuest(l *lab) {

@@ -120,7 +120,7 @@ func BusyboxDisk(ctx context.Context) (string, error) {
 	return filepath.Join(dir, "disk.raw"), err
 }
 
-const guestPackages = "systemd,systemd-sysv,dbus,nginx-light,iproute2,systemd-resolved,procps,libidn2-0"
+const guestPackages = "systemd,systemd-sysv,dbus,nginx-light,iproute2,systemd-resolved,procps,libidn2-0,dnsmasq-base"
 
 // prepareGuest removes the machine ID and the host name: each container gets its own.
 const prepareGuest = `set -eu
