@@ -208,6 +208,7 @@ func testZone(l *lab) {
 	out := l.finish(task{config: zone, script: "wget -q -O- http://" + address + "/"})
 	must.Eq(l, al.ID+"\n", out.Stdout, must.Sprint(out))
 	l.sub("names", testNamesInZone)
+	l.sub("booted", testGuestInZone)
 	l.sub("refused", func(l *lab) {
 		al := l.start(job{tasks: []task{{config: "network_zone = \"a/b\"", script: "true"}}})
 		must.StrContains(l, l.refusal(al), `network_zone: "a/b" is not a name of at most 12`)
@@ -239,6 +240,30 @@ func testNamesInZone(l *lab) {
 	_, err = first.Stop(l.ctx)
 	must.NoError(l, err)
 	must.Eq(l, address(thief), find(member("third"), "first"))
+}
+
+// testGuestInZone has a port of a booted guest, and a neighbor of it, call its web server,
+// also after a reboot, during which the zone has no port.
+func testGuestInZone(l *lab) {
+	const zone = "network_zone = \"guests\"\n"
+	al := l.start(job{
+		kind: service, group: httpPort,
+		tasks: []task{{config: "image = \"debian\"\nports = [\"http\"]\n" + zone}},
+	})
+	must.NoError(l, al.Running(l.ctx))
+	for boots := 1; boots <= 2; boots++ {
+		l.awaitReady(al, boots)
+		page := l.onHost("sh", "-c", fmt.Sprintf("curl --silent --show-error --retry 20 --retry-all-errors --retry-delay 1 http://127.0.0.1:%d/", l.port(al)))
+		must.StrContains(l, page, "nginx")
+		address := l.exec(al, "sh", "-c", "ip -4 -oneline address show host0 scope global | sed 's:.* inet ::; s:/.*::'")
+		ask := fmt.Sprintf("exec 3<>/dev/tcp/%s/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; grep -q 'Welcome to nginx' <&3 && echo answered", strings.TrimSpace(address))
+		neighbor := l.start(job{tasks: []task{{config: fmt.Sprintf("image = \"debian\"\ncommand = \"bash\"\nargs = [\"-c\", %s]\n%s", quote(ask), zone)}}})
+		l.ended(neighbor)
+		l.waitLog(neighbor, agent.Stdout, "answered\n")
+		if boots == 1 {
+			l.exec(al, "systemctl", "reboot")
+		}
+	}
 }
 
 // testOthersNetworks runs a DHCP server on a bridge with the port e2e-port.

@@ -26,12 +26,20 @@ const (
 	booted kind = "booted" // boots a whole system and is stopped
 )
 
+// networks are configs of tasks. Those that have a network of their own forward a port to it.
+var networks = []string{
+	"network_veth = false",
+	"network_veth = true\nports = [\"http\"]",
+	"network_zone = \"soak\"\nports = [\"http\"]",
+}
+
 // cycle is one task from its start to its end.
 type cycle struct {
-	job   string
-	kind  kind
-	lasts time.Duration
-	code  int
+	job     string
+	kind    kind
+	network string
+	lasts   time.Duration
+	code    int
 
 	alloc string
 	final *api.Allocation // as Nomad reports it at the end
@@ -64,12 +72,14 @@ func newCycle(seed uint64, number int) *cycle {
 	default:
 		c.kind = booted
 	}
+	c.network = networks[random.IntN(len(networks))]
 	return c
 }
 
 const begin = `read run </proc/sys/kernel/random/uuid
 echo "begin $run" >>/shared/$NOMAD_JOB_NAME
 end() { echo "end $run %d" >>/shared/$NOMAD_JOB_NAME; exit %d; }
+ip route show default | grep -q . || exit 99 # no code of a cycle
 `
 
 // script returns the payload's script.
@@ -83,10 +93,10 @@ func (c *cycle) script() string {
 
 func (c *cycle) config() string {
 	if c.kind == booted {
-		return fmt.Sprintf("image = %q", image)
+		return fmt.Sprintf("image = %q\n%s", image, c.network)
 	}
 	text := strings.ReplaceAll(c.script(), "${", "$${")
-	return fmt.Sprintf("image = \"busybox\"\ncommand = \"/bin/sh\"\nargs = [\"-c\", %q]\nnetwork_veth = false", text)
+	return fmt.Sprintf("image = \"busybox\"\ncommand = \"/bin/sh\"\nargs = [\"-c\", %q]\n%s", text, c.network)
 }
 
 // hcl returns the job. A task that fails is started again once.
@@ -99,6 +109,11 @@ func (c *cycle) hcl() string {
       delay    = "0s"
       interval = "1h"
       mode     = "fail"
+    }
+    network {
+      port "http" {
+        to = 80
+      }
     }
     reschedule {
       attempts  = 0

@@ -129,7 +129,13 @@ find /run/systemd/machines -mindepth 1 -printf 'machine file %p\n'
 cut -d ' ' -f 5 /proc/self/mountinfo | grep -v ^/var/lib/nomad/alloc/ | sed 's/^/mount /'
 find /run/netns -mindepth 1 -printf 'netns %p\n'
 ip -oneline link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'
-for family in ip ip6; do nft list table $family io.systemd.nat 2>/dev/null | sed -n "/elements/,/}/ s/^/forwarded $family /p"; done
+ip -oneline address | sed 's/^[0-9]*: \([^ ]* *[^ ]* *[^ ]*\).*/address \1/'
+ip neigh show nud permanent | sed 's/^/neighbor /'
+for table in 'inet nomad-nspawn' 'bridge nomad-nspawn' 'ip io.systemd.nat' 'ip6 io.systemd.nat'; do
+	nft list table $table 2>/dev/null | sed -n "/comment\|elements/ s/^/forwarded $table /p"
+done
+for list in iptables ip6tables; do $list-save 2>/dev/null | grep nomad-nspawn | sed "s/^/$list /"; done
+ss --listening --tcp --udp --numeric --no-header --processes | grep nomad-driver-ns | awk '{ print "reserved", $1, $5 }'
 find /run/nomad-driver-nspawn /var/lib/nomad-driver-nspawn -mindepth 2 -maxdepth 2 -not '(' -path '*/images/*' -type d -empty ')' -printf 'file %p %l\n'
 find /run/systemd/nspawn* -mindepth 2 -maxdepth 2 -printf 'nspawn %p\n'
 find /var/log/journal -type l -printf 'journal %p\n'

@@ -81,7 +81,7 @@ func (s *soak) start(ctx context.Context) (measure, error) {
 		return measure{}, err
 	}
 	for _, kind := range []kind{long, booted} {
-		c := &cycle{job: "warm-up-" + string(kind), kind: kind}
+		c := &cycle{job: "warm-up-" + string(kind), kind: kind, network: networks[len(networks)-1]}
 		if err := s.cycle(ctx, c); err != nil {
 			return measure{}, err
 		}

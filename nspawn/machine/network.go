@@ -44,6 +44,8 @@ func (n Network) args(mode Mode) (args []string) {
 		return append(args, "--private-network")
 	case n.Kind == links.Veth:
 		return append(args, "--network-veth")
+	case n.Kind == links.Zone: // the driver makes and removes it: nspawn's lock of zones is on the host
+		return append(args, "--network-bridge="+links.ZoneBridge(n.Of))
 	}
 	of := n.Of
 	if n.Name != "" {

@@ -163,9 +163,25 @@ func (h *Host) ConnectGuest(ctx context.Context, namespace *os.File, s Spec) err
 	return errors.Join(h.openFirewalls(ctx), h.ForgetFlows(s))
 }
 
+// MakeZone creates a zone for a machine that systemd-nspawn connects.
+func (h *Host) MakeZone(ctx context.Context, zone string) error {
+	if _, _, err := h.open(); err != nil {
+		return err
+	}
+	return links.MakeZone(ctx, zone)
+}
+
+// RemoveZones removes the zones that no machine uses.
+func (h *Host) RemoveZones(inUse func(zone string) bool) error {
+	if h == nil {
+		return nil
+	}
+	return links.RemoveZones(inUse)
+}
+
 // Remove removes everything that belongs to the machine. It is not an error if there is
-// nothing.
-func (h *Host) Remove(ctx context.Context, machine string) error {
+// nothing. Zones that are in use remain.
+func (h *Host) Remove(ctx context.Context, machine string, inUse func(zone string) bool) error {
 	if h == nil {
 		return nil
 	}
@@ -185,7 +201,7 @@ func (h *Host) Remove(ctx context.Context, machine string) error {
 	}
 	linked, err := links.Disconnect(machine)
 	if err == nil && (had || linked) {
-		err = links.RemoveEmptyZones()
+		err = links.RemoveZones(inUse)
 	}
 	if err != nil {
 		return err

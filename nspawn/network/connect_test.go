@@ -12,6 +12,8 @@ import (
 	"nomad-driver-nspawn/nspawn/network/ports"
 )
 
+func noZones(string) bool { return false }
+
 func namespaceOf(t *testing.T, space *networktest.Space) *os.File {
 	t.Helper()
 	namespace, err := os.Open(space.Path)
@@ -52,13 +54,13 @@ func TestConnect(t *testing.T) {
 	must.StrHasPrefix(t, "api from ", host.Hear("tcp", "127.0.0.1:8080"))
 
 	for _, machine := range []string{"web", "api", "never"} {
-		must.NoError(t, h.Remove(t.Context(), machine))
+		must.NoError(t, h.Remove(t.Context(), machine, noZones))
 	}
 	owners, err = h.Owners()
 	must.NoError(t, err)
 	must.SliceEmpty(t, owners)
 	must.NoError(t, h.Reserve("next", []ports.Mapping{port}))
-	must.NoError(t, h.Remove(t.Context(), "next"))
+	must.NoError(t, h.Remove(t.Context(), "next", noZones))
 }
 
 // TestRestore runs a plugin that follows another one, after someone has flushed all
@@ -78,7 +80,7 @@ func TestRestore(t *testing.T) {
 	next := New()
 	must.NoError(t, next.Restore(t.Context(), spec, c))
 	must.StrHasPrefix(t, "web from ", host.Hear("tcp", "127.0.0.1:8081"))
-	must.NoError(t, next.Remove(t.Context(), "web"))
+	must.NoError(t, next.Remove(t.Context(), "web", noZones))
 }
 
 // TestGuest runs a guest that gives itself an address, at first one of another network.
@@ -102,5 +104,5 @@ func TestGuest(t *testing.T) {
 	guest.IP(t, "route add default via 192.168.78.1")
 	guest.Serve(t, ":80", "guest")
 	must.StrHasPrefix(t, "guest from ", host.Hear("tcp", "127.0.0.1:8082"))
-	must.NoError(t, h.Remove(t.Context(), "guest"))
+	must.NoError(t, h.Remove(t.Context(), "guest", noZones))
 }

@@ -6,16 +6,20 @@ import (
 	"os"
 	"path/filepath"
 
+	"nomad-driver-nspawn/nspawn/machine"
 	"nomad-driver-nspawn/nspawn/network/links"
 )
 
 // makeNetwork reserves the ports of the host, or prepares a given network namespace. The
 // machine's links are created later, when its payload waits (nspawn.Manager.Connect).
-func (m *Maker) makeNetwork(_ context.Context, d *draft) error {
+func (m *Maker) makeNetwork(ctx context.Context, d *draft) error {
 	if err := m.networks.Reserve(d.spec.Machine, d.spec.Network.Ports); err != nil {
 		return fmt.Errorf("ports: %w", err)
 	}
 	d.names = d.spec.Names
+	if d.spec.Network.Kind == links.Zone && d.spec.Mode == machine.Boot {
+		return m.makeZone(ctx, d.spec.Machine, d.spec.Network.Of)
+	}
 	if d.spec.Network.Namespace == "" {
 		return nil
 	}
@@ -42,7 +46,7 @@ func prepareNamespace(path string) (links.Connection, error) {
 }
 
 func (m *Maker) removeNetwork(ctx context.Context, name string) error {
-	return m.networks.Remove(ctx, name)
+	return m.networks.Remove(ctx, name, m.hasMembers)
 }
 
 // makeNames writes the files for name resolution. They are files of the host, so they can

@@ -1,6 +1,7 @@
 package parts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,23 @@ func (m *Maker) JoinZone(name, zone, lines string) error {
 	})
 }
 
-// leaveZone makes the members of a machine's zone forget it.
+// makeZone makes a zone for a guest that systemd-nspawn connects: in a stage, nspawn cannot
+// take the lock with which it makes and removes zones. The zone stays while it has members.
+func (m *Maker) makeZone(ctx context.Context, name, zone string) error {
+	if err := m.JoinZone(name, zone, ""); err != nil {
+		return err
+	}
+	return m.networks.MakeZone(ctx, zone)
+}
+
+// hasMembers reports whether a zone has members. If in doubt, it has.
+func (m *Maker) hasMembers(zone string) bool {
+	_, err := os.Lstat(m.dirs.Zone(zone))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// leaveZone makes the members of a machine's zone forget it. The last one takes the zone
+// with it, unless it still has a port.
 func (m *Maker) leaveZone(_ context.Context, name string) error {
 	zones, err := namesOf(filepath.Join(m.dirs.Zones(), "*"))
 	if err != nil {
@@ -39,6 +56,7 @@ func (m *Maker) leaveZone(_ context.Context, name string) error {
 			err = m.changeZone(zone, func(members []member) []member {
 				return slices.DeleteFunc(members, func(other member) bool { return other.machine == name })
 			})
+			err = errors.Join(err, m.networks.RemoveZones(m.hasMembers))
 		}
 		if err != nil {
 			return err
@@ -104,7 +122,7 @@ func (m *Maker) tellOf(name string, others []member) error {
 }
 
 // readMembers reads the members of a zone: lines of a machine's name, a space, and a line
-// by which others find it. There is no file of a zone without members.
+// by which others find it, which may be empty. There is no file of a zone without members.
 func readMembers(path string) (members []member, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -126,7 +144,7 @@ func readMembers(path string) (members []member, err error) {
 func writeMembers(path string, members []member) error {
 	var text strings.Builder
 	for _, member := range members {
-		for line := range strings.Lines(member.lines) {
+		for line := range strings.Lines(cmp.Or(member.lines, "\n")) {
 			text.WriteString(member.machine + " " + line)
 		}
 	}

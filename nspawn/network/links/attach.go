@@ -2,15 +2,10 @@ package links
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"nomad-driver-nspawn/nspawn/network/dump"
 )
 
 // attach makes a link of any kind except Veth.
@@ -70,46 +65,6 @@ func (h *Host) addPort(host, container *space, s Spec, find func(port netlink.Li
 	return Connection{Interface: inside.name(), Link: outside.name(), Bridge: name, MAC: h.mac(s.Machine, containerEnd)}, nil
 }
 
-// zonePrefix begins the name of a zone's bridge. zoneLock is the file with which
-// systemd-nspawn serializes the creation and removal of zones.
-const (
-	zonePrefix = "vz-"
-	zoneLock   = "/run/systemd/nspawn-network-zone"
-)
-
-// joinZone makes the container a port of the zone's bridge, and creates the bridge if it
-// is missing. The bridge is left down: systemd-networkd brings it up with an address, and
-// offers addresses by DHCP there.
-func (h *Host) joinZone(ctx context.Context, host, container *space, s Spec) (Connection, error) {
-	name := zonePrefix + s.Of
-	if len(name) >= unix.IFNAMSIZ {
-		return Connection{}, fmt.Errorf("name zone %s: the name is longer than %d characters", s.Of, unix.IFNAMSIZ-1-len(zonePrefix))
-	}
-	lock, err := lockZones()
-	if err != nil {
-		return Connection{}, err
-	}
-	defer lock.Close()
-	return h.addPort(host, container, s, func(port netlink.Link) (netlink.Link, error) {
-		if zone, err := host.LinkByName(name); err == nil {
-			return zone, nil
-		}
-		if err := host.awaitUp(ctx, port); err != nil {
-			return nil, err
-		}
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = name
-		if err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("create bridge %s of the zone: %w", name, err)
-		}
-		bridge, err := host.LinkByName(name)
-		if err != nil {
-			return nil, fmt.Errorf("find bridge %s of the zone: %w", name, err)
-		}
-		return bridge, nil
-	})
-}
-
 // awaitUp waits until the kernel reports a link as up. On a busy host that can be up to a
 // second after both ends were brought up (net/core/link_watch.c).
 func (s *space) awaitUp(ctx context.Context, link netlink.Link) error {
@@ -140,68 +95,6 @@ func (s *space) awaitUp(ctx context.Context, link netlink.Link) error {
 			}
 		}
 	}
-}
-
-// lockZones holds the lock until the returned file is closed. Other processes hold it
-// only for a moment.
-func lockZones() (*os.File, error) {
-	file, err := os.OpenFile(zoneLock, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock of zones: %w", err)
-	}
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock zones: %w", err), file.Close())
-	}
-	return file, nil
-}
-
-// RemoveEmptyZones removes zones without ports. The last container of a zone does not
-// remove it, so the first process that sees an empty zone does. Zones are created and
-// filled under the lock.
-func RemoveEmptyZones() error {
-	host, err := openHost()
-	if err != nil {
-		return err
-	}
-	defer host.Close()
-	if empty, err := host.emptyZones(); err != nil || len(empty) == 0 {
-		return err
-	}
-	lock, err := lockZones()
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	empty, err := host.emptyZones()
-	if err != nil {
-		return err
-	}
-	for _, zone := range empty {
-		if err := host.remove(zone); err != nil {
-			return fmt.Errorf("remove empty zone %s: %w", zone.Attrs().Name, err)
-		}
-	}
-	return nil
-}
-
-func (s *space) emptyZones() (empty []netlink.Link, err error) {
-	all, err := dump.Complete(s.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	used := map[int]bool{}
-	for _, link := range all {
-		used[link.Attrs().MasterIndex] = true
-	}
-	for _, link := range all {
-		if link.Type() == "bridge" && strings.HasPrefix(link.Attrs().Name, zonePrefix) && !used[link.Attrs().Index] {
-			empty = append(empty, link)
-		}
-	}
-	return empty, nil
 }
 
 // share makes a link of a host interface in the container, or moves the interface there.

@@ -55,7 +55,7 @@ func disconnectAll(t testing.TB, host *networktest.Space, machine string) {
 	var err error
 	host.Do(func() {
 		if _, err = Disconnect(machine); err == nil {
-			err = RemoveEmptyZones()
+			err = RemoveZones(func(string) bool { return false })
 		}
 	})
 	must.NoError(t, err)
