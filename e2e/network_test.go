@@ -277,6 +277,17 @@ ip link set br-e2e up
 systemd-run --quiet --unit=e2e-dhcp dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=br-e2e \
 	--bind-interfaces --dhcp-range=198.51.101.10,198.51.101.99,2m --dhcp-option=option:dns-server,192.0.2.99`)
 	l.atEnd("sh", "-ec", "systemctl stop e2e-dhcp; ip link del br-e2e; ip link del e2e-port || true")
+	l.sub("booted, bridge", func(l *lab) { testGuestElsewhere(l, "network_bridge = \"br-e2e\"") })
+	l.sub("booted, macvlan", func(l *lab) {
+		const config = "network_macvlan = \"e2e-port:host0\""
+		if l.agent.Host.Suite() == "bookworm" { // systemd 252
+			al := l.start(job{tasks: []task{{config: "image = \"debian\"\n" + config}}})
+			must.StrContains(l, l.refusal(al), "takes no name for the interface of a booted container")
+			return
+		}
+		al := l.running(task{config: "image = \"debian\"\n" + config}) // whose networkd leaves such an interface alone
+		must.StrContains(l, l.exec(al, "ip", "-details", "link", "show", "host0"), "macvlan mode bridge")
+	})
 	for _, test := range []struct{ kind, config, link string }{
 		{"bridge", "network_bridge = \"br-e2e\"", "host0"},
 		{"macvlan", "network_macvlan = \"e2e-port\"", "mv-e2e-port"},
@@ -292,6 +303,19 @@ systemd-run --quiet --unit=e2e-dhcp dnsmasq --keep-in-foreground --conf-file=/de
 			must.StrContains(l, out.Stdout, "1 packets received")
 			must.StrContains(l, out.Stdout, "nameserver 192.0.2.99")
 		})
+	}
+}
+
+// testGuestElsewhere boots a guest that asks another server for its address, and again
+// after a reboot.
+func testGuestElsewhere(l *lab, config string) {
+	al := l.start(job{tasks: []task{{config: "image = \"debian\"\n" + config}}})
+	for boots := 1; boots <= 2; boots++ {
+		l.awaitReady(al, boots)
+		l.exec(al, "timeout", "60", "sh", "-c", "until ip -4 address show host0 | grep 198.51.101.; do sleep 0.1; done")
+		if boots == 1 {
+			l.exec(al, "systemctl", "reboot")
+		}
 	}
 }
 

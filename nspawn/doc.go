@@ -39,9 +39,9 @@
 // The record of a machine is its unit in systemd, with times, exit status and journal
 // fields. The kernel has the rest under the machine's name: links (network/links),
 // nftables elements (network/ports) and mounts. Below Dirs.Run, in memory, are the
-// machine's directory (gate, notify socket, credentials, files for name resolution), the members
-// of its zone, and the
-// pin of its stage. Below Dirs.State are its writable layer and the store of images.
+// machine's directory (gate, notify socket, credentials, files for name resolution), the
+// members of its zone, and the pin of its stage. Below Dirs.State are its writable layer
+// and the store of images.
 // Package dirs has the paths, except those of the stages (stage/dir.go) and in the store
 // (image/store).
 //

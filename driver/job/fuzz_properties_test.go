@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/systemd"
 )
 
@@ -95,12 +96,17 @@ func (c *checker) checkDevices(name string, list reflect.Value) {
 
 // checkClosed wants nothing of what an operator would have to allow.
 func (c *checker) checkClosed(properties []systemd.Property) {
+	zone := 0
+	if c.spec.Network.Kind == links.Zone && slices.Contains(c.argv, "--network-bridge="+links.ZoneBridge(c.spec.Network.Of)) {
+		zone = 1
+	}
 	for _, option := range []string{
-		"--private-users=no", "--network-bridge", "--network-macvlan", "--network-ipvlan", "--network-interface", "--network-veth-extra",
+		"--private-users=no", "--network-macvlan", "--network-ipvlan", "--network-interface", "--network-veth-extra",
 	} {
 		c.unless(c.seen[option] == 0, "%s, which the operator has not allowed", option)
 	}
-	own := c.seen["--network-veth"] + c.seen["--private-network"] + c.seen["--network-zone"]
+	c.unless(c.seen["--network-bridge"] == zone, "a bridge that is not a zone's, which the operator has not allowed")
+	own := c.seen["--network-veth"] + c.seen["--private-network"] + zone
 	c.unless(own == 1 || own == 0 && c.s.cfg.NetworkIsolation != nil, "the network is not one of its own")
 	c.unless(!c.spec.Root.InPlace || c.seen["--read-only"] == 1, "the job may change the image")
 	for _, arg := range c.argv {

@@ -17,6 +17,9 @@ func (m *Maker) makeNetwork(ctx context.Context, d *draft) error {
 		return fmt.Errorf("ports: %w", err)
 	}
 	d.names = d.spec.Names
+	if d.spec.Mode == machine.Boot && d.spec.Network.Name != "" && d.programs.Version <= 252 {
+		return fmt.Errorf("network: systemd-nspawn %d takes no name for the interface of a booted container: leave :%s out", d.programs.Version, d.spec.Network.Name)
+	}
 	if d.spec.Network.Kind == links.Zone && d.spec.Mode == machine.Boot {
 		return m.makeZone(ctx, d.spec.Machine, d.spec.Network.Of)
 	}
