@@ -13,13 +13,14 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"github.com/shoenig/test/must"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
 	"nomad-driver-nspawn/e2e/host/hosttest"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
-// newBinaryHarness returns the built plugin in a process of its own, as Nomad runs it.
-func newBinaryHarness(t *testing.T, pluginConfig string) (*testutils.DriverHarness, *goplugin.Client) {
+// startBinary starts the built plugin in a process of its own, as Nomad runs it.
+func startBinary(t *testing.T, options ...grpc.DialOption) (drivers.DriverPlugin, *goplugin.Client) {
 	hosttest.Require(t)
 	logger := testlog.HCLogger(t)
 	client := goplugin.NewClient(&goplugin.ClientConfig{
@@ -27,6 +28,7 @@ func newBinaryHarness(t *testing.T, pluginConfig string) (*testutils.DriverHarne
 		Plugins:          goplugin.PluginSet{base.PluginTypeDriver: drivers.NewDriverPlugin(nil, logger)},
 		Cmd:              exec.Command(os.Getenv(hosttest.PluginVariable)),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		GRPCDialOptions:  options,
 		Logger:           logger,
 	})
 	t.Cleanup(client.Kill)
@@ -34,7 +36,12 @@ func newBinaryHarness(t *testing.T, pluginConfig string) (*testutils.DriverHarne
 	must.NoError(t, err)
 	raw, err := protocol.Dispense(base.PluginTypeDriver)
 	must.NoError(t, err)
-	harness := testutils.NewDriverHarness(t, raw.(drivers.DriverPlugin))
+	return raw.(drivers.DriverPlugin), client
+}
+
+func newBinaryHarness(t *testing.T, pluginConfig string) (*testutils.DriverHarness, *goplugin.Client) {
+	plugin, client := startBinary(t)
+	harness := testutils.NewDriverHarness(t, plugin)
 	configure(t, harness, pluginConfig)
 	return harness, client
 }

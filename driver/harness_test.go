@@ -50,6 +50,11 @@ func newHarness(t *testing.T, pluginConfig string) *testutils.DriverHarness {
 }
 
 func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig string) {
+	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: encodedConfig(t, pluginConfig)}))
+}
+
+// encodedConfig returns the plugin's options as Nomad sends them, with what most tests need.
+func encodedConfig(t *testing.T, pluginConfig string) (data []byte) {
 	if !strings.Contains(pluginConfig, "image_paths") {
 		pluginConfig += fmt.Sprintf("\nimage_paths = [%q, %q, %q, %q, %q, %q]",
 			images, hosttest.Busybox, hosttest.Debian, hosttest.Inits, hosttest.MkosiTree, hosttest.MkosiDisk)
@@ -58,9 +63,8 @@ func configure(t *testing.T, harness *testutils.DriverHarness, pluginConfig stri
 		pluginConfig += "\nallow_host_network = true"
 	}
 	config := parseConfig(t, pluginConfig)
-	var data []byte
 	must.NoError(t, base.MsgPackEncode(&data, &config))
-	must.NoError(t, harness.SetConfig(&base.Config{PluginConfig: data}))
+	return data
 }
 
 // flushing returns from an exec when Nomad's side has forwarded all output. Unlike Nomad's

@@ -10,13 +10,26 @@ import (
 	"strings"
 )
 
+// nomadVar names the environment variable with the path of an agent to test with,
+// whatever its version.
+const nomadVar = "NSPAWN_E2E_NOMAD"
+
 // nomadVersion is the oldest version that the driver is tested with, and the version that
 // e2e/nomad pins.
 var nomadVersion = [...]int{1, 11, 3}
 
-// NomadBinary returns the path of a Nomad agent: the one on PATH if it is new enough,
-// otherwise one built from the module in e2e/nomad.
+// NomadBinary returns the path of a Nomad agent: the one of nomadVar, or the one on
+// PATH if it is new enough, otherwise one built from the module in e2e/nomad.
 func NomadBinary(ctx context.Context) (string, error) {
+	if path := os.Getenv(nomadVar); path != "" {
+		out, err := exec.CommandContext(ctx, path, "version").Output()
+		if err != nil {
+			return "", fmt.Errorf("run the agent of %s: %w", nomadVar, err)
+		}
+		line, _, _ := strings.Cut(string(out), "\n")
+		progress("testing with %s, %s", path, line)
+		return filepath.Abs(path)
+	}
 	if path, err := exec.LookPath("nomad"); err == nil && newEnough(ctx, path) {
 		return filepath.Abs(path)
 	}
