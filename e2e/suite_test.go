@@ -44,7 +44,7 @@ type test struct {
 }
 
 // together lists the tests that may run at the same time.
-var together = [][]test{exampleTests, runTests, environmentTests, fileTests, networkTests, caseTests, bootTests, imageTests, refusedTests, optionTests}
+var together = [][]test{exampleTests, runTests, environmentTests, fileTests, networkTests, caseTests, reportTests, bootTests, imageTests, refusedTests, optionTests}
 
 // alone lists the tests that break or restart what others need.
 var alone = [][]test{recoveryTests, brokenHostTests}

@@ -12,6 +12,9 @@ type Bind struct {
 	Source      string
 	Destination string
 	ReadOnly    bool
+	// InRoot means that Source is a directory of the machine's own root. Its files already
+	// have the machine's owners.
+	InRoot bool
 	// ChownFallback marks a directory that only this machine uses. Some file systems
 	// cannot be ID-mapped, for example tmpfs before Linux 6.3. There, the files of root in
 	// such a directory are given to the machine's root instead, and other binds are

@@ -58,7 +58,7 @@ func (m *Maker) makeMountPoints(d *draft, list []shown) error {
 		return nil
 	}
 	isDir := func(s shown) (bool, error) {
-		if s.bind == nil {
+		if s.bind == nil || s.bind.InRoot {
 			return true, nil
 		}
 		file, err := d.open(s.bind.Source)
@@ -108,7 +108,11 @@ func (m *Maker) openShown(ctx context.Context, d *draft, s shown) (tree *os.File
 		}
 		return tree, nil
 	}
-	tree, err = d.openBind(ctx, *s.bind)
+	if s.bind.InRoot {
+		tree, err = d.openInRoot(m.dirs.Root(d.spec.Machine), s.bind.Source)
+	} else {
+		tree, err = d.openBind(ctx, *s.bind)
+	}
 	if err == nil && s.readOnly {
 		if err = mounts.SetReadOnly(tree); err != nil {
 			tree.Close()

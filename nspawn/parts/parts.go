@@ -65,6 +65,7 @@ func (m *Maker) parts() []part {
 		{name: "nosymfollow mounts", make: m.makeNoSymfollow, remove: m.removeNoSymfollow},
 		{name: "stage", make: m.makeStage, remove: m.removeStage, owners: m.stageOwners},
 		{name: "root", make: m.makeRoot},
+		{name: "directories in /run", make: m.makeRunDirs},
 		{name: "devices", make: m.makeDevices},
 		{name: "mounts", make: m.makeMounts, remove: m.removeMounts},
 		{name: "journal", make: m.makeJournal, remove: m.removeJournal},

@@ -54,14 +54,27 @@ func (m *Maker) makeRoot(ctx context.Context, d *draft) error {
 const layersMount = "layers"
 
 // secureAndPopulate first creates the directories that the image replaces by something
-// else: nothing may be written behind a link that will disappear.
+// else: nothing may be written behind a link that will disappear. What the image has
+// behind such a link is mounted in its place.
 func secureAndPopulate(dir string, s machine.Spec, owner int) error {
 	root, err := mounts.Open(dir, "")
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	links, err := openLinked(root)
+	defer func() {
+		for _, l := range links {
+			l.dir.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
 	if err := places.Secure(root, true, owner); err != nil {
+		return err
+	}
+	if err := showLinked(root, links); err != nil {
 		return err
 	}
 	return populateRoot(dir, s, owner)
