@@ -16,7 +16,8 @@ var reportTests = []test{
 	{"reports: a user", reportsOfUser.run},
 	{"reports: a distribution", reportsOfDebian.run},
 	{"reports: an image with everything in the way", reportsOfImage.run},
-	{"reports: /etc is a link", reportsOfLink.run},
+	{"reports: etc is a link", reportsOfLink.run},
+	{"reports: hosts of the job", reportsOfHosts.run},
 	{"reports: starts", testReportedStarts},
 	{"reports: exec", testReportedExecs},
 }
@@ -65,7 +66,7 @@ func (r reports) run(l *lab) {
 
 var reportsOfRoot = reports{
 	image: "busybox",
-	task:  task{config: "network_veth = true\nhostname = \"box\"", more: "env {\nBIG = \"" + strings.Repeat("x", 100_000) + "\"\n}"},
+	task:  task{config: "network_veth = true\nhostname = \"box\"\nextra_hosts = [" + manyHosts() + "]", more: "env {\nBIG = \"" + strings.Repeat("x", 100_000) + "\"\n}"},
 	list: []report{
 		{
 			"moby/moby#31243", "a server that has given root away opens /dev/stdout: permission denied",
@@ -160,6 +161,18 @@ var reportsOfLink = reports{
 	task:  task{config: "network_veth = true\nhostname = \"linked\"\nextra_hosts = [\"db:192.0.2.7\"]"},
 	list: []report{
 		{"moby/moby#42706", "/etc is a link in the image: its files are gone", `head -n 1 /etc/os-release; grep -c db /etc/hosts; test -s /etc/resolv.conf && hostname; echo x >/etc/new && cat /usr/conf/new`, "ID=busybox\n1\nlinked\nx\n"},
+	},
+}
+
+// reportsOfHosts has what README advises to programs that write to /etc/hosts.
+var reportsOfHosts = reports{
+	image: "busybox",
+	task: task{
+		config: "network_veth = true\nbind = { \"local/hosts\" = \"/etc/hosts\" }",
+		more:   "template {\ndestination = \"local/hosts\"\ndata = \"127.0.0.1 localhost\\n\"\n}",
+	},
+	list: []report{
+		{"distribution/distribution#2539", "a program adds a name to /etc/hosts: read-only, or without effect", `echo 127.0.0.9 added >>/etc/hosts && ping -c 1 -w 1 added | head -n 1 | cut -d ' ' -f 2,3`, "added (127.0.0.9):\n"},
 	},
 }
 

@@ -354,6 +354,30 @@ func TestHostAttackLinksOfImage(t *testing.T) {
 	}
 }
 
+// An image has a link to a directory of its own, to its root, or to the link itself, where
+// systemd-nspawn writes.
+func TestHostLinksInImage(t *testing.T) {
+	m := newManager(t)
+	for link, script := range map[string]string{
+		"usr/conf":    "grep -q ^app: /etc/passwd && echo x >/etc/new && test -s /usr/conf/new",
+		"/usr/conf/.": "grep -q ^app: /etc/passwd",
+		"/":           "test -d /etc/usr/conf && test ! -e /etc/etc/passwd",
+		"etc":         "test ! -e /etc/passwd",
+	} {
+		t.Run(link, func(t *testing.T) {
+			image := scratch(t) + "/image"
+			must.NoError(t, exec.Command("cp", "-a", hosttest.Busybox, image).Run())
+			must.NoError(t, os.Rename(image+"/etc", image+"/usr/conf"))
+			must.NoError(t, os.Symlink(link, image+"/etc"))
+			spec := newMachine(t, m, script)
+			spec.Command[0] = "/bin/sh"
+			spec.Root.Image = image
+			mustStart(t, m, spec)
+			must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+		})
+	}
+}
+
 // In TestHostAttackLinksAtReboot a guest creates such links and reboots.
 func TestHostAttackLinksAtReboot(t *testing.T) {
 	m := newManager(t)
