@@ -50,9 +50,7 @@ func (r reports) run(l *lab) {
 	t := r.task
 	t.config += "\n" + attempt(r.image, script.String()+"echo '"+end+"'")
 	al := l.start(job{tasks: []task{t}})
-	now, err := al.Ended(l.ctx)
-	must.NoError(l, err)
-	must.Zero(l, l.exitCode(now))
+	must.Zero(l, l.exitCode(l.ended(al)))
 	text := l.waitLog(al, agent.Stdout, end)
 	for n, report := range r.list {
 		l.sub(report.from+" "+report.did, func(l *lab) {
@@ -190,13 +188,11 @@ func testReportedStarts(l *lab) {
 	} {
 		l.parallel(c.from+" "+c.did, func(l *lab) {
 			al := l.start(job{tasks: []task{{config: "network_veth = false\nimage = \"" + image + "\"\n" + c.config}}})
-			now, err := al.Ended(l.ctx)
-			must.NoError(l, err)
 			if c.refusal != "" {
-				must.StrContains(l, l.refusal(now), c.refusal)
+				must.StrContains(l, l.refusal(al), c.refusal)
 				return
 			}
-			must.Zero(l, l.exitCode(now))
+			must.Zero(l, l.exitCode(l.ended(al)))
 			must.Eq(l, c.out, l.waitLog(al, agent.Stdout, c.out))
 		})
 	}

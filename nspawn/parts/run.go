@@ -43,12 +43,15 @@ func (m *Maker) makeRunDirs(_ context.Context, d *draft) error {
 // runBinds returns the binds of directories in /run, except where the job itself has
 // something else.
 func runBinds(s machine.Spec, names []string) (binds []machine.Bind) {
-	nspawns, places := mountsOfNspawn(s), shownBy(s)
+	points := s.MountPoints()
 	for _, name := range names {
 		dir := filepath.Join("/run", name)
-		overlaps := func(path string) bool { return paths.Within(path, dir) || paths.Within(dir, path) }
-		covers := func(s shown) bool { return paths.Within(s.destination, dir) }
-		if !slices.ContainsFunc(nspawns, overlaps) && !slices.ContainsFunc(places, covers) {
+		taken := slices.ContainsFunc(points, func(point machine.MountPoint) bool {
+			path := filepath.Clean(point.Path)
+			inside := below(dir, path) && point.Option != "bind" && point.Option != "overlay" // nspawn mounts it by its path
+			return inside || paths.Within(path, dir)
+		})
+		if !taken {
 			binds = append(binds, machine.Bind{Source: dir, InRoot: true, Destination: dir})
 		}
 	}

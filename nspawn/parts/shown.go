@@ -112,14 +112,3 @@ func checkDestinations(s machine.Spec) error {
 	}
 	return nil
 }
-
-// mountsOfNspawn returns where nspawn itself mounts something for the job.
-func mountsOfNspawn(s machine.Spec) (points []string) {
-	for _, mount := range s.Root.Tmpfs {
-		points = append(points, filepath.Clean(mount.Destination))
-	}
-	for _, device := range s.Devices {
-		points = append(points, filepath.Clean(device.Destination))
-	}
-	return append(points, s.Root.Inaccessible...)
-}
