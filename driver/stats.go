@@ -6,7 +6,6 @@ import (
 
 	"github.com/hashicorp/nomad/client/lib/cpustats"
 	cstructs "github.com/hashicorp/nomad/client/structs"
-	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"nomad-driver-nspawn/nspawn/cgroup"
 )
@@ -17,16 +16,18 @@ const minStatsInterval = 100 * time.Millisecond
 
 // TaskStats implements drivers.DriverPlugin. The channel is closed when the task has
 // ended. It is also closed instead of sending an error, which Nomad would log once per
-// interval forever.
+// interval forever. That includes a task that is not known: Nomad often asks for the use of
+// a short task after it has destroyed it.
 func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duration) (<-chan *cstructs.TaskResourceUsage, error) {
+	usages := make(chan *cstructs.TaskResourceUsage)
 	h, ok := d.tasks.get(id)
 	if !ok {
-		return nil, drivers.ErrTaskNotFound
+		close(usages)
+		return usages, nil
 	}
 	d.mu.RLock()
 	trackers := newTrackers(d.compute)
 	d.mu.RUnlock()
-	usages := make(chan *cstructs.TaskResourceUsage)
 	go func() {
 		defer close(usages)
 		// The interval is what Nomad asked for. It does not wait for anything.
