@@ -378,6 +378,25 @@ func TestHostLinksInImage(t *testing.T) {
 	}
 }
 
+// What a link at /etc or /var leads to may have links of its own where systemd-nspawn writes.
+func TestHostAttackLinksBehindLinks(t *testing.T) {
+	m := newManager(t)
+	image := scratch(t) + "/image"
+	must.NoError(t, exec.Command("cp", "-a", hosttest.Busybox, image).Run())
+	must.NoError(t, os.Rename(image+"/etc", image+"/usr/conf"))
+	must.NoError(t, os.MkdirAll(image+"/usr/state", 0o755))
+	for link, target := range map[string]string{
+		"etc": "usr/conf", "usr/conf/machine-id": "/proc/1/environ", "var": "usr/state", "usr/state/log": "../../../../../../..",
+	} {
+		must.NoError(t, os.RemoveAll(image+"/"+link))
+		must.NoError(t, os.Symlink(target, image+"/"+link))
+	}
+	spec := newMachine(t, m, "grep -q ^app: /etc/passwd && test ! -L /etc/machine-id && test ! -L /var/log && test -d /var/log")
+	spec.Root.Image = image
+	mustStart(t, m, spec)
+	must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
+}
+
 // In TestHostAttackLinksAtReboot a guest creates such links and reboots.
 func TestHostAttackLinksAtReboot(t *testing.T) {
 	m := newManager(t)
