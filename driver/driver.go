@@ -57,6 +57,7 @@ type Driver struct {
 	machines *nspawn.Manager
 	tasks    tasks
 	reaper   *upkeep.Reaper
+	share    *upkeep.Share
 	networks *network.Host
 
 	mu      sync.RWMutex // guards config and compute
@@ -84,6 +85,7 @@ func New(ctx context.Context, logger hclog.Logger) *Driver {
 		networks: networks,
 		config:   operator.DefaultConfig(),
 	}
+	d.share = upkeep.NewShare(ctx, d.machines.LimitShare, logger)
 	d.reaper = upkeep.NewReaper(d.machines, d.tasks.known, logger)
 	return d
 }

@@ -45,6 +45,9 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		d.logger.Warn("recover task: assuming that it runs until the bus is back", "task_id", handle.Config.ID, "error", err)
 	}
 	if status.Exit == nil {
+		if err := d.share.Update(ctx, h.config); err != nil {
+			d.logger.Warn("recover task", "task_id", handle.Config.ID, "error", err)
+		}
 		d.reconnect(ctx, h)
 	}
 	d.watch(h, d.machines.Follow(h.machine, state.Mode, state.begin()))

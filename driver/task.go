@@ -60,7 +60,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	if err := d.checkNetworkd(ctx, cfg, spec); err != nil && !ours {
 		return nil, nil, recoverable(err)
 	}
-	if err := d.forbidLinks(cfg); err != nil {
+	if err := errors.Join(d.forbidLinks(cfg), d.share.Update(ctx, cfg)); err != nil {
 		return nil, nil, recoverable(err)
 	}
 	boot, err := bootID()

@@ -103,6 +103,12 @@ func (m *Manager) Exec(ctx context.Context, name string, command enter.Command) 
 	}
 }
 
+// LimitShare limits the machines without cores of their own to some cores, those that
+// already run and those to come.
+func (m *Manager) LimitShare(ctx context.Context, cpus []int) error {
+	return m.bus.SetUnitProperties(ctx, machine.ShareSlice, true, machine.ShareProperties(cpus)...)
+}
+
 // Usage returns what the machine uses.
 func (m *Manager) Usage(name string) (cgroup.Usage, error) { return cgroup.ReadUsage(name) }
 

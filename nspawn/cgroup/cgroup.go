@@ -44,7 +44,12 @@ func unified(text string) (path string, ok bool) {
 // OfUnit returns the directory of the control group of a machine's unit. It is derived
 // from the names, because asking systemd takes milliseconds.
 func OfUnit(name string) string {
-	return filepath.Join(Root, "machine.slice", machine.Slice, machine.UnitName(name))
+	slice := filepath.Join(Root, "machine.slice", machine.Slice)
+	shared := filepath.Join(slice, machine.ShareSlice, machine.UnitName(name))
+	if _, err := os.Stat(shared); err == nil {
+		return shared
+	}
+	return filepath.Join(slice, machine.UnitName(name))
 }
 
 // OfPayload returns the group below OfUnit that nspawn gives to the container.

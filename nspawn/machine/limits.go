@@ -99,6 +99,20 @@ func (l Limits) properties() []systemd.Property {
 	return slices.Concat(props, l.resourceProperties(), l.IO.properties())
 }
 
+// slice returns the slice of the machine's unit.
+func (l Limits) slice() string {
+	if len(l.AllowedCPUs) > 0 {
+		return Slice
+	}
+	return ShareSlice
+}
+
+// ShareProperties returns the properties of ShareSlice if its machines may use the given
+// cores.
+func ShareProperties(cpus []int) []systemd.Property {
+	return []systemd.Property{systemd.NewProperty("AllowedCPUs", cpuMask(cpus))}
+}
+
 // enoughFiles is more than systemd-nspawn itself opens.
 const enoughFiles = 65536
 

@@ -11,6 +11,10 @@ import (
 // client manages that cgroup by itself, not through systemd.
 const Slice = "machine-nomad.slice"
 
+// ShareSlice is the slice, below Slice, of the machines without cores of their own. Its
+// cores are limited to those that Nomad has reserved for no task: see ShareProperties.
+const ShareSlice = "machine-nomad-share.slice"
+
 // stopTimeout is how long systemd waits for nspawn to exit after the unit is stopped. The
 // payload's own grace period is over by then.
 const stopTimeout = 10 * time.Second
@@ -29,7 +33,7 @@ func nspawnArgs(s Spec) []string {
 func unitProperties(s Spec) []systemd.Property {
 	return []systemd.Property{
 		systemd.NewProperty("Description", s.Description),
-		systemd.NewProperty("Slice", Slice),
+		systemd.NewProperty("Slice", s.Limits.slice()),
 
 		// With Type=notify, nspawn's STOPPING=1 makes systemd forget a unit that exits
 		// with 0. Type=exec with a notify socket of our own keeps the exit status and
