@@ -58,13 +58,6 @@ func mustUsage(t *testing.T, m *Manager, name string) cgroup.Usage {
 	return usage
 }
 
-// setProperty changes a limit that no Spec can set.
-func setProperty(t *testing.T, name, property string) {
-	t.Helper()
-	out, err := exec.Command("systemctl", "set-property", "--runtime", machine.UnitName(name), property).CombinedOutput()
-	must.NoError(t, err, must.Sprint(string(out)))
-}
-
 func TestVMHost(t *testing.T) {
 	vmtest.Require(t)
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
@@ -199,10 +192,9 @@ func TestVMTasksMax(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
 	spec := newMachine(t, m, "sleep 1000")
+	spec.Limits.Pids = 12
 	mustStart(t, m, spec)
 	must.Eq(t, "3", groupFile(t, m, spec.Machine, "pids.current")) // nspawn, its stub and sleep
-	setProperty(t, spec.Machine, "TasksMax=12")
-	must.Eq(t, "12", groupFile(t, m, spec.Machine, "pids.max"))
 	must.StrContains(t, says(t, m, spec.Machine, "(for i in $(seq 50); do sleep 1000 & done) 2>&1 || true"), "can't fork")
 	tasks, err := strconv.Atoi(groupFile(t, m, spec.Machine, "pids.current"))
 	must.NoError(t, err)
@@ -242,21 +234,6 @@ func TestVMUsage(t *testing.T) {
 	must.GreaterEq(t, 10*mebibyte, *swapped.Memory.Swap)
 	must.Less(t, *after.Memory.RSS, *swapped.Memory.RSS)
 	must.GreaterEq(t, *after.Memory.Current, *swapped.Memory.Peak)
-}
-
-func TestVMThrottling(t *testing.T) {
-	vmtest.Require(t)
-	m := newManager(t)
-	spec := newMachine(t, m, "sleep 1000")
-	mustStart(t, m, spec)
-	before := mustUsage(t, m, spec.Machine)
-	must.Zero(t, *before.ThrottledPeriods)
-	must.Zero(t, *before.ThrottledTime)
-	setProperty(t, spec.Machine, "CPUQuota=20%")
-	says(t, m, spec.Machine, "timeout 2 sh -c 'while :; do :; done'; true")
-	after := mustUsage(t, m, spec.Machine)
-	must.Positive(t, *after.ThrottledPeriods)
-	must.Positive(t, *after.ThrottledTime)
 }
 
 // TestVMOverlay runs a machine on a root with ID-mapped layers, and then again on the same

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"nomad-driver-nspawn/e2e/host"
 )
 
 // testTimeout is the limit for the tests of one package.
@@ -21,18 +23,25 @@ type testPackage struct{ path, dir, name string }
 // static, because the virtual machine's libc may be older than ours. They do not use the
 // race detector, which is too slow when emulated.
 func buildTests(ctx context.Context, dir string, patterns []string) ([]testPackage, error) {
-	format := "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}{{end}}"
+	format := "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}\t{{.Module.Dir}}{{end}}"
 	out, err := goTool(ctx, append([]string{"list", "-f", format}, patterns...)...)
 	if err != nil {
 		return nil, err
 	}
 	var packages []testPackage
+	var shim []string
 	for line := range strings.Lines(out) {
-		path, source, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		p := testPackage{path, source, fmt.Sprint(len(packages))}
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		p := testPackage{fields[0], fields[1], fmt.Sprint(len(packages))}
 		progress("building the tests of %s…", p.path)
+		if shim == nil {
+			if shim, err = host.BuildShim(ctx, filepath.Dir(dir), fields[2]); err != nil {
+				return nil, err
+			}
+		}
 		binary := filepath.Join(dir, p.name+".test")
-		if _, err := goTool(ctx, "test", "-c", "-ldflags=-s -w", "-o", binary, p.path); err != nil {
+		build := append([]string{"test", "-c", "-ldflags=-s -w", "-o", binary}, shim...)
+		if _, err := goTool(ctx, append(build, p.path)...); err != nil {
 			return nil, err
 		}
 		if err := p.copyData(ctx, filepath.Join(dir, p.name)); err != nil {
