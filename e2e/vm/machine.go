@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -11,9 +12,10 @@ import (
 // bootPatience is many times the duration of a boot on a slow, busy machine.
 const bootPatience = 5 * time.Minute
 
-// runTests boots a virtual machine, which runs the tests and powers off.
-func runTests(ctx context.Context, s system, w work, packages []testPackage) error {
-	limit := bootPatience + time.Duration(len(packages))*(testTimeout+time.Minute)
+// runTests boots a virtual machine, which runs the tests and powers off. It may run for
+// the time limit, if that is not 0.
+func runTests(ctx context.Context, s system, w work, packages []testPackage, limit time.Duration) error {
+	limit = cmp.Or(limit, bootPatience+time.Duration(len(packages))*(testTimeout+time.Minute))
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the tests have not ended within %s", limit))
 	defer cancel()
 	ctx, giveUp := context.WithCancelCause(ctx)

@@ -1,6 +1,6 @@
 // Command vm runs tests in a small virtual machine, for what disposable hosts
 // (see the package nomad-driver-nspawn/e2e/host) cannot have: cgroup
-// controllers, swap, and a kernel of its own, Debian 12's 6.1.
+// controllers, swap, and a kernel of its own, by default Debian 12's 6.1.
 //
 // The machine has the root and the guest images of the disposable hosts on a
 // disk image, which is cached beside theirs and never written to. Tests that
@@ -26,10 +26,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const usage = `usage: vm test [--run REGEXP] PKG...
+const usage = `usage: vm test [--suite SUITE] [--run REGEXP] [--deadline DURATION] PKG...
 
-Runs the tests of packages that match REGEXP (^TestVM) in a virtual machine.
-The exit status is 0 if all of them passed and none was skipped.
+Runs the tests of packages that match REGEXP (^TestVM) in a virtual machine
+with the root and kernel of SUITE (bookworm). The exit status is 0 if all of
+them passed and none was skipped, within DURATION from the machine's start.
 `
 
 // init keeps main on the main thread. A child gets its parent-death signal when the thread
@@ -81,6 +82,8 @@ func test(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("test", flag.ExitOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	match := flags.String("run", "^TestVM", "run the tests that match `regexp`")
+	suite := flags.String("suite", "bookworm", "the Debian `release` of root and kernel")
+	deadline := flags.Duration("deadline", 0, "how long the machine may run; 0 is what is enough for any tests")
 	_ = flags.Parse(args) // exits on error
 	if flags.NArg() == 0 {
 		return errors.New("test: want packages, after the flags")
@@ -100,14 +103,14 @@ func test(ctx context.Context, args []string) error {
 	if err := need(ctx, tools); err != nil {
 		return err
 	}
-	system, err := makeSystem(ctx)
+	system, err := makeSystem(ctx, *suite)
 	if err != nil {
 		return err
 	}
 	if err := makeDisk(ctx, work.path("tests"), work.path("tests.ext4")); err != nil {
 		return err
 	}
-	return runTests(ctx, system, work, packages)
+	return runTests(ctx, system, work, packages, *deadline)
 }
 
 func progress(format string, args ...any) {

@@ -31,9 +31,9 @@ func (s system) initramfs() string { return filepath.Join(s.dir, "initramfs.img"
 // tree is a directory or a file, and its path in the virtual machine.
 type tree struct{ source, target string }
 
-// makeSystem returns the cached system. The first call makes it.
-func makeSystem(ctx context.Context) (system, error) {
-	root, err := hostRoot(ctx)
+// makeSystem returns the cached system of a suite. The first call makes it.
+func makeSystem(ctx context.Context, suite string) (system, error) {
+	root, err := hostRoot(ctx, suite)
 	if err != nil {
 		return system{}, err
 	}
@@ -70,10 +70,10 @@ func makeSystem(ctx context.Context) (system, error) {
 
 var lowerLayer = regexp.MustCompile(`(?m) / / .* - overlay .*lowerdir=([^,\n]+)`)
 
-// hostRoot returns the cached root of the disposable hosts, which is the lower layer of a
-// host's root.
-func hostRoot(ctx context.Context) (string, error) {
-	h, err := host.Up(ctx, host.Options{Suite: "bookworm"})
+// hostRoot returns the cached root of the disposable hosts of a suite, which is the lower
+// layer of a host's root.
+func hostRoot(ctx context.Context, suite string) (string, error) {
+	h, err := host.Up(ctx, host.Options{Suite: suite})
 	if err != nil {
 		return "", err
 	}
