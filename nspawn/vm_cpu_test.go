@@ -96,7 +96,7 @@ func TestVMCPUWeights(t *testing.T) {
 	usage := mustUsage(t, m, light)
 	must.Zero(t, *usage.ThrottledPeriods) // no quota
 	must.Zero(t, *usage.ThrottledTime)
-	shares := cpuShares(t, 6*time.Second, light, heavy)
+	shares := cpuShares(t, 4*time.Second, light, heavy)
 	about(t, 1, shares[0]+shares[1])
 	about(t, 3, shares[1]/shares[0])
 }

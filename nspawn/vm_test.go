@@ -213,9 +213,11 @@ func TestVMTasksMax(t *testing.T) {
 func TestVMUsage(t *testing.T) {
 	vmtest.Require(t)
 	m := newManager(t)
-	spec := newMachine(t, m, `mkfifo /go /ready
+	spec := newMachine(t, m, `mkfifo /go /ready /held
 		cat /go
-		x=$(head -c 41943040 /dev/zero | tr '\0' x)
+		dd if=/dev/zero of=/held bs=42M count=1 & # it fills its buffer, and then waits for a reader
+		exec 3</held
+		head -c 1 <&3 >/dev/null
 		dd if=/dev/zero of=/file bs=1M count=20
 		echo ready >/ready
 		sleep 1000; true`) // true: else the shell becomes sleep
