@@ -45,6 +45,9 @@
 // Package dirs has the paths, except those of the stages (stage/dir.go) and in the store
 // (image/store).
 //
+// The slice of the machines without cores of their own has the cores that they share. It is
+// the same for all machines, and remains until the host reboots.
+//
 // Manager.Remove removes the unit, and then the parts in the opposite order. Each of them
 // can be found by name alone, even by a plugin that starts after this one died (record.go).
 // To look for a leak, begin with the list in parts/parts.go: each part has its remove.
