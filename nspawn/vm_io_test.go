@@ -85,9 +85,9 @@ func TestVMIOLimits(t *testing.T) {
 		must.NoError(t, err)
 		switch name {
 		case "read-bytes-read", "write-bytes-write", "read-ops-read", "write-ops-write":
-			about(t, 4, end-begin)
+			must.Between(t, 3.6, end-begin, 6, must.Sprint(name)) // on a busy host it takes longer than 4
 		default:
-			must.Less(t, 2, end-begin, must.Sprint(name))
+			must.Less(t, 3, end-begin, must.Sprint(name))
 		}
 	}
 	must.Eq(t, 12, strings.Count(text, "\n"))
