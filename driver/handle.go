@@ -37,6 +37,8 @@ type TaskState struct {
 	Environment      map[string]string
 	User             string
 	WorkingDirectory string
+	// Sysctls are set again when a guest reboots.
+	Sysctls map[string]string
 	// Network is the machine's connection, if the driver has made it.
 	Network NetworkState
 }
@@ -46,7 +48,7 @@ type TaskState struct {
 func (s TaskState) begin() nspawn.Begin {
 	return nspawn.Begin{Instructions: machine.Spec{
 		Mode: s.Mode, Command: s.Command, Environment: s.Environment, User: s.User, WorkingDirectory: s.WorkingDirectory,
-	}.Instructions()}
+	}.Instructions(), Sysctls: s.Sysctls}
 }
 
 // taskHandle is a task that this plugin started or recovered.

@@ -73,6 +73,7 @@ func (d *Driver) startTask(cfg *drivers.TaskConfig, output *output) (*drivers.Ta
 	state := TaskState{
 		BootID: boot, Mode: spec.Mode, Notifies: spec.Notifies(), StopSignal: found.Config.StopSignal,
 		Command: spec.Command, Environment: spec.Environment, User: spec.User, WorkingDirectory: spec.WorkingDirectory,
+		Sysctls: spec.Sysctls,
 	}
 	if err := handle.SetDriverState(&state); err != nil {
 		return nil, nil, fmt.Errorf("record task %s: %w", cfg.ID, err)
@@ -119,7 +120,7 @@ func (d *Driver) forbidLinks(cfg *drivers.TaskConfig) error {
 // starts a machine if there is none, or if the earlier one never came up.
 func (d *Driver) startMachine(ctx context.Context, spec machine.Spec, ours bool, output *output, network *networkStep) (*nspawn.Follower, error) {
 	if ours {
-		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.connect}}
+		begin := nspawn.Begin{Instructions: spec.Instructions(), Steps: []nspawn.Step{network.connect}, Sysctls: spec.Sysctls}
 		follower, err := d.machines.Adopt(ctx, spec.Machine, spec.Mode, begin)
 		var failed *nspawn.StartError
 		if !errors.As(err, &failed) {

@@ -24,6 +24,7 @@ plugin "nomad-driver-nspawn" {
     namespace "default" {
       allow_host_network     = true
       allow_journald_logging = true
+      allow_sysctls          = ["net.*"]
     }
   }
 }

@@ -22,9 +22,10 @@ var bootTests = []test{
 }
 
 // booted starts a task that boots the Debian image.
-func (l *lab) booted() *agent.Alloc {
+func (l *lab) booted(config ...string) *agent.Alloc {
 	l.Helper()
-	al := l.start(job{tasks: []task{{config: `image = "debian"`, more: "env { COLOR = \"blue\" }\nkill_timeout = \"" + patience + `"`}}})
+	config = append(config, `image = "debian"`)
+	al := l.start(job{tasks: []task{{config: strings.Join(config, "\n"), more: "env { COLOR = \"blue\" }\nkill_timeout = \"" + patience + `"`}}})
 	must.NoError(l, al.Running(l.ctx))
 	l.awaitBoots(al, 1)
 	return al
@@ -105,13 +106,14 @@ func testBootExit(l *lab) {
 
 // The machine reboots by itself. For Nomad, the same task goes on.
 func testBootReboot(l *lab) {
-	al := l.booted()
+	al := l.booted(`sysctl = { "kernel.msgmax" = "9000" }`)
 	l.exec(al, "touch", "/var/kept")
 	before := l.pid(al)
 	_, _ = al.Exec(l.ctx, "main", "", "systemctl", "reboot")
 	l.awaitBoots(al, 2)
 	must.NotEq(l, before, l.pid(al))
 	l.exec(al, "stat", "/var/kept")
+	must.Eq(l, "9000\n", l.exec(al, "cat", "/proc/sys/kernel/msgmax"))
 	now, err := al.Stop(l.ctx)
 	must.NoError(l, err)
 	must.SliceLen(l, 1, events(now, api.TaskStarted), must.Sprint(agent.Events(now)))

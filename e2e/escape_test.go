@@ -29,6 +29,7 @@ var escapes = []test{
 	{"a forwarded port takes one of the host", testEscapeByPort},
 	{"the host's network", testEscapeByNetwork},
 	{"the name of a task is a path", testEscapeByName},
+	{"parameters of the kernel", testEscapeBySysctl},
 	{"one line from inside each", testEscapeFromInside},
 	{"Nomad writes a token through a link at a start", testEscapeByTokenAtStart},
 	{"Nomad renews a token through a link", testEscapeByRenewal},

@@ -16,13 +16,22 @@ var optionTests = []test{
 	{"options", testOptions},
 	{"options without controllers", testOptionsWithoutControllers},
 	{"devices", testDevices},
+	{"sysctls of a group", testGroupSysctls},
 }
 
 func testOptions(l *lab) {
 	for name, c := range map[string]struct{ config, script, want, more string }{
-		"ulimit":             {config: `ulimit = { nofile = "1000:2000", RLIMIT_CORE = "0" }`, script: "ulimit -Sn; ulimit -Hn; ulimit -c", want: "1000\n2000\n0\n"},
-		"ulimit block":       {config: "ulimit {\nnofile = \"4096\"\n}", script: "ulimit -n", want: "4096\n"},
-		"oom_score_adj":      {config: "oom_score_adj = 700", script: "cat /proc/self/oom_score_adj", want: "700\n"},
+		"ulimit":        {config: `ulimit = { nofile = "1000:2000", RLIMIT_CORE = "0" }`, script: "ulimit -Sn; ulimit -Hn; ulimit -c", want: "1000\n2000\n0\n"},
+		"ulimit block":  {config: "ulimit {\nnofile = \"4096\"\n}", script: "ulimit -n", want: "4096\n"},
+		"oom_score_adj": {config: "oom_score_adj = 700", script: "cat /proc/self/oom_score_adj", want: "700\n"},
+		"sysctl": {
+			config: "network_veth = true\nsysctl = { \"net.core.somaxconn\" = \"777\", \"kernel.msgmax\" = \"9000\" }",
+			script: "cd /proc/sys; cat net/core/somaxconn kernel/msgmax", want: "777\n9000\n",
+		},
+		"sysctl block": {
+			config: "process_two = false\nnetwork_veth = true\nsysctl {\n\"net.ipv4.ip_forward\" = \"1\"\n\"fs.mqueue.msg_max\" = \"20\"\n}",
+			script: "cd /proc/sys; cat net/ipv4/ip_forward fs/mqueue/msg_max", want: "1\n20\n",
+		},
 		"cap_drop":           {config: `cap_drop = ["mknod", "CAP_NET_RAW"]`, script: capability(27) + capability(13) + capability(0), want: "no\nno\nyes\n"},
 		"cap_add":            {config: `cap_add = ["sys_time"]`, script: capability(25), want: "yes\n"},
 		"cap_drop all":       {config: `cap_drop = ["all"]`, script: "grep CapEff /proc/self/status", want: "CapEff:\t0000000000000000\n"},
@@ -85,4 +94,22 @@ func testDevices(l *lab) {
 		script: "head -c 3 /dev/e2e-zero | wc -c; head -c 3 /dev/other | wc -c; ls -1 /dev | grep -c e2e",
 	})
 	must.Eq(l, agent.Output{Stdout: "3\n3\n1\n"}, out)
+}
+
+// testGroupSysctls has one task of a group set parameters: those of the network are for all
+// of its tasks, those of IPC for itself.
+func testGroupSysctls(l *lab) {
+	const read = "cd /proc/sys; cat net/core/somaxconn net/ipv4/ip_unprivileged_port_start kernel/msgmax"
+	out := l.finishIn(job{
+		group: "network {\nmode = \"bridge\"\n}",
+		tasks: []task{
+			{script: read},
+			{
+				name: "sidecar", more: "lifecycle {\nhook = \"prestart\"\nsidecar = true\n}",
+				config: "image = \"busybox\"\ncommand = \"/bin/sleep\"\nargs = [\"1000\"]\n" +
+					"sysctl = { \"net.core.somaxconn\" = \"777\", \"net.ipv4.ip_unprivileged_port_start\" = \"1024\", \"kernel.msgmax\" = \"9000\" }",
+			},
+		},
+	})
+	must.Eq(l, agent.Output{Stdout: "777\n1024\n" + l.onHost("cat", "/proc/sys/kernel/msgmax")}, out)
 }

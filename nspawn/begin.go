@@ -21,6 +21,9 @@ import (
 type Begin struct {
 	Instructions inside.Instructions
 	Steps        []Step
+	// Sysctls are parameters of the kernel, in the machine's own namespaces. They are set
+	// after the steps.
+	Sysctls map[string]string
 }
 
 // Step finishes a machine from outside while its payload waits at the gate. Nothing of the
@@ -103,10 +106,14 @@ func (m *Manager) begin(ctx context.Context, name string, w waiting, begin Begin
 	if begin.Instructions.Init {
 		_ = w.leader.EndLinesInLF() // a guest with a console for screens runs as well
 	}
+	waiting := Waiting{Leader: w.leader.PID, identity: identity}
 	for _, step := range begin.Steps {
-		if err := step(ctx, Waiting{Leader: w.leader.PID, identity: identity}); err != nil {
+		if err := step(ctx, waiting); err != nil {
 			return err
 		}
+	}
+	if err := waiting.setSysctls(begin.Sysctls); err != nil {
+		return err
 	}
 	record, err := os.Create(m.dirs.Begun(name))
 	if err != nil {

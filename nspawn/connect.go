@@ -11,13 +11,12 @@ import (
 	"nomad-driver-nspawn/nspawn/network"
 	"nomad-driver-nspawn/nspawn/network/links"
 	"nomad-driver-nspawn/nspawn/network/names"
-	"nomad-driver-nspawn/nspawn/process"
 )
 
 // Connect connects a machine to its network. It is a step, so that the payload finds the
 // network complete: address, route, names and forwarded ports.
 func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) (links.Connection, error) {
-	namespace, err := waiting.openNetwork()
+	namespace, err := waiting.openNamespace(machine.NetworkNamespace)
 	if err != nil {
 		return links.Connection{}, err
 	}
@@ -27,23 +26,6 @@ func (m *Manager) Connect(ctx context.Context, s machine.Spec, waiting Waiting) 
 		return c, err
 	}
 	return c, m.rewriteNames(s, c)
-}
-
-// openNetwork opens the network namespace of the machine's leader. Afterwards it checks
-// that the leader is still the same process.
-func (w Waiting) openNetwork() (*os.File, error) {
-	namespace, err := links.OpenNamespace(w.Leader)
-	if err != nil {
-		return nil, err
-	}
-	now, err := process.Process{PID: w.Leader}.Identity()
-	if err == nil && now != w.identity {
-		err = fmt.Errorf("leader %d of the machine has ended", w.Leader)
-	}
-	if err != nil {
-		return nil, errors.Join(err, namespace.Close())
-	}
-	return namespace, nil
 }
 
 // networkOf returns the network of a spec, with what package network needs to know about
@@ -193,7 +175,7 @@ func (m *Manager) openLeaderNetwork(ctx context.Context, name string) (*os.File,
 	if err != nil {
 		return nil, err
 	}
-	return Waiting{Leader: leader.PID, identity: identity}.openNetwork()
+	return Waiting{Leader: leader.PID, identity: identity}.openNamespace(machine.NetworkNamespace)
 }
 
 // Reconnect restores what is missing of the connection of a machine that another plugin

@@ -81,7 +81,7 @@ func (m *Manager) Start(ctx context.Context, s machine.Spec, notice func(string)
 	if err != nil {
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)
 	}
-	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps}, socket)
+	follower = m.follow(s.Machine, s.Mode, Begin{Instructions: s.Instructions(), Steps: steps, Sysctls: s.Sysctls}, socket)
 	if err := m.launch(ctx, s, host, open, follower); err != nil {
 		follower.Close()
 		return nil, fmt.Errorf("start machine %s: %w", s.Machine, err)

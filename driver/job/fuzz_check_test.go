@@ -41,6 +41,7 @@ func (c *checker) check(properties []systemd.Property) {
 	c.checkCounts()
 	c.checkSources()
 	c.checkPayload()
+	c.checkSysctls()
 	c.checkProperties(properties)
 	if c.s.policy.closed {
 		c.checkClosed(properties)
@@ -214,3 +215,16 @@ func (c *checker) checkPayload() {
 	}
 	c.unless(!todo.Init || cmp.Or(todo.User, todo.Dir) == "", "a guest has user %q and directory %q", todo.User, todo.Dir)
 }
+
+// checkSysctls wants parameters of namespaces that the machine has of its own, and no others
+// than the job has named.
+func (c *checker) checkSysctls() {
+	hasOwn := c.seen["--network-veth"]+c.seen["--private-network"]+c.seen["--network-zone"] > 0 || !c.s.policy.closed
+	for name, value := range c.spec.Sysctls {
+		c.unless(value == c.task.Sysctl[name] && isText(value) && ownSysctl.MatchString(name), "sysctl %q = %q", name, value)
+		c.unless(hasOwn || c.s.cfg.NetworkIsolation != nil || !strings.HasPrefix(name, "net."), "sysctl %q of the host", name)
+		c.unless(!strings.Contains(name, "forward") || hasOwn && !c.s.policy.closed, "sysctl %q, which the operator has not allowed", name)
+	}
+}
+
+var ownSysctl = regexp.MustCompile(`^(net(\.[a-zA-Z0-9_-]+)+|kernel\.(msg|sem|shm)[a-z_]*|fs\.mqueue\.[a-z_]+)$`)

@@ -158,6 +158,7 @@ func policiesOf(tb testing.TB) (list []policy) {
 	spec, diagnostics := hclspecutils.Convert(operator.ConfigSchema)
 	must.False(tb, diagnostics.HasErrors())
 	for _, text := range []string{"", `
+		allow_sysctls = ["net.ipv4.ip_*"]
 		allow_devices = ["/dev/fuse", "/dev/open*"]
 		allow_host_network = true
 		allow_in_place = true

@@ -77,6 +77,8 @@ var fitting = map[string][]string{
 	"sha256":                  {"sha256:0000000000000000000000000000000000000000000000000000000000000000"},
 	"size":                    {"1GB", "100MiB", "1"},
 	"source":                  {"local/a", "/srv/open/s", "/etc"},
+	"sysctl":                  {"net.core.somaxconn", "kernel.shmmax", "net.ipv4.ip_forward", "vm.swappiness", "net.ipv4.conf.all/../x"},
+	"sysctl=":                 {"1", "1024", "x\ny", "4096 1 2"},
 	"system_call_filter":      {"~@clock", "@keyring", "~mount", "bpf", "~@reboot"},
 	"target":                  {"/t", "/t/u", "/t:u"},
 	"tmpfs":                   {"/t", "/t:size=64M", "/t:uid=1000,gid=5,mode=0700", "/t:ro,noexec", "/t:nr_inodes=4k", "/t:remount"},

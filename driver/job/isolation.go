@@ -3,23 +3,26 @@ package job
 import (
 	_ "embed"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 
+	"nomad-driver-nspawn/driver/operator"
 	"nomad-driver-nspawn/driver/schema"
 	"nomad-driver-nspawn/nspawn/machine"
 )
 
 // isolationOptions say what a task may do to the kernel.
 type isolationOptions struct {
-	CapAdd           []string `codec:"cap_add"`
-	CapDrop          []string `codec:"cap_drop"`
-	Capability       []string `codec:"capability"`
-	NoNewPrivileges  bool     `codec:"no_new_privileges"`
-	Privileged       bool     `codec:"privileged"`
-	SystemCallFilter []string `codec:"system_call_filter"`
-	UserNamespacing  bool     `codec:"user_namespacing"`
+	CapAdd           []string          `codec:"cap_add"`
+	CapDrop          []string          `codec:"cap_drop"`
+	Capability       []string          `codec:"capability"`
+	NoNewPrivileges  bool              `codec:"no_new_privileges"`
+	Privileged       bool              `codec:"privileged"`
+	Sysctl           map[string]string `codec:"sysctl"`
+	SystemCallFilter []string          `codec:"system_call_filter"`
+	UserNamespacing  bool              `codec:"user_namespacing"`
 }
 
 var isolationSchema = schema.Options{
@@ -28,6 +31,7 @@ var isolationSchema = schema.Options{
 	"capability":         schema.Attr("capability", "list(string)"),
 	"no_new_privileges":  schema.Attr("no_new_privileges", "bool"),
 	"privileged":         schema.Attr("privileged", "bool"),
+	"sysctl":             schema.StringMap("sysctl"),
 	"system_call_filter": schema.Attr("system_call_filter", "list(string)"),
 	"user_namespacing":   schema.WithDefault("user_namespacing", "bool", true),
 }
@@ -52,6 +56,9 @@ func (c TaskConfig) validateIsolation() error {
 	for i, name := range c.SystemCallFilter {
 		found.Add(schema.NotEmpty(schema.At("system_call_filter", i), name),
 			systemCall(schema.At("system_call_filter", i), name))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Sysctl)) {
+		found.Add(machine.CheckSysctl(name, c.Sysctl[name]))
 	}
 	found.Unless(!c.Privileged || !c.NoNewPrivileges, "no_new_privileges: cannot be combined with privileged")
 	found.Unless(!c.Privileged || len(c.CapDrop) == 0, "cap_drop: cannot be combined with privileged")
@@ -118,6 +125,24 @@ func (c TaskConfig) applyIsolation(in Input, spec *machine.Spec) error {
 			found.Add(in.Policy.SystemCall(name))
 		}
 	}
+	found.Add(c.applySysctls(in, spec))
+	return found.Err()
+}
+
+// applySysctls sets parameters of the kernel for the namespaces of the machine.
+func (c TaskConfig) applySysctls(in Input, spec *machine.Spec) error {
+	network := operator.OwnNetwork
+	switch {
+	case spec.Network.Namespace != "":
+		network = operator.GroupNetwork
+	case spec.Network.Kind == "":
+		network = operator.HostNetwork
+	}
+	var found schema.Mistakes
+	for _, name := range slices.Sorted(maps.Keys(c.Sysctl)) {
+		found.Add(in.Policy.Sysctl(name, c.Sysctl[name], network))
+	}
+	spec.Sysctls = c.Sysctl
 	return found.Err()
 }
 

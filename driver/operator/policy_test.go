@@ -48,6 +48,7 @@ func TestPolicyOfNamespace(t *testing.T) {
 func TestMistakesOfPolicy(t *testing.T) {
 	err := parseConfig(t, `
 		volume_paths   = [""]
+		allow_sysctls  = ["net.*", "kernel.*", "net.["]
 		allow_caps     = ["NET_ADMIN", "FLY"]
 		allowed_images = ["alpine", "https://", "srv"]
 		disk_max       = "much"
@@ -64,10 +65,11 @@ func TestMistakesOfPolicy(t *testing.T) {
 		"volume_paths[0]: must not be empty", "allow_caps: fly", `allowed_images[0]: "alpine" is none of`, "allowed_images[1]: the URL is none of",
 		`allowed_images[2]: "srv" is none of`, `disk_max: "much" is not a size`, `namespace "a/b": name`, `namespace "a/b": pids_limit: want 16`,
 		`namespace "a/b": disk_default: "1kB" is less`, `namespace "prod": image_paths[0]`, `namespace "prod": allowed_images[0]: the URL's path`,
+		`allow_sysctls[1]: "kernel.*" does not begin with net.`, "allow_sysctls[2]: syntax error in pattern",
 	} {
 		must.ErrorContains(t, err, want)
 	}
-	must.Eq(t, 11, strings.Count(err.Error(), "\n")+1)
+	must.Eq(t, 13, strings.Count(err.Error(), "\n")+1)
 }
 
 func TestDiskOfPolicy(t *testing.T) {

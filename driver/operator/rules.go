@@ -26,6 +26,7 @@ type policyOptions struct {
 	AllowNetworkInterfaces []string `codec:"allow_network_interfaces"`
 	AllowNetworkZones      []string `codec:"allow_network_zones"`
 	AllowPrivileged        *bool    `codec:"allow_privileged"`
+	AllowSysctls           []string `codec:"allow_sysctls"`
 	AllowUnverifiedImages  *bool    `codec:"allow_unverified_images"`
 	AllowedImages          []string `codec:"allowed_images"`
 	DefaultNetwork         *string  `codec:"default_network"`
@@ -76,6 +77,7 @@ func policyRules(defaults bool) schema.Options {
 		"allow_devices":            schema.Attr("allow_devices", "list(string)"),
 		"allow_network_bridges":    schema.Attr("allow_network_bridges", "list(string)"),
 		"allow_network_interfaces": schema.Attr("allow_network_interfaces", "list(string)"),
+		"allow_sysctls":            schema.Attr("allow_sysctls", "list(string)"),
 		"allowed_images":           schema.Attr("allowed_images", "list(string)"),
 		"disk_default":             schema.Attr("disk_default", "string"),
 		"disk_max":                 schema.Attr("disk_max", "string"),
@@ -139,6 +141,7 @@ func (p policyOptions) mistakes(block string) schema.Mistakes {
 		found.Add(checkPattern(schema.At("allow_devices", i), pattern), schema.Absolute(schema.At("allow_devices", i), pattern))
 	}
 	found.Add(p.networkMistakes()...)
+	found.Add(p.sysctlMistakes()...)
 	unknown := capabilities.Supported().Difference(capabilities.New(p.AllowCaps))
 	found.Unless(unknown.Empty(), "allow_caps: %s: the kernel has no such capabilities, see capabilities(7); all stands for all", unknown)
 	for _, option := range []struct {

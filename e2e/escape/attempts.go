@@ -37,6 +37,7 @@ var Attempts = []Attempt{
 	{"have systemd-nspawn change what is mounted on the host, by `remount` or `bind` among the options of a tmpfs", Contained, []string{"TestHostAttackTmpfsChangesMounts", "TestTmpfsCheck"}, ""},
 	{"settings of the host's systemd after a line feed in a value that goes into the unit's file", Contained, []string{"TestHostAttackUnitFile", "TestSpecCheck"}, ""},
 	{"give an interface back whose alias is a path, for what is removed after a machine of that name", Contained, []string{"TestHostAttackOwnerOfLink"}, ""},
+	{"parameters of the kernel: of the host, by paths and line feeds, that load modules, or that make the kernel answer for others in a group's network", Contained, []string{"testEscapeBySysctl", "TestHostSysctlFails"}, ""},
 	{"a task whose name is a path", Contained, []string{"testEscapeByName"}, ""},
 	{"one line from inside each: devices, sysctls, kernel file systems, logs, private files", Contained, []string{"testEscapeFromInside"}, ""},
 

@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -24,6 +25,9 @@ func (s Spec) Check() error {
 		if err := mount.Check(); err != nil {
 			errs = append(errs, fmt.Errorf("tmpfs %s: %w", mount.Destination, err))
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		errs = append(errs, CheckSysctl(name, s.Sysctls[name]))
 	}
 	errs = append(errs, s.checkPayload()...)
 	if !isLine(s.Description) {

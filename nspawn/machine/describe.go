@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -12,7 +13,7 @@ import (
 
 // Describe returns what starting the machine asks of systemd: the command line, one
 // argument per line, then the unit's properties, then the instructions that go through
-// the gate. The text holds no secret: environment variables appear by name only.
+// the gate and the parameters of the kernel. The text holds no secret: environment variables appear by name only.
 func Describe(s Spec, h Host) string {
 	var b strings.Builder
 	for _, arg := range Argv(s, h) {
@@ -28,6 +29,9 @@ func Describe(s Spec, h Host) string {
 	slices.Sort(lines)
 	b.WriteString(strings.Join(lines, ""))
 	b.WriteString("\n" + describeInstructions(s.Instructions()))
+	for _, name := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		fmt.Fprintf(&b, "set %s = %s\n", name, s.Sysctls[name])
+	}
 	return b.String()
 }
 

@@ -45,6 +45,7 @@ type Spec struct {
 	Names       Names
 	Limits      Limits
 	Isolation   Isolation
+	Sysctls     map[string]string // parameters of the kernel, in the machine's own namespaces
 }
 
 // Host holds the values that depend on this host and not on the job. They are determined,

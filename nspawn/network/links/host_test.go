@@ -75,7 +75,7 @@ func TestHostStart(t *testing.T) {
 	for n := range starts {
 		name := fmt.Sprint("first-", n)
 		g := startGated(t, name, "exec nc -w 3 $word 9000")
-		namespace, err := OpenNamespace(g.leader)
+		namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", g.leader))
 		must.NoError(t, err)
 		begin := time.Now()
 		c, err := h.Connect(t.Context(), namespace, Spec{Machine: name, Kind: Veth})

@@ -108,16 +108,6 @@ func (h *Host) mac(machine, end string) net.HardwareAddr {
 	return address
 }
 
-// OpenNamespace opens the network namespace of a process. The caller has to make
-// sure that the process has not ended in the meantime.
-func OpenNamespace(pid int) (*os.File, error) {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return nil, fmt.Errorf("open network namespace of process %d: %w", pid, err)
-	}
-	return file, nil
-}
-
 // Connect connects the container with the given network namespace. It first removes the
 // link of an earlier machine of the same name. After an error, Disconnect removes what
 // Connect has made.

@@ -138,6 +138,13 @@ func TestSettings(t *testing.T) {
 	must.NoError(t, Settings(open(t, container)))
 	must.Eq(t, "0\n0\t2147483647\n", container.Run(t, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/net/ipv4/ping_group_range"))
 	must.StrContains(t, container.Run(t, "ip", "link", "show", "lo"), "LOOPBACK,UP")
+
+	// What the job of an earlier task of the group has set stays.
+	container.Do(func() {
+		must.NoError(t, os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("1024"), 0o644))
+	})
+	must.NoError(t, Settings(open(t, container)))
+	must.Eq(t, "1024\n", container.Run(t, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"))
 }
 
 func TestFind(t *testing.T) {
