@@ -28,8 +28,8 @@ func testOptions(l *lab) {
 			config: "network_veth = true\nsysctl = { \"net.core.somaxconn\" = \"777\", \"kernel.msgmax\" = \"9000\" }",
 			script: "cd /proc/sys; cat net/core/somaxconn kernel/msgmax", want: "777\n9000\n",
 		},
-		"sysctl block": {
-			config: "process_two = false\nnetwork_veth = true\nsysctl {\n\"net.ipv4.ip_forward\" = \"1\"\n\"fs.mqueue.msg_max\" = \"20\"\n}",
+		"sysctl list": {
+			config: "process_two = false\nnetwork_veth = true\nsysctl = [{ \"net.ipv4.ip_forward\" = \"1\", \"fs.mqueue.msg_max\" = \"20\" }]",
 			script: "cd /proc/sys; cat net/ipv4/ip_forward fs/mqueue/msg_max", want: "1\n20\n",
 		},
 		"cap_drop":           {config: `cap_drop = ["mknod", "CAP_NET_RAW"]`, script: capability(27) + capability(13) + capability(0), want: "no\nno\nyes\n"},
