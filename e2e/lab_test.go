@@ -63,6 +63,7 @@ type task struct {
 	script string
 	config string // more of the driver's config
 	more   string // more of the task
+	device string // more of its resources
 }
 
 const service = "service"
@@ -117,10 +118,11 @@ func (t task) hcl() string {
   resources {
     cpu    = 20
     memory = 32
+    %s
   }
   %s
 }
-`, name, config, t.more)
+`, name, config, t.device, t.more)
 }
 
 // quote returns any text as an HCL string.

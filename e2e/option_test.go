@@ -15,7 +15,6 @@ import (
 var optionTests = []test{
 	{"options", testOptions},
 	{"options without controllers", testOptionsWithoutControllers},
-	{"devices", testDevices},
 	{"sysctls of a group", testGroupSysctls},
 }
 
@@ -84,16 +83,6 @@ func testOptionsWithoutControllers(l *lab) {
 			l.gone(al)
 		})
 	}
-}
-
-func testDevices(l *lab) {
-	l.onHost("mknod", "--mode=0666", "/dev/e2e-zero", "c", "1", "5")
-	l.atEnd("rm", "/dev/e2e-zero")
-	out := l.finish(task{
-		config: "devices = [{ host_path = \"/dev/e2e-zero\" }, { host_path = \"/dev/e2e-zero\", container_path = \"/dev/other\", cgroup_permissions = \"r\" }]",
-		script: "head -c 3 /dev/e2e-zero | wc -c; head -c 3 /dev/other | wc -c; ls -1 /dev | grep -c e2e",
-	})
-	must.Eq(l, agent.Output{Stdout: "3\n3\n1\n"}, out)
 }
 
 // testGroupSysctls has one task of a group set parameters: those of the network are for all

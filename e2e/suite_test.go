@@ -8,6 +8,8 @@ import (
 	"context"
 	"flag"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +46,7 @@ type test struct {
 }
 
 // together lists the tests that may run at the same time.
-var together = [][]test{exampleTests, runTests, environmentTests, fileTests, networkTests, caseTests, reportTests, bootTests, imageTests, refusedTests, optionTests}
+var together = [][]test{exampleTests, runTests, environmentTests, fileTests, networkTests, caseTests, reportTests, bootTests, imageTests, refusedTests, optionTests, deviceTests}
 
 // alone lists the tests that break or restart what others need.
 var alone = [][]test{recoveryTests, brokenHostTests}
@@ -100,10 +102,21 @@ func warmUp(t *testing.T, a *agent.Agent) {
 
 func up(t *testing.T, suite string) *agent.Agent {
 	return upWith(t, agent.Options{
-		Suite:  suite,
-		Plugin: "../build/nomad-driver-nspawn",
-		Config: []string{"../example/agent.hcl", "agent.hcl"},
+		Suite:   suite,
+		Plugin:  "../build/nomad-driver-nspawn",
+		Config:  []string{"../example/agent.hcl", "agent.hcl", "device/agent.hcl"},
+		Devices: []string{devicePlugin(t)},
 	})
+}
+
+// devicePlugin builds the device plugin and returns its path.
+func devicePlugin(t *testing.T) string {
+	path := filepath.Join(t.TempDir(), "e2e-device")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "./device")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	must.NoError(t, err, must.Sprintf("%s", out))
+	return path
 }
 
 // upWith boots a host with an agent, and takes both down at the end of the test.

@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 
+	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
 	"nomad-driver-nspawn/driver/schema"
@@ -62,10 +65,33 @@ func (c TaskConfig) applyDevices(in Input, spec *machine.Spec) error {
 		add(schema.At("devices", i), device.HostPath, device.ContainerPath, device.CgroupPermissions)
 		found.Add(schema.Prefixed(schema.At("devices", i)+": ", in.Policy.Device(filepath.Clean(device.HostPath))))
 	}
-	for _, device := range in.Task.Devices {
+	for _, device := range pluginDevices(in.Task.Devices) {
 		add("device", device.HostPath, device.TaskPath, device.Permissions)
 	}
 	return found.Err()
+}
+
+// pluginDevices returns the devices of Nomad's device plugins, each once. A plugin gives some
+// with each device that a task has of it, such as the one that controls all of them.
+func pluginDevices(devices []*drivers.DeviceConfig) (list []drivers.DeviceConfig) {
+	for _, device := range devices {
+		same := slices.IndexFunc(list, func(other drivers.DeviceConfig) bool {
+			return other.HostPath == device.HostPath && other.TaskPath == device.TaskPath
+		})
+		if same < 0 {
+			list = append(list, *device)
+			continue
+		}
+		access := func(permissions string) string { return cmp.Or(permissions, allAccess) }
+		other := access(list[same].Permissions)
+		for _, right := range access(device.Permissions) {
+			if !strings.ContainsRune(other, right) {
+				other += string(right)
+			}
+		}
+		list[same].Permissions = other
+	}
+	return list
 }
 
 func below(dir, name string) bool {

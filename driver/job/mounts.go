@@ -105,8 +105,11 @@ func (c TaskConfig) newBinds(in Input) ([]machine.Bind, error) {
 	var found schema.Mistakes
 	for _, mount := range in.Task.Mounts {
 		bind, err := volume(mount)
-		binds = append(binds, bind)
 		found.Add(err)
+		// A device plugin gives the same with each of its devices, as a library.
+		if !slices.Contains(binds, bind) {
+			binds = append(binds, bind)
+		}
 	}
 	var wanted []hostBind
 	for _, option := range []struct {

@@ -67,6 +67,9 @@ type Options struct {
 	Name   string // of the host
 	LAN    string // that it shares with other hosts
 	Plugin string // path of the driver's executable on this machine
+	// Devices are paths of device plugins on this machine. The agent runs those that Config
+	// has blocks for.
+	Devices []string
 	// Config are the agent's configuration files, merged in this order.
 	Config []string
 }
@@ -81,7 +84,7 @@ type Agent struct {
 // Up boots a host with the guest images busybox and debian, starts the agent
 // on it and returns when the driver is ready to run tasks.
 func Up(ctx context.Context, opts Options) (*Agent, error) {
-	binds, err := binds(ctx, opts.Plugin)
+	binds, err := binds(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +101,8 @@ func Up(ctx context.Context, opts Options) (*Agent, error) {
 
 // binds returns the binds of the tools and the images. Tasks run on a copy-on-write layer
 // over the images, which all hosts share.
-func binds(ctx context.Context, plugin string) ([]host.Bind, error) {
-	plugin, err := filepath.Abs(plugin)
+func binds(ctx context.Context, opts Options) ([]host.Bind, error) {
+	plugin, err := filepath.Abs(opts.Plugin)
 	if err != nil {
 		return nil, err
 	}
@@ -118,12 +121,16 @@ func binds(ctx context.Context, plugin string) ([]host.Bind, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []host.Bind{
+	binds := []host.Bind{
 		{Source: nomad, Target: Nomad, ReadOnly: true},
 		{Source: plugin, Target: Plugin, ReadOnly: true},
 		{Source: busybox, Target: "/var/lib/machines/busybox", ReadOnly: true},
 		{Source: debian, Target: "/var/lib/machines/debian", ReadOnly: true},
-	}, nil
+	}
+	for _, device := range opts.Devices {
+		binds = append(binds, host.Bind{Source: device, Target: filepath.Join(filepath.Dir(Plugin), filepath.Base(device)), ReadOnly: true})
+	}
+	return binds, nil
 }
 
 func start(ctx context.Context, h *host.Host, opts Options) (*Agent, error) {
