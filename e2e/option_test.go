@@ -24,8 +24,8 @@ func testOptions(l *lab) {
 		"ulimit block":  {config: "ulimit {\nnofile = \"4096\"\n}", script: "ulimit -n", want: "4096\n"},
 		"oom_score_adj": {config: "oom_score_adj = 700", script: "cat /proc/self/oom_score_adj", want: "700\n"},
 		"sysctl": {
-			config: "network_veth = true\nsysctl = { \"net.core.somaxconn\" = \"777\", \"kernel.msgmax\" = \"9000\" }",
-			script: "cd /proc/sys; cat net/core/somaxconn kernel/msgmax", want: "777\n9000\n",
+			config: "network_veth = true\nsysctl = { \"net.ipv4.tcp_keepalive_time\" = \"777\", \"kernel.msgmax\" = \"9000\" }",
+			script: "cd /proc/sys; cat net/ipv4/tcp_keepalive_time kernel/msgmax", want: "777\n9000\n",
 		},
 		"sysctl list": {
 			config: "process_two = false\nnetwork_veth = true\nsysctl = [{ \"net.ipv4.ip_forward\" = \"1\", \"fs.mqueue.msg_max\" = \"20\" }]",

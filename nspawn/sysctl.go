@@ -96,7 +96,7 @@ func setSysctl(name, value string, root int) error {
 	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return errors.New("the kernel has no such parameter for a container")
+		return errors.New("the kernel has no such parameter for a container, or not in a user namespace")
 	case errors.Is(err, os.ErrPermission):
 		return errors.New("the kernel does not let a container have a value of its own")
 	case errors.Is(err, unix.EINVAL):

@@ -50,9 +50,9 @@ func TestHostSysctls(t *testing.T) {
 	m := newManager(t)
 	sysctls := map[string]string{
 		"fs.mqueue.msg_max": "21", "kernel.msgmax": "9001", "kernel.sem": "251 32001 101 129", "kernel.shm_rmid_forced": "1",
-		"net.core.somaxconn": "777", "net.ipv4.ping_group_range": "5 7", "net.ipv4.tcp_rmem": "4096 131071 7000000",
+		"net.ipv4.ping_group_range": "5 7", "net.ipv4.tcp_keepalive_time": "777", "net.ipv4.tcp_rmem": "4096 131071 7000000",
 	}
-	const want = "21\n9001\n251\t32001\t101\t129\n1\n777\n5\t7\n4096\t131071\t7000000\n"
+	const want = "21\n9001\n251\t32001\t101\t129\n1\n5\t7\n777\n4096\t131071\t7000000\n"
 	before := readSysctls(t, sysctls)
 	for _, mode := range []machine.Mode{machine.ProcessOne, machine.ProcessTwo} {
 		for _, userNamespace := range []bool{true, false} {
@@ -61,7 +61,7 @@ func TestHostSysctls(t *testing.T) {
 			spec.Network.Kind = links.Veth
 			spec.Command = []string{
 				"/bin/cat", "/proc/sys/fs/mqueue/msg_max", "/proc/sys/kernel/msgmax", "/proc/sys/kernel/sem", "/proc/sys/kernel/shm_rmid_forced",
-				"/proc/sys/net/core/somaxconn", "/proc/sys/net/ipv4/ping_group_range", "/proc/sys/net/ipv4/tcp_rmem",
+				"/proc/sys/net/ipv4/ping_group_range", "/proc/sys/net/ipv4/tcp_keepalive_time", "/proc/sys/net/ipv4/tcp_rmem",
 			}
 			out := mustStart(t, m, spec, vethStep(m, spec, new(netip.Addr)))
 			must.Eq(t, Exit{}, mustWait(t, m, spec.Machine))
@@ -80,7 +80,7 @@ func TestHostSysctlsOfGuest(t *testing.T) {
 	for _, userNamespace := range []bool{true, false} {
 		spec := newBooted(t, m)
 		spec.Root.UserNamespace, spec.Network.Kind = userNamespace, links.Veth
-		spec.Sysctls = map[string]string{"kernel.msgmax": "9001", "net.core.somaxconn": "777"}
+		spec.Sysctls = map[string]string{"kernel.msgmax": "9001", "net.ipv4.tcp_keepalive_time": "777"}
 		out := mustStart(t, m, spec)
 		awaitEvent(t, out, Ready)
 		mustHave(t, m, spec.Machine, "9001\n777\n")
@@ -94,7 +94,7 @@ func TestHostSysctlsOfGuest(t *testing.T) {
 
 func mustHave(t *testing.T, m *Manager, name, want string) {
 	var out strings.Builder
-	_, err := m.Exec(t.Context(), name, enter.Command{Argv: []string{"cat", "/proc/sys/kernel/msgmax", "/proc/sys/net/core/somaxconn"}, Stdout: &out})
+	_, err := m.Exec(t.Context(), name, enter.Command{Argv: []string{"cat", "/proc/sys/kernel/msgmax", "/proc/sys/net/ipv4/tcp_keepalive_time"}, Stdout: &out})
 	must.NoError(t, err)
 	must.Eq(t, want, out.String())
 }
