@@ -13,7 +13,8 @@ import (
 
 // Describe returns what starting the machine asks of systemd: the command line, one
 // argument per line, then the unit's properties, then the instructions that go through
-// the gate and the parameters of the kernel. The text holds no secret: environment variables appear by name only.
+// the gate and the parameters of the kernel. The text holds no secret: environment
+// variables appear by name only.
 func Describe(s Spec, h Host) string {
 	var b strings.Builder
 	for _, arg := range Argv(s, h) {

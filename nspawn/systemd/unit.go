@@ -160,8 +160,7 @@ func (c *Conn) ResetFailedUnit(ctx context.Context, name string) error {
 }
 
 // SetUnitProperties changes properties of a running unit, or of a slice, which always
-// exists. If runtime is set, the change
-// lasts until the next reboot.
+// exists. If runtime is set, the change lasts until the next reboot.
 func (c *Conn) SetUnitProperties(ctx context.Context, name string, runtime bool, properties ...Property) error {
 	return c.call(ctx, manager("set properties of unit", name, "SetUnitProperties", name, runtime, properties))
 }
