@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
+	"nomad-driver-nspawn/driver/upkeep"
 	"nomad-driver-nspawn/nspawn"
 	"nomad-driver-nspawn/nspawn/dirs"
 	"nomad-driver-nspawn/nspawn/machine"
@@ -49,7 +50,8 @@ func TestRecoverAnyVersion(t *testing.T) {
 	must.NoError(t, base.MsgPackEncode(&newer, fields))
 	for version, state := range map[int][]byte{0: firstState(t), 1: firstState(t), 7: newer} {
 		fake := systemdtest.New(t)
-		d := &Driver{ctx: t.Context(), logger: testlog.HCLogger(t), machines: nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil)}
+		machines, log := nspawn.NewManager(fake.Conn(), dirs.Dirs{Run: t.TempDir(), State: t.TempDir()}, nil), testlog.HCLogger(t)
+		d := &Driver{ctx: t.Context(), logger: log, machines: machines, share: upkeep.NewShare(t.Context(), machines.LimitShare, log)}
 		alloc := uuid.Generate()
 		must.NoError(t, fake.Conn().StartTransientUnit(t.Context(), machine.UnitName(machine.Name(alloc, "web")), []systemd.Property{}))
 		handle := drivers.NewTaskHandle(version)
