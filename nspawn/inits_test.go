@@ -96,10 +96,10 @@ const isUp = "all is up"
 // own way, long before it would be killed. What it says is text.
 func TestHostInits(t *testing.T) {
 	hosttest.Require(t)
+	m := newManager(t) // one for all, as in a plugin: google/nftables counts sets in a variable of the process
 	for _, name := range host.Inits {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // they wait more than they compute
-			m := newManager(t)
 			spec, said, events := startInit(t, m, name)
 			text := awaitSaid(t, said, isUp)
 			status, err := m.Status(t.Context(), spec.Machine)
