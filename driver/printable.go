@@ -27,12 +27,15 @@ func printable(text string) string {
 // printableError returns the error with a printable text. Only what Nomad knows of an
 // error, whether it may try again, outlives a text that is changed.
 func printableError(err error) error {
-	if err == nil || printable(err.Error()) == err.Error() {
+	if err == nil {
+		return nil
+	}
+	text := printable(err.Error())
+	switch {
+	case text == err.Error():
 		return err
+	case structs.IsRecoverable(err):
+		return recoverable(errors.New(text))
 	}
-	text := errors.New(printable(err.Error()))
-	if structs.IsRecoverable(err) {
-		return recoverable(text)
-	}
-	return text
+	return errors.New(text)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,7 +108,7 @@ func (m *Maker) tellOf(name string, others []member) error {
 		return err
 	}
 	defer file.Close()
-	before, err := os.ReadFile(file.Name())
+	before, err := io.ReadAll(file)
 	if err != nil {
 		return err
 	}

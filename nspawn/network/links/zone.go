@@ -98,21 +98,18 @@ func (s *space) makeZone(ctx context.Context, zone string) error {
 	if err := s.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: far}); err != nil {
 		return fmt.Errorf("create veth link %s: %w", near, err)
 	}
-	for _, name := range []string{near, far} {
+	var port end
+	for _, name := range []string{far, near} {
 		if err := noIPv6(name); err != nil {
 			return err
 		}
-		e, err := s.end(name)
-		if err != nil {
+		var err error
+		if port, err = s.end(name); err != nil {
 			return err
 		}
-		if err := e.up(); err != nil {
+		if err := port.up(); err != nil {
 			return err
 		}
-	}
-	port, err := s.end(near)
-	if err != nil {
-		return err
 	}
 	if err := s.awaitUp(ctx, port.Link); err != nil {
 		return err
